@@ -1,0 +1,3 @@
+-- Version 3: which accounts are in use. The database fills the column, so no event is replayed.
+ALTER TABLE account_records
+    ADD COLUMN is_active boolean NOT NULL GENERATED ALWAYS AS (status = 'open' AND transactions > 0) STORED;

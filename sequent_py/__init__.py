@@ -1,0 +1,38 @@
+"""sequent_py: rebuild the projections of event-sourced applications on PostgreSQL while they run.
+
+The public names are those below; everything else is inside. The package's layout, from values to effects::
+
+    errors, config                      what goes wrong, what is set
+    events, upcasting, records,         pure: what a user writes, as values
+    projectors
+    database                            the only place that connects
+    store, gate, persistors,            one owner per table
+    replay, view_schema, schema_migrations
+    verification                        shadow rows against a fresh fold
+    app                                 one object that holds all of it
+    cli                                 parse, one call, render
+"""
+
+from __future__ import annotations
+
+from sequent_py.app import Sequent
+from sequent_py.config import Config
+from sequent_py.errors import SequentError
+from sequent_py.events import Event
+from sequent_py.projectors import Projector, on
+from sequent_py.records import Record
+from sequent_py.upcasting import upcaster
+from sequent_py.view_schema.migrations import Migrations, alter_table
+
+__all__ = [
+    "Config",
+    "Event",
+    "Migrations",
+    "Projector",
+    "Record",
+    "Sequent",
+    "SequentError",
+    "alter_table",
+    "on",
+    "upcaster",
+]

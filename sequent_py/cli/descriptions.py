@@ -1,0 +1,169 @@
+"""What each report says to people: one function per report, from its values to blocks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration, rate
+from sequent_py.gate import GateState
+from sequent_py.progress import ReplayProgress
+from sequent_py.view_schema.plans import Plan
+from sequent_py.view_schema.reports import (
+    AbortReport,
+    CheckReport,
+    MigrationReport,
+    OfflineReport,
+    OnlineReport,
+    PlanReport,
+    StatusReport,
+)
+
+
+def plan(report: PlanReport) -> Iterator[Block]:
+    plan = report.plan
+    if plan.is_noop:
+        yield Line(f"Nothing to do: the database is at version {plan.target_version}.", Tone.GOOD)
+        return
+    yield Line(f"View migration from version {plan.from_version} to {plan.target_version}")
+    if plan.is_empty:
+        yield Line("No table changes; offline only records the version.")
+    yield from _steps(plan)
+    if plan.replays:
+        about = "" if report.is_exact else "about "
+        yield Facts(
+            {
+                "to replay": f"{about}{count(report.events, 'event')}",
+                "event types": ", ".join(plan.event_types),
+                "projectors": ", ".join(plan.projectors),
+            }
+        )
+    yield Items("Stays, although no projector manages it any more:", plan.orphaned)
+    yield Items("Warnings:", (*plan.warnings, *report.warnings), Tone.WARNING)
+    yield Items("Next:", ("sequent migrate online", "sequent migrate offline"))
+
+
+def _steps(plan: Plan) -> Iterator[Block]:
+    if plan.replays:
+        rows = [
+            (step.table_name, step.shadow_name, step.retired_name or "-", ", ".join(step.projectors), step.reason)
+            for step in plan.replays
+        ]
+        yield Grid("Tables to build from the events", ("table", "built as", "old one kept as", "projectors", "why"), rows)
+    if plan.alters:
+        rows_of_alters = [(step.table_name, step.file_name, step.reason) for step in plan.alters]
+        yield Grid("Tables to alter in place, in the swap", ("table", "file", "why"), rows_of_alters)
+    yield Items(
+        "Not run, because the table is built anew:", [f"{step.file_name}: {step.reason}" for step in plan.skipped_alters]
+    )
+
+
+def online(report: OnlineReport) -> Iterator[Block]:
+    if report.is_noop:
+        yield Line(f"Nothing to do: the database is at version {report.target_version}.", Tone.GOOD)
+        return
+    went_on = " (an earlier run's groups were kept)" if report.is_resumed else ""
+    yield Line(f"Online is done: the tables of version {report.target_version} stand beside the live ones{went_on}.", Tone.GOOD)
+    yield Facts(
+        {
+            "replayed": f"{count(report.events, 'event')} in {count(report.groups, 'group')}",
+            "took": f"{duration(report.seconds)}, {rate(report.events_per_second)}",
+        }
+    )
+    yield from _rows(report.rows)
+    yield Items("Warnings:", report.warnings, Tone.WARNING)
+    yield Items("Next:", ("sequent migrate offline", "sequent migrate online   (again, to shorten offline)"))
+
+
+def offline(report: OfflineReport) -> Iterator[Block]:
+    if report.is_noop:
+        yield Line(f"Nothing to do: the database is at version {report.target_version}.", Tone.GOOD)
+        return
+    yield Line(f"Version {report.target_version} is live.", Tone.GOOD)
+    yield Facts(
+        {
+            "caught up": f"{count(report.catch_up_events, 'event')} before the gate closed,"
+            f" {count(report.window_events, 'event')} while it was closed",
+            "verified": f"row counts, and {count(report.verified_aggregates, 'aggregate')} against a fresh fold",
+            "took": duration(report.seconds),
+            "gate closed for": duration(report.closed_seconds),
+            "steps": ", ".join(f"{name} {duration(seconds)}" for name, seconds in report.step_seconds.items()) or None,
+        }
+    )
+    yield from _rows(report.rows)
+    yield Items("Old tables are kept as:", report.retired_tables)
+    yield Items("Warnings:", report.warnings, Tone.WARNING)
+
+
+def _rows(rows: Mapping[str, int]) -> Iterator[Block]:
+    if rows:
+        yield Grid("Rows", ("table", "rows"), [(table, count(number)) for table, number in rows.items()], frozenset({1}))
+
+
+def abort(report: AbortReport) -> Iterator[Block]:
+    yield Line(f"The view migration to version {report.target_version} is aborted; the live tables are as they were.", Tone.GOOD)
+    yield Items("Dropped:", report.dropped_tables)
+
+
+def check(report: CheckReport) -> Iterator[Block]:
+    if report.is_current:
+        yield Line(f"Code and database are at version {report.live_version}.", Tone.GOOD)
+        return
+    code = "none" if report.code_version is None else str(report.code_version)
+    yield Facts({"code": code, "database": str(report.live_version)})
+    yield Items("Not current:", report.problems, Tone.WARNING)
+    yield Items("Next:", ("sequent migrate plan",))
+
+
+def status(report: StatusReport) -> Iterator[Block]:
+    if not report.installed:
+        yield Line("The event store is not installed yet.", Tone.WARNING)
+    code = "none (no migrations class is set)" if report.code_version is None else str(report.code_version)
+    yield Facts({"code version": code, "live version": str(report.live_version), "state": report.state or "no migration yet"})
+    if report.migration is not None:
+        yield _migration(report.migration, report.holder)
+    if report.replay is not None:
+        yield _replay(report.replay, report.passes)
+    if report.pending_events is not None:
+        yield Facts({"pending": f"{count(report.pending_events, 'event')} since the last pass"})
+    if report.gate is not None:
+        yield from maintenance(report.gate)
+    yield Items("Retired tables:", report.retired_tables)
+    yield Items("Next:", report.next_commands)
+
+
+def _migration(migration: MigrationReport, holder: str | None) -> Block:
+    finished = None if migration.finished_at is None else f"{migration.finished_at:%Y-%m-%d %H:%M:%S %Z}"
+    return Facts(
+        {
+            "migration": f"{migration.id}, from version {migration.from_version} to {migration.target_version}",
+            "started": f"{migration.started_at:%Y-%m-%d %H:%M:%S %Z}",
+            "finished": finished,
+            "run by": holder or (None if finished else "nobody at the moment"),
+            "last error": migration.error,
+        }
+    )
+
+
+def _replay(replay: ReplayProgress, passes: int) -> Block:
+    about = "" if replay.is_exact else "about "
+    is_done = replay.groups_done >= replay.groups_total
+    left = None if is_done or replay.eta_seconds is None else f"{duration(replay.eta_seconds)} left"
+    return Facts(
+        {
+            "pass": str(passes),
+            "groups": f"{count(replay.groups_done)} of {count(replay.groups_total)} done, {count(replay.workers, 'worker')}",
+            "events": f"{count(replay.events_done)} of {about}{count(replay.events_total)}",
+            "rate": rate(replay.events_per_second) if replay.events_per_second else None,
+            "time": left,
+        }
+    )
+
+
+def maintenance(state: GateState) -> Iterator[Block]:
+    if state.maintenance:
+        since = "" if state.since is None else f" since {state.since:%Y-%m-%d %H:%M:%S %Z}"
+        yield Line(f"The gate is closed: maintenance mode is on{since} ({state.reason or 'no reason given'}).", Tone.WARNING)
+    elif state.is_closed:
+        yield Line(f"The gate is closed by view migration {state.closed_by_migration}, which is cutting over.", Tone.WARNING)
+    else:
+        yield Line("The gate is open: events can be appended.", Tone.GOOD)

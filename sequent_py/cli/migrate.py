@@ -1,0 +1,186 @@
+"""``sequent migrate``: view migrations, from the plan to the swap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from sequent_py.cli import descriptions
+from sequent_py.cli.blocks import Block, Line, Tone, count
+from sequent_py.cli.invocation import Invocation, command
+
+NOT_CURRENT = 3
+"""The exit code that says: nothing failed, but there is something to migrate."""
+
+app = typer.Typer(
+    help="Move the managed tables to the version of the code: plan, online, offline.",
+    rich_markup_mode=None,
+)
+
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, max=256, help="Replay processes; 0 replays in this one. Default: the setting workers."),
+]
+
+
+@app.command("plan")
+@command
+def plan(invocation: Invocation) -> None:
+    """Show what a migration to the code's version would do.
+
+    Which tables are built, why, by which projectors and from how many events; which files alter tables in place; what the old tables
+    will be called. Writes nothing and may be run at any time.
+
+    \b
+    Next: sequent migrate online
+    Example: sequent migrate plan --json | jq '.plan.replays[].table_name'
+    """
+    with invocation.application(needs_migrations=True) as sequent:
+        invocation.report(sequent.view_schema.plan(), descriptions.plan)
+
+
+@app.command("online")
+@command
+def online(
+    invocation: Invocation,
+    workers: Workers = None,
+    group_events: Annotated[
+        int | None, typer.Option(min=1, help="Events that a group aims for. Default: the setting group_target_events.")
+    ] = None,
+) -> None:
+    """Build the new tables beside the live ones while the application runs.
+
+    Readers and writers are not disturbed: the live tables stay as they are, and nobody sees the new ones before offline. It may be
+    interrupted or killed at any moment; run it again, and it goes on with what is missing. Run again when it is done, it replays the
+    events that came in meanwhile, which makes offline shorter. Nothing to do is not an error.
+
+    \b
+    Next: sequent migrate offline
+    Example: sequent migrate online --workers 4
+    """
+    invocation.resume = "Finished groups are kept; the live tables were not touched. Go on with: sequent migrate online"
+    with invocation.application(needs_migrations=True) as sequent, invocation.progress() as progress:
+        report = sequent.view_schema.online(workers=workers, group_target_events=group_events, progress=progress)
+    invocation.report(report, descriptions.online)
+
+
+@app.command("offline")
+@command
+def offline(
+    invocation: Invocation,
+    drain_timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="How long to wait for writers in flight.")
+    ] = None,
+    lock_budget: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="How long to go on trying to lock the tables for the swap.")
+    ] = None,
+    verify_sample: Annotated[
+        int | None, typer.Option(min=0, help="How many aggregates to compare with a fresh fold of their events.")
+    ] = None,
+) -> None:
+    """Replay what came in since online, verify, and swap the new tables in.
+
+    Closes the gate: appending raises MaintenanceModeActive until it is open again, reading goes on. Waits for writers in flight, replays
+    the last events, compares the new tables with the log, and swaps all of them in one transaction. Whatever fails before that commits
+    leaves the old tables serving and the gate as it was found, and offline can be run again. The old tables are kept under their version.
+
+    \b
+    Needs: sequent migrate online
+    Example: sequent migrate offline --drain-timeout 30
+    """
+    invocation.resume = (
+        "Unless it had just been committed, the swap has not happened: the old tables serve, and online's work is kept."
+        " See: sequent migrate status. Go on with: sequent migrate offline"
+    )
+    with invocation.application(needs_migrations=True) as sequent, invocation.progress() as progress:
+        report = sequent.view_schema.offline(
+            drain_timeout_seconds=drain_timeout,
+            lock_budget_seconds=lock_budget,
+            verify_sample=verify_sample,
+            progress=progress,
+        )
+    invocation.report(report, descriptions.offline)
+
+
+@app.command("status")
+@command
+def status(invocation: Invocation) -> None:
+    """Show where the view schema stands, and which commands come next.
+
+    The versions of code and database, the latest migration, who runs it, how far its replay is, how many events wait, and the gate.
+    Writes nothing and waits for no lock; works before anything is installed.
+
+    \b
+    Example: sequent migrate status --json | jq .pending_events
+    """
+    with invocation.application() as sequent:
+        invocation.report(sequent.view_schema.status(), descriptions.status)
+
+
+@app.command("abort")
+@command
+def abort(invocation: Invocation) -> None:
+    """Give an unfinished migration up, and drop what it built.
+
+    Drops the new tables by the names that were recorded, and nothing else; the live tables stay as they are. Refused while a command is
+    at work on the migration.
+
+    \b
+    Next: sequent migrate plan
+    """
+    with invocation.application() as sequent:
+        invocation.report(sequent.view_schema.abort(), descriptions.abort)
+
+
+@app.command("check")
+@command
+def check(invocation: Invocation) -> None:
+    """Exit with 0 if code and database fit together, else with 3.
+
+    For start-up scripts and deployments. Writes nothing.
+
+    \b
+    Example: sequent migrate check || exit 1
+    """
+    with invocation.application() as sequent:
+        report = sequent.view_schema.check()
+        invocation.report(report, descriptions.check)
+    if not report.is_current:
+        raise typer.Exit(NOT_CURRENT)
+
+
+@app.command("current-version")
+@command
+def current_version(invocation: Invocation) -> None:
+    """Print the version that is live in the database; 0 before the first migration. Writes nothing."""
+    with invocation.application() as sequent:
+        version = sequent.view_schema.current_version()
+    invocation.report({"current_version": version}, _current_version)
+
+
+def _current_version(report: dict[str, int]) -> Iterator[Block]:
+    yield Line(str(report["current_version"]))
+
+
+@app.command("worker")
+@command
+def worker(invocation: Invocation) -> None:
+    """Join the replay that is running, from this or another machine.
+
+    Takes groups until none is left. The coordinator (sequent migrate online) need not know of it; it may be killed at any time, and its
+    group is replayed by somebody else.
+
+    \b
+    Example: sequent migrate worker
+    """
+    invocation.resume = "The group under way is given back; the others are kept. Join again with: sequent migrate worker"
+    with invocation.application(needs_migrations=True) as sequent, invocation.progress() as progress:
+        groups = sequent.view_schema.work(progress=progress)
+    invocation.report({"groups": groups}, _worker)
+
+
+def _worker(report: dict[str, int]) -> Iterator[Block]:
+    groups = report["groups"]
+    yield Line(f"Replayed {count(groups, 'group')}." if groups else "Nothing to join: no replay has groups left.", Tone.GOOD)

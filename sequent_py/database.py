@@ -1,0 +1,132 @@
+"""The edge to PostgreSQL: how connections are made, and what every one of them has in common.
+
+libpq parses the URL, for psycopg and SQLAlchemy alike. Every connection has ``search_path = <view schema>, public`` and ``TimeZone = UTC``, and talks
+to a supported server. Failures to connect become :class:`~sequent_py.errors.DatabaseUnavailable`, which names user, host and database and never a password.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import psycopg
+import sqlalchemy
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from sequent_py.errors import DatabaseUnavailable
+
+OLDEST_SERVER_VERSION = 15
+"""``max(xid8)`` and ``NULLS NOT DISTINCT`` came with it."""
+CONNECT_TIMEOUT_SECONDS = 10
+"""For URLs that set no ``connect_timeout``: a host that swallows packets would hold a command for minutes."""
+POOL_SIZE = 5
+POOL_OVERFLOW = 20
+"""An append that meets an event type for the first time uses a second connection for a moment, so the pool must give way."""
+
+AnyConnection = psycopg.Connection[Any] | sqlalchemy.Connection
+
+
+def connect(
+    url: str,
+    *,
+    view_schema: str | None = None,
+    application_name: str = "sequent",
+    autocommit: bool = False,
+) -> psycopg.Connection:
+    """Open a connection with our session settings.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        The URL is malformed, nobody answers, the login fails, or the server is too old.
+    """
+    try:
+        parameters = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq quotes the part that it could not parse, which may be the password.
+        raise DatabaseUnavailable(
+            "The database URL cannot be parsed.",
+            remedy="Write postgresql://user:password@host:port/database, with %-escapes for special characters.",
+        ) from None
+    defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": application_name}
+    missing = {key: value for key, value in defaults.items() if key not in parameters}
+    try:
+        # Autocommit, lest a rollback undo the settings.
+        connection = psycopg.connect(make_conninfo(url, **missing), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"Cannot connect to {_describe(parameters)}: {_without_password(str(error), parameters)}",
+            remedy="Check database_url (SEQUENT_DATABASE_URL) and whether the server is running.",
+        ) from None
+    try:
+        check_server_version(connection)
+        path = sql.SQL(", ").join(
+            [sql.Identifier(view_schema), sql.SQL("public")] if view_schema else [sql.SQL("public")]
+        )
+        connection.execute(sql.SQL("SET search_path = {}; SET TimeZone = 'UTC'").format(path))
+        connection.autocommit = autocommit
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def create_engine(
+    url: str, view_schema: str, *, application_name: str = "sequent", **options: Any
+) -> sqlalchemy.Engine:
+    """Return an engine whose pool opens connections by :func:`connect`; opens none yet."""
+
+    def creator() -> psycopg.Connection:
+        return connect(url, view_schema=view_schema, application_name=application_name)
+
+    options = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "use_native_hstore": False} | options
+    return sqlalchemy.create_engine("postgresql+psycopg://", creator=creator, **options)
+
+
+def raw_connection(connection: AnyConnection) -> psycopg.Connection:
+    """Return the psycopg connection under a SQLAlchemy one, or the psycopg connection itself.
+
+    A SQLAlchemy connection that is not in a transaction begins one: it does not see what is executed underneath, and its ``commit()``
+    would do nothing.
+    """
+    if isinstance(connection, sqlalchemy.Connection):
+        if not connection.in_transaction():
+            connection.begin()
+        return cast(psycopg.Connection, connection.connection.driver_connection)
+    return connection
+
+
+def check_server_version(connection: psycopg.Connection) -> None:
+    """Raise DatabaseUnavailable for a server that is older than we support."""
+    version = connection.info.server_version
+    if version // 10_000 < OLDEST_SERVER_VERSION:
+        raise DatabaseUnavailable(
+            f"The server is PostgreSQL {version // 10_000}.{version % 10_000}; "
+            f"{OLDEST_SERVER_VERSION} or later is needed.",
+            remedy="Upgrade the server, or point database_url at another one.",
+        )
+
+
+def for_parameters(composed: sql.Composable) -> sql.SQL:
+    """Return SQL for use beside parameters: psycopg would take a ``%`` in an identifier for a placeholder."""
+    return sql.SQL(cast(Any, composed.as_string(None).replace("%", "%%")))
+
+
+def _describe(parameters: dict[str, Any]) -> str:
+    host = str(parameters.get("host", parameters.get("hostaddr", "the default host")))
+    if "@" in host:
+        # What follows an unescaped "@" of a password ends up here.
+        host = "a host with an unescaped @ before it"
+    port = f":{parameters['port']}" if "port" in parameters else ""
+    user = f"{parameters['user']}@" if "user" in parameters else ""
+    return f"{user}{host}{port}/{parameters.get('dbname', '')}"
+
+
+def _without_password(text: str, parameters: dict[str, Any]) -> str:
+    text = " ".join(text.split())
+    if "@" in str(parameters.get("host", "")):
+        return "the password must be %-escaped in the URL"
+    for key in ("password", "sslpassword", "passfile"):
+        if secret := str(parameters.get(key) or ""):
+            text = text.replace(secret, "***")
+    return text

@@ -1,0 +1,270 @@
+"""Every error that this library raises on purpose, as one tree.
+
+::
+
+    SequentError
+     |__ ConfigurationError          settings that are missing, unknown or malformed
+     |__ DefinitionError             events, records, projectors, migrations or table files that cannot work
+     |    |__ UnknownColumn, InvalidFilter, InvalidValue, RecordNotManaged
+     |    |__ TableFileError
+     |__ StoreError                  appending and loading
+     |    |__ WrongExpectedVersion, MaintenanceModeActive, VersionMismatch
+     |    |__ UnknownEventType, InvalidPayload, InvalidEvent, EventNotRecorded, ImportRefused
+     |    |__ StoreNotInstalled
+     |__ ProjectionError             while projecting
+     |    |__ RecordNotFound, ProjectionFailed
+     |__ MigrationError              while migrating the view schema
+     |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
+     |    |__ DrainTimeout, SwapLockTimeout, VerificationFailed, WorkerFailed, ForeignTransactionIds
+     |    |__ DependentObjects
+     |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
+     |__ DatabaseUnavailable         no server answers, or it is of the wrong version
+
+Each class carries its data as attributes; ``str(error)`` says what happened with its values. ``remedy`` is the command or edit that
+comes next, and the command line prints it on a line of its own. No message ever holds a password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class SequentError(Exception):
+    """The root of the tree.
+
+    ``remedy`` says what to run or change next; empty where the message already does.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".rstrip()
+
+
+class ConfigurationError(SequentError):
+    """A setting is missing, unknown or malformed."""
+
+
+class DefinitionError(SequentError):
+    """Something the user wrote (event, record, projector, migrations class) cannot work as it stands."""
+
+
+class UnknownColumn(DefinitionError):
+    """A handler named a column that the record does not have."""
+
+    def __init__(self, record: str, column: str, known: Sequence[str]) -> None:
+        super().__init__(f"{record} has no column {column!r}; it has {', '.join(known)}.")
+        self.record, self.column, self.known = record, column, tuple(known)
+
+
+class InvalidFilter(DefinitionError):
+    """A filter that cannot be answered alike by every persistor."""
+
+    def __init__(self, record: str, column: str, why: str) -> None:
+        super().__init__(f"{record} cannot be filtered by {column!r}: {why}.")
+        self.record, self.column = record, column
+
+
+class InvalidValue(DefinitionError):
+    """A value that the column's type does not take."""
+
+    def __init__(self, record: str, column: str, type_name: str, value: Any, why: str = "") -> None:
+        reason = f": {why}" if why else ""
+        super().__init__(
+            f"{record}.{column} is {type_name} and does not take {type(value).__name__} {value!r:.80}{reason}."
+        )
+        self.record, self.column, self.type_name = record, column, type_name
+
+
+class RecordNotManaged(DefinitionError):
+    """A projector touched a record that is not in its ``manages_tables``."""
+
+    def __init__(self, projector: str, record: str) -> None:
+        super().__init__(
+            f"{projector} does not manage {record}.", remedy=f"Add {record} to {projector}.manages_tables."
+        )
+        self.projector, self.record = projector, record
+
+
+class TableFileError(DefinitionError):
+    """A table file is missing, has no ``%SUFFIX%``, or does not create what its record describes."""
+
+
+class StoreError(SequentError):
+    """Appending to or loading from the event store failed."""
+
+
+class StoreNotInstalled(StoreError):
+    """The event store's schema does not exist, or is older than this library."""
+
+    def __init__(self, schema: str, why: str = "does not exist") -> None:
+        super().__init__(f"The event store schema {schema!r} {why}.", remedy="Run: sequent init")
+        self.schema = schema
+
+
+class WrongExpectedVersion(StoreError):
+    """The aggregate is not at the version that the caller decided on; nothing was appended."""
+
+    def __init__(self, aggregate_id: Any, expected: int | None, actual: int | None) -> None:
+        at = "has been appended to by another transaction" if actual is None else f"is at version {actual}"
+        super().__init__(
+            f"Aggregate {aggregate_id} {at}, expected {expected}.", remedy="Load it again and decide anew."
+        )
+        self.aggregate_id, self.expected, self.actual = aggregate_id, expected, actual
+
+
+class MaintenanceModeActive(StoreError):
+    """The gate is closed to writers; reads go on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The event store is in maintenance mode ({reason}); nothing was appended.",
+            remedy="Try again later.",
+        )
+        self.reason = reason
+
+
+class VersionMismatch(StoreError):
+    """This code's view-schema version is not the live one."""
+
+    def __init__(self, code_version: int, live_version: int) -> None:
+        super().__init__(
+            f"This code is at view-schema version {code_version}, the database at {live_version}; nothing was appended.",
+            remedy=f"Deploy the code of version {live_version}, or migrate: sequent migrate plan",
+        )
+        self.code_version, self.live_version = code_version, live_version
+
+
+class UnknownEventType(StoreError):
+    """No event class is known under the stored type."""
+
+    def __init__(
+        self, event_type: str, aggregate_id: Any = None, sequence_number: int | None = None, why: str = ""
+    ) -> None:
+        where = (
+            "" if aggregate_id is None else f" (aggregate {aggregate_id}, sequence number {sequence_number})"
+        )
+        super().__init__(
+            f"Unknown event type {event_type!r}{where}{': ' + why if why else ''}.",
+            remedy=f'Import the module that defines it, or name the renamed class\'s old name: class …(Event, aliases=("{event_type}",)).',
+        )
+        self.event_type, self.aggregate_id, self.sequence_number = event_type, aggregate_id, sequence_number
+
+
+class InvalidPayload(StoreError):
+    """A stored payload does not validate as its event class."""
+
+    def __init__(self, event_type: str, aggregate_id: Any, sequence_number: int | None, cause: str) -> None:
+        super().__init__(
+            f"The payload of {event_type} (aggregate {aggregate_id}, sequence number {sequence_number}) no longer validates: {cause}.",
+            remedy="Add an @upcaster to the event class.",
+        )
+        self.event_type, self.aggregate_id, self.sequence_number = event_type, aggregate_id, sequence_number
+
+
+class InvalidEvent(StoreError):
+    """An event cannot be stored as it is."""
+
+
+class EventNotRecorded(StoreError):
+    """The envelope was read before the event was appended."""
+
+    def __init__(self, event_type: str, attribute: str) -> None:
+        super().__init__(
+            f"{event_type}.{attribute} is known only once the event is recorded.",
+            remedy="Use the events that append() returns.",
+        )
+        self.event_type, self.attribute = event_type, attribute
+
+
+class ImportRefused(StoreError):
+    """History can only be imported where no live projection would miss it."""
+
+
+class ProjectionError(SequentError):
+    """Projecting an event failed."""
+
+
+class RecordNotFound(ProjectionError):
+    """No row matches the filters of an operation that needs one."""
+
+    def __init__(self, record: str, where: Any) -> None:
+        super().__init__(f"No {record} matches {dict(where)!r}.")
+        self.record, self.where = record, where
+
+
+class ProjectionFailed(ProjectionError):
+    """A handler raised; names projector, event type, aggregate, sequence number and cause."""
+
+    def __init__(
+        self, projector: str, event_type: str, aggregate_id: Any, sequence_number: int | None, cause: str
+    ) -> None:
+        super().__init__(
+            f"{projector} failed on {event_type} (aggregate {aggregate_id}, sequence number {sequence_number}): {cause}"
+        )
+        self.projector, self.event_type = projector, event_type
+        self.aggregate_id, self.sequence_number, self.cause = aggregate_id, sequence_number, cause
+
+
+class MigrationError(SequentError):
+    """A view migration could not go on."""
+
+
+class ConcurrentMigration(MigrationError):
+    """Another process holds the migration lock; nothing was changed."""
+
+    def __init__(self, holder: str = "") -> None:
+        by = f" by {holder}" if holder else ""
+        super().__init__(
+            f"A view migration is already running{by}; nothing was changed.",
+            remedy="Watch it: sequent migrate status",
+        )
+        self.holder = holder
+
+
+class MigrationNotStarted(MigrationError):
+    """The command needs an online phase that has not happened."""
+
+
+class InvalidTransition(MigrationError):
+    """The command is not allowed in the migration's present state."""
+
+
+class PlanChanged(MigrationError):
+    """The code's plan is no longer the one that the unfinished migration was started with."""
+
+
+class DrainTimeout(MigrationError):
+    """Writers in flight did not finish in time; the gate is as it was found."""
+
+
+class SwapLockTimeout(MigrationError):
+    """The tables could not be locked for the swap; the old ones serve on."""
+
+
+class VerificationFailed(MigrationError):
+    """Shadow rows differ from a fresh fold of the events; nothing was promoted."""
+
+
+class WorkerFailed(MigrationError):
+    """A replay worker ended without finishing; finished groups are kept."""
+
+
+class ForeignTransactionIds(MigrationError):
+    """Stored transaction ids lie in this cluster's future: the store was restored from another cluster."""
+
+
+class DependentObjects(MigrationError):
+    """Views or foreign keys depend on a table that would be swapped."""
+
+
+class SchemaMigrationError(SequentError):
+    """Migrating ordinary tables failed."""
+
+
+class DatabaseUnavailable(SequentError):
+    """No server answers, or it is not one this library supports."""

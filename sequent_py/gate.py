@@ -1,0 +1,290 @@
+"""The gate: what every append passes. Owns the table ``gate``.
+
+The gate is closed while ``maintenance`` is set, and while ``closed_by_migration`` is set *and* a session holds ``migration_key()``: a coordinator that
+dies reopens it by dying. Writers take ``gate_key()`` shared until their transaction ends and then read the row (``check_gate`` in
+the migrations says why no isolation level slips through), so after a closing has *committed* and :meth:`Gate.drain` has returned, no transaction is
+writing events and none can begin to.
+
+Nobody ever waits for ``gate_key()``: it is not locked exclusively, because the queue behind an exclusive request would hold back every writer
+while an old one finishes. Draining watches ``pg_locks`` instead; the writers that arrive meanwhile are refused at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from sequent_py.database import for_parameters
+from sequent_py.errors import ConcurrentMigration, DrainTimeout, MigrationError, StoreNotInstalled
+
+POLL_SECONDS = 0.01
+"""How often draining looks. A look costs the server 0.1 ms."""
+QUERY_CHARACTERS = 80
+"""How much of a blocking query is shown: enough to recognise it, little enough to leave out most of its values."""
+LOCK_TIMEOUT_SECONDS = 5.0
+"""For the gate row itself, which writers in REPEATABLE READ and SERIALIZABLE lock until they end."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """What the gate's row says, and whether that closes it now."""
+
+    is_closed: bool
+    maintenance: bool
+    reason: str | None
+    since: datetime | None
+    closed_by_migration: int | None
+    live_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A transaction that holds the gate's key. ``pid`` is None for a prepared one, which has a ``gid``."""
+
+    transaction: str
+    pid: int | None
+    gid: str | None
+    user: str
+    application: str
+    open_seconds: float
+    state: str
+    query: str
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return f"prepared transaction {self.gid!r} of {self.user}, open for {self.open_seconds:.0f} s"
+        return (
+            f"pid {self.pid} ({self.user}, {self.application or 'no application name'}), "
+            f"in a transaction for {self.open_seconds:.0f} s, {self.state}: {self.query or '?'}"
+        )
+
+
+class Gate:
+    """The gate of one event store. Every method takes the connection to work on, in READ COMMITTED.
+
+    What changes the row commits by itself on an autocommit connection, else with the caller's transaction.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+
+    def read(self, connection: psycopg.Connection) -> GateState:
+        """Return the gate's state. Takes no lock that a backup could block.
+
+        Raises
+        ------
+        StoreNotInstalled
+            There is no event store.
+        """
+        with _store_is_installed(self.schema):
+            row = connection.execute(self._sql(_READ)).fetchone()
+        if row is None:
+            raise StoreNotInstalled(self.schema, "has lost the row of its gate")
+        return GateState(*row)
+
+    def maintenance_on(self, connection: psycopg.Connection, reason: str) -> GateState:
+        """Close the gate until :meth:`maintenance_off`; a second time changes the reason and keeps the time.
+
+        Does not wait for writers in flight: commit, then :meth:`drain`.
+
+        Raises
+        ------
+        DrainTimeout
+            Writers in REPEATABLE READ or SERIALIZABLE held the row for LOCK_TIMEOUT_SECONDS; nothing was changed.
+        """
+        reason = " ".join(reason.split())
+        if not reason:
+            raise MigrationError("Maintenance mode needs a reason: writers are shown it.")
+        self._update(connection, _MAINTENANCE_ON, [reason])
+        return self.read(connection)
+
+    def maintenance_off(self, connection: psycopg.Connection) -> GateState:
+        """End maintenance mode. A closing by a view migration stays as it is."""
+        self._update(connection, _MAINTENANCE_OFF)
+        return self.read(connection)
+
+    def close_for_migration(self, connection: psycopg.Connection, migration_id: int) -> None:
+        """Close the gate for as long as a session holds ``migration_key()``, or until :meth:`reopen`.
+
+        Raises
+        ------
+        ConcurrentMigration
+            Another migration has closed it and its coordinator lives, or nobody holds ``migration_key()``, so that it would stay open.
+        DrainTimeout
+            As in :meth:`maintenance_on`.
+        """
+        with connection.transaction():
+            before = self.read(connection)
+            is_others = before.closed_by_migration not in (None, migration_id)
+            if is_others and before.is_closed and not before.maintenance:
+                raise ConcurrentMigration(f"view migration {before.closed_by_migration}")
+            self._update(connection, _CLOSE_FOR_MIGRATION, [migration_id])
+            if not self.read(connection).is_closed:
+                raise ConcurrentMigration(
+                    "nobody: the migration lock is not held, so the gate cannot be closed"
+                )
+
+    def reopen(self, connection: psycopg.Connection) -> None:
+        """Take a migration's closing back. Maintenance mode stays as it is."""
+        self._update(connection, _REOPEN)
+
+    def set_live_version(self, connection: psycopg.Connection, version: int) -> None:
+        """Set the version whose code may append. Belongs into the transaction of the swap, behind a drained gate."""
+        self._update(connection, _SET_LIVE_VERSION, [version])
+
+    def drain(self, connection: psycopg.Connection, timeout_seconds: float) -> None:
+        """Wait until every transaction that passed the gate before now has ended.
+
+        The closing must have committed: one that has not is invisible to writers, and there would always be more of them.
+
+        Raises
+        ------
+        DrainTimeout
+            Some are still there; names each. The gate is left closed.
+        MigrationError
+            The connection is in a transaction, or the gate is open.
+        """
+        if connection.info.transaction_status != TransactionStatus.IDLE:
+            raise MigrationError(
+                "Draining needs a closing that has committed; the connection is in a transaction."
+            )
+        deadline = time.monotonic() + timeout_seconds
+        with _autocommit(connection):
+            if not self.read(connection).is_closed:
+                raise MigrationError("Draining needs a closed gate, and it is open.")
+            waiting_for = {writer.transaction for writer in self.writers(connection)}
+            while waiting_for:
+                writers = self.writers(connection)
+                waiting_for &= {writer.transaction for writer in writers}
+                if waiting_for and time.monotonic() >= deadline:
+                    raise drain_timeout(
+                        [writer for writer in writers if writer.transaction in waiting_for], timeout_seconds
+                    )
+                if waiting_for:
+                    time.sleep(POLL_SECONDS)
+
+    def writers(self, connection: psycopg.Connection) -> list[Writer]:
+        """Return the transactions that hold the gate's key now, but for this connection's own; the oldest first."""
+        with _store_is_installed(self.schema):
+            rows = connection.execute(self._sql(_WRITERS)).fetchall()
+        return [Writer(*row[:-1], query=_first_words(row[-1])) for row in rows]
+
+    def _update(
+        self, connection: psycopg.Connection, statement: str, parameters: list[Any] | None = None
+    ) -> None:
+        """Change the row under a lock timeout, in a transaction of its own or in the caller's."""
+        query = self._sql(statement)
+        try:
+            with _store_is_installed(self.schema), connection.transaction():
+                previous = connection.execute("SELECT current_setting('lock_timeout')").fetchone()
+                assert previous is not None
+                connection.execute(
+                    "SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_TIMEOUT_SECONDS:.3f}s"]
+                )
+                connection.execute(for_parameters(query) if parameters else query, parameters)
+                # The caller's transaction goes on; its lock_timeout is the caller's.
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", previous)
+        except psycopg.errors.LockNotAvailable as error:
+            if connection.info.transaction_status == TransactionStatus.INERROR:
+                raise drain_timeout([], LOCK_TIMEOUT_SECONDS) from error
+            raise drain_timeout(self.writers(connection), LOCK_TIMEOUT_SECONDS) from error
+
+    def _sql(self, statement: str) -> sql.Composed:
+        return sql.SQL(statement).format(  # type: ignore[arg-type]  # module constants, below
+            gate=sql.Identifier(self.schema, "gate"),
+            gate_key=sql.Identifier(self.schema, "gate_key"),
+            migration_key=sql.Identifier(self.schema, "migration_key"),
+        )
+
+
+def drain_timeout(writers: list[Writer], waited_seconds: float) -> DrainTimeout:
+    """Return the error that names what was waited for, and how to end it."""
+    names = "; ".join(map(str, writers)) or "a transaction that locks the gate's row"
+    remedies = [
+        f"SELECT pg_terminate_backend({writer.pid});"
+        if writer.pid is not None
+        else f"ROLLBACK PREPARED {sql.Literal(writer.gid).as_string(None).strip()};"
+        for writer in writers
+    ]
+    error = DrainTimeout(
+        f"Writers were still in flight after {waited_seconds:g} s: {names}.",
+        remedy=" ".join(["Let them finish, or end them, then run the command again.", *remedies]),
+    )
+    return error
+
+
+def _first_words(query: str | None) -> str:
+    text = " ".join((query or "").split())
+    return text if len(text) <= QUERY_CHARACTERS else text[:QUERY_CHARACTERS] + "…"
+
+
+@contextmanager
+def _store_is_installed(schema: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UndefinedFunction,
+        psycopg.errors.InvalidSchemaName,
+    ) as error:
+        raise StoreNotInstalled(schema) from error
+
+
+@contextmanager
+def _autocommit(connection: psycopg.Connection) -> Iterator[None]:
+    """Look again and again without keeping a transaction, whose snapshot would hold back vacuum."""
+    previous = connection.autocommit
+    connection.autocommit = True
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.autocommit = previous
+
+
+_READ = """
+SELECT
+    g.maintenance OR (
+        g.closed_by_migration IS NOT NULL AND EXISTS (
+            SELECT FROM pg_locks l
+            WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND l.granted AND l.objsubid = 1
+              AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+              AND (l.classid::bigint << 32 | l.objid::bigint) = {migration_key}()
+        )
+    ),
+    g.maintenance, g.maintenance_reason, g.maintenance_since, g.closed_by_migration, g.live_version
+FROM {gate} g
+"""
+_MAINTENANCE_ON = """
+UPDATE {gate} SET maintenance = true, maintenance_reason = %s,
+    maintenance_since = coalesce(maintenance_since, clock_timestamp())
+"""
+_MAINTENANCE_OFF = """
+UPDATE {gate} SET maintenance = false, maintenance_reason = NULL, maintenance_since = NULL WHERE maintenance
+"""
+_CLOSE_FOR_MIGRATION = "UPDATE {gate} SET closed_by_migration = %s"
+_REOPEN = "UPDATE {gate} SET closed_by_migration = NULL WHERE closed_by_migration IS NOT NULL"
+_SET_LIVE_VERSION = "UPDATE {gate} SET live_version = %s"
+
+# A transaction is known by its virtual id; a prepared one shows -1/<its xid> and has no backend.
+_WRITERS = """
+SELECT l.virtualtransaction, l.pid, p.gid, coalesce(a.usename, p.owner, '?'), coalesce(a.application_name, ''),
+       coalesce(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8,
+       coalesce(a.state, '?'), a.query
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
+WHERE l.locktype = 'advisory' AND l.mode = 'ShareLock' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+  AND (l.classid::bigint << 32 | l.objid::bigint) = {gate_key}()
+  AND l.pid IS DISTINCT FROM pg_backend_pid()
+ORDER BY 6 DESC
+"""

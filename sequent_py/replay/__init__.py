@@ -1,0 +1,22 @@
+"""Replay: feeding history to projectors, exactly once per group, under any crash.
+
+A *pass* replays one snapshot window ``(since, until]`` of the events; the first pass of a migration has no ``since``. A pass is cut into
+*groups*, disjoint slices of the aggregates, and each group is a row of the ledger. A worker claims a row with ``FOR UPDATE SKIP LOCKED``,
+folds the group's events in memory, writes the rows by COPY and marks the row done, all in one transaction::
+
+      coordinator                 ledger (PostgreSQL)                  workers, any number, any host
+      -----------                 -------------------                  -----------------------------
+      take snapshot  ───────────► pass + groups, one transaction
+      start workers                     ▲   │ claim (row lock)  ─────► read events of the slice
+      watch progress ◄──────────────────┘   │                          fold, COPY into shadow tables
+                                            ◄─ done + rows, commit ─── next
+
+What holds under failure:
+
+- A worker dies: its transaction rolls back, the row lock is gone, another worker claims the group.
+- The coordinator dies: workers see their standard input close and exit. Those that do not are *fenced*: the next coordinator terminates
+  every backend that holds the worker lock and raises the epoch of the unfinished groups, so that nothing older can claim one.
+- The server dies: what was committed is done, the rest is claimed again.
+
+The ledger is the only authority; processes hold nothing that is needed later.
+"""

@@ -1,0 +1,118 @@
+"""How many events a pass will read, and where its groups should be cut.
+
+Exact where that is cheap, sampled where it is not: counting a large store before every replay costs as much as reading it. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from psycopg import sql
+
+from sequent_py.replay.groups import PARTITION_COUNT, PartitionSample
+from sequent_py.replay.ledger import Connection
+from sequent_py.windows import window_condition
+
+EXACT_BYTES = 32 * 1024 * 1024
+"""A partition up to this size is counted; it takes some 20 ms."""
+SAMPLE_ROWS = 2_000
+"""Sampled aggregate ids per partition: enough for even groups, and cheap."""
+_PAGE_BYTES = 8192
+
+
+def estimate_history(
+    connection: Connection, schema: str, *, until: str, event_type_ids: Sequence[int]
+) -> tuple[dict[int, PartitionSample], bool]:
+    """Size every partition's events visible in ``until``; return the samples and whether the counts are exact."""
+    samples: dict[int, PartitionSample] = {}
+    is_exact = True
+    for partition in range(PARTITION_COUNT):
+        table = sql.Identifier(schema, f"events_{partition:02d}")
+        row = connection.execute(
+            "SELECT pg_relation_size(c.oid), greatest(c.reltuples, 0)::bigint, c.relpages FROM pg_class c"
+            " WHERE c.oid = %s::regclass",
+            (table.as_string(connection),),
+        ).fetchone()
+        assert row is not None
+        size, tuples, pages = (int(value) for value in row)  # type: ignore[call-overload]
+        if size <= EXACT_BYTES:
+            samples[partition] = _counted(connection, table, until, event_type_ids)
+        else:
+            is_exact = False
+            samples[partition] = _sampled(connection, table, size // _PAGE_BYTES, tuples, pages, event_type_ids)
+    return samples, is_exact
+
+
+def estimate_window(
+    connection: Connection, schema: str, *, since: str, until: str, event_type_ids: Sequence[int]
+) -> dict[int, PartitionSample]:
+    """Count a window's events per partition, exactly, by the index on ``xact_id``; sample where there are many."""
+    events = sql.Identifier(schema, "events")
+    rows = connection.execute(
+        sql.SQL(
+            "SELECT right(tableoid::regclass::text, 200), count(*) FROM {} WHERE {} AND event_type_id = ANY(%s::int[]) GROUP BY tableoid"
+        ).format(events, window_condition(since, until)),
+        (list(event_type_ids),),
+    ).fetchall()
+    counts = dict.fromkeys(range(PARTITION_COUNT), 0)
+    for name, count in rows:
+        counts[int(str(name).rstrip('"')[-2:])] = int(count)  # type: ignore[call-overload]
+    samples: dict[int, PartitionSample] = {}
+    for partition, count in counts.items():
+        ids: list[UUID] = []
+        if count > SAMPLE_ROWS:
+            table = sql.Identifier(schema, f"events_{partition:02d}")
+            ids = [
+                row[0]  # type: ignore[misc]
+                for row in connection.execute(
+                    sql.SQL("SELECT aggregate_id FROM {} WHERE {} AND position %% %s = 0").format(
+                        table, window_condition(since, until)
+                    ),
+                    (max(count // SAMPLE_ROWS, 1),),
+                )
+            ]
+        samples[partition] = PartitionSample(count, ids)
+    return samples
+
+
+def _counted(
+    connection: Connection, table: sql.Identifier, until: str, event_type_ids: Sequence[int]
+) -> PartitionSample:
+    row = connection.execute(
+        sql.SQL("SELECT count(*) FROM {} WHERE {} AND event_type_id = ANY(%s::int[])").format(
+            table, window_condition(None, until)
+        ),
+        (list(event_type_ids),),
+    ).fetchone()
+    assert row is not None
+    count = int(row[0])  # type: ignore[call-overload]
+    if count <= SAMPLE_ROWS:
+        return PartitionSample(count)
+    rows = connection.execute(
+        sql.SQL("SELECT aggregate_id FROM {} WHERE event_type_id = ANY(%s::int[]) AND position %% %s = 0").format(
+            table
+        ),
+        (list(event_type_ids), max(count // SAMPLE_ROWS, 1)),
+    )
+    return PartitionSample(count, [row[0] for row in rows])  # type: ignore[misc]
+
+
+def _sampled(
+    connection: Connection,
+    table: sql.Identifier,
+    pages_now: int,
+    tuples: int,
+    pages: int,
+    event_type_ids: Sequence[int],
+) -> PartitionSample:
+    percent = max(0.01, min(100.0, 100.0 * 64 / max(pages_now, 1)))
+    rows = connection.execute(
+        sql.SQL("SELECT aggregate_id, event_type_id = ANY(%s::int[]) FROM {} TABLESAMPLE SYSTEM (%s)").format(table),
+        (list(event_type_ids), percent),
+    ).fetchall()
+    ids = [row[0] for row in rows if row[1]]
+    # Density from the last ANALYZE where there was one, else from the sample itself.
+    per_page = tuples / pages if tuples > 0 and pages > 0 else len(rows) * 100.0 / percent / max(pages_now, 1)
+    share = len(ids) / len(rows) if rows else 1.0
+    return PartitionSample(round(per_page * pages_now * share), ids)  # type: ignore[arg-type]

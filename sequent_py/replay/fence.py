@@ -1,0 +1,94 @@
+"""Liveness and fencing by session advisory locks.
+
+The coordinator of a view migration holds ``migration_key()`` exclusively on its own connection, every worker holds ``worker_key()``
+shared on the connection that writes. Both locks die with their session, so that no flag ever has to be cleared by hand. A new
+coordinator terminates every backend that still holds the worker lock and waits until they are gone: their open groups roll back, and
+what they would claim next carries a newer epoch (see :mod:`sequent_py.replay.ledger`).
+"""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+from psycopg import sql
+
+from sequent_py.errors import ConcurrentMigration, WorkerFailed
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+FENCE_TIMEOUT_SECONDS = 30.0
+"""A terminated backend ends within milliseconds unless it is stuck in the kernel; past this we refuse to go on beside it."""
+_POLL_SECONDS = 0.02
+
+_HOLDERS = """
+    SELECT a.pid, a.application_name, host(a.client_addr), a.backend_start
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.classid = ((({schema}.{key}() >> 32) & 4294967295))::oid AND l.objid = (({schema}.{key}() & 4294967295))::oid
+"""
+
+
+def _holders(connection: Connection, schema: str, key: str) -> list[tuple[int, str, str | None]]:
+    query = sql.SQL(_HOLDERS).format(schema=sql.Identifier(schema), key=sql.Identifier(key))
+    return [(row[0], row[1], row[2]) for row in connection.execute(query)]  # type: ignore[misc]
+
+
+def coordinator(connection: Connection, schema: str) -> str | None:
+    """Describe the process that runs a migration now, None when nobody does."""
+    for pid, application, host in _holders(connection, schema, "migration_key"):
+        return f"{application or 'unknown'} (backend {pid}{f', from {host}' if host else ''})"
+    return None
+
+
+def become_coordinator(connection: Connection, schema: str) -> None:
+    """Take the migration lock for the life of this session.
+
+    Raises
+    ------
+    ConcurrentMigration
+        Another session holds it; named where it can be seen.
+    """
+    row = connection.execute(
+        sql.SQL("SELECT pg_try_advisory_lock({}.migration_key())").format(sql.Identifier(schema))
+    ).fetchone()
+    if row is None or row[0] is not True:
+        raise ConcurrentMigration(coordinator(connection, schema) or "")
+
+
+def become_worker(connection: Connection, schema: str) -> None:
+    """Hold the worker lock for the life of this session."""
+    connection.execute(sql.SQL("SELECT pg_advisory_lock_shared({}.worker_key())").format(sql.Identifier(schema)))
+
+
+def worker_count(connection: Connection, schema: str) -> int:
+    """Count the sessions that hold the worker lock."""
+    return len(_holders(connection, schema, "worker_key"))
+
+
+def evict_workers(connection: Connection, schema: str) -> int:
+    """Terminate every worker backend and wait until it is gone; return how many there were.
+
+    Only the coordinator may call this, before it starts workers of its own.
+
+    Raises
+    ------
+    WorkerFailed
+        A backend is still there after :data:`FENCE_TIMEOUT_SECONDS`.
+    """
+    orphans = {pid for pid, _, _ in _holders(connection, schema, "worker_key")}
+    deadline = time.monotonic() + FENCE_TIMEOUT_SECONDS
+    remaining = set(orphans)
+    while remaining:
+        for pid in remaining:
+            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        time.sleep(_POLL_SECONDS)
+        remaining = {pid for pid, _, _ in _holders(connection, schema, "worker_key")}
+        orphans |= remaining
+        if remaining and time.monotonic() > deadline:
+            raise WorkerFailed(
+                f"Worker backends {sorted(remaining)} of an earlier run do not end.",
+                remedy="End them on the database server, then run the same command again.",
+            )
+    return len(orphans)

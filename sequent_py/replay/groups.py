@@ -1,0 +1,75 @@
+"""Cutting a pass into groups. Pure.
+
+A group is a half-open range of aggregate ids, within one hash partition of ``events`` or across all of them. Groups of a pass are
+disjoint and together cover every aggregate, whatever the sample was: a poor sample makes uneven groups, never wrong ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from uuid import UUID
+
+PARTITION_COUNT = 16
+"""Hash partitions of ``events``. One partition in position order reads three times as fast as a range of an unpartitioned table."""
+
+SINGLE_GROUP_EVENTS = 5_000
+"""Below this many events the fixed cost of a group outweighs parallel work: the pass is one group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A disjoint slice of the aggregates.
+
+    ``partition`` is a hash partition's number, None for all of them; ``lower`` is inclusive, ``upper`` exclusive, None is open.
+    """
+
+    partition: int | None
+    lower: UUID | None
+    upper: UUID | None
+    estimated_events: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSample:
+    """What is known of one partition: how many events, and the aggregate ids of a sample of them."""
+
+    estimated_events: int
+    aggregate_ids: Sequence[UUID] = ()
+
+
+WHOLE_STORE = Group(partition=None, lower=None, upper=None, estimated_events=0)
+
+
+def cut(samples: Mapping[int, PartitionSample], *, target_events: int, workers: int) -> tuple[Group, ...]:
+    """Cut a pass into groups of about ``target_events``, the largest first.
+
+    Small passes become one group; otherwise every partition with any events yields at least one, and there are enough groups that a
+    worker that finishes early finds another. Partitions estimated as empty still yield a group: an estimate is not a fact.
+    """
+    total = sum(sample.estimated_events for sample in samples.values())
+    if total <= min(SINGLE_GROUP_EVENTS, target_events):
+        return (Group(None, None, None, total),)
+    target = max(1, min(target_events, -(-total // (4 * max(workers, 1)))))
+    groups = [
+        group for partition, sample in samples.items() for group in _cut_partition(partition, sample, target)
+    ]
+    return tuple(sorted(groups, key=lambda group: (-group.estimated_events, group.partition, str(group.lower or ""))))
+
+
+def _cut_partition(partition: int, sample: PartitionSample, target_events: int) -> list[Group]:
+    pieces = max(1, round(sample.estimated_events / target_events))
+    boundaries = _boundaries(sample.aggregate_ids, pieces)
+    edges: list[UUID | None] = [None, *boundaries, None]
+    share = sample.estimated_events // (len(edges) - 1)
+    return [Group(partition, lower, upper, share) for lower, upper in pairwise(edges)]
+
+
+def _boundaries(aggregate_ids: Sequence[UUID], pieces: int) -> list[UUID]:
+    """Quantiles of the sample, without repeats: an aggregate that fills several quantiles is still one group's."""
+    if pieces <= 1 or not aggregate_ids:
+        return []
+    ordered = sorted(aggregate_ids)
+    quantiles = (ordered[len(ordered) * piece // pieces] for piece in range(1, pieces))
+    return sorted({boundary for boundary in quantiles if boundary != ordered[0]})

@@ -1,0 +1,217 @@
+"""The ledger: owns ``replay_passes`` and ``replay_groups``.
+
+Every function runs in the caller's transaction and never commits. ``claim`` takes a row lock that lasts until the caller's transaction
+ends; ``take_over`` waits for such locks under the caller's ``lock_timeout``. After a crash the tables need no repair: an unfinished group
+is one whose ``done_at`` is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from sequent_py.replay.groups import Group
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass: the events visible in ``until`` and not in ``since`` (None: from the beginning)."""
+
+    migration_id: int
+    number: int
+    since: str | None
+    until: str
+    estimated_events: int
+    is_exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedGroup:
+    """A group whose row lock this transaction holds."""
+
+    migration_id: int
+    pass_number: int
+    number: int
+    group: Group
+    since: str | None
+    until: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassProgress:
+    """How far a pass has come; events of unfinished groups are estimates."""
+
+    events_done: int
+    groups_done: int
+    groups_total: int
+    seconds_elapsed: float
+    """From the pass's creation to its newest group's end, pauses between runs included."""
+
+
+class Ledger:
+    """The two tables in one event store schema. Holds the schema's name and nothing else."""
+
+    def __init__(self, schema: str) -> None:
+        self._passes = sql.Identifier(schema, "replay_passes")
+        self._groups = sql.Identifier(schema, "replay_groups")
+
+    def _sql(self, template: str) -> sql.Composed:
+        return sql.SQL(template).format(passes=self._passes, groups=self._groups)  # type: ignore[arg-type]
+
+    def create_pass(self, connection: Connection, new: Pass, groups: Sequence[Group], *, epoch: int) -> None:
+        """Write a pass with its groups, claimable by workers of ``epoch`` from the commit on."""
+        connection.execute(
+            self._sql(
+                "INSERT INTO {passes} (migration_id, number, snapshot_since, snapshot_until, estimated_events, is_exact)"
+                " VALUES (%s, %s, %s::pg_snapshot, %s::pg_snapshot, %s, %s)"
+            ),
+            (new.migration_id, new.number, new.since, new.until, new.estimated_events, new.is_exact),
+        )
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                self._sql(
+                    "INSERT INTO {groups} (migration_id, pass, number, partition, lower, upper, estimated_events, epoch)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+                ),
+                [
+                    (
+                        new.migration_id,
+                        new.number,
+                        number,
+                        group.partition,
+                        group.lower,
+                        group.upper,
+                        group.estimated_events,
+                        epoch,
+                    )
+                    for number, group in enumerate(groups)
+                ],
+            )
+
+    def claim(self, connection: Connection, migration_id: int, *, epoch: int) -> ClaimedGroup | None:
+        """Lock an unfinished group that nobody else is at, the largest first; None when there is none.
+
+        Only groups of ``epoch`` are seen: a worker of an earlier run finds nothing.
+        """
+        row = connection.execute(
+            self._sql(
+                "SELECT g.pass, g.number, g.partition, g.lower, g.upper, g.estimated_events,"
+                " p.snapshot_since::text, p.snapshot_until::text"
+                " FROM {groups} g JOIN {passes} p ON p.migration_id = g.migration_id AND p.number = g.pass"
+                " WHERE g.migration_id = %s AND g.epoch = %s AND g.done_at IS NULL"
+                " ORDER BY g.pass, g.estimated_events DESC, g.number LIMIT 1 FOR UPDATE OF g SKIP LOCKED"
+            ),
+            (migration_id, epoch),
+        ).fetchone()
+        if row is None:
+            return None
+        pass_number, number, partition, lower, upper, estimated, since, until = row
+        return ClaimedGroup(
+            migration_id=migration_id,
+            pass_number=pass_number,  # type: ignore[arg-type]
+            number=number,  # type: ignore[arg-type]
+            group=Group(partition, lower, upper, estimated),  # type: ignore[arg-type]
+            since=since,  # type: ignore[arg-type]
+            until=until,  # type: ignore[arg-type]
+        )
+
+    def finish(
+        self,
+        connection: Connection,
+        claimed: ClaimedGroup,
+        *,
+        events: int,
+        row_changes: Mapping[str, int],
+        seconds: float,
+        worker: str,
+    ) -> None:
+        """Mark a claimed group done, in the transaction that wrote its rows."""
+        connection.execute(
+            self._sql(
+                "UPDATE {groups} SET done_at = clock_timestamp(), events = %s, row_changes = %s::jsonb, seconds = %s,"
+                " worker = %s, error = NULL WHERE migration_id = %s AND pass = %s AND number = %s AND done_at IS NULL"
+            ),
+            (
+                events,
+                json.dumps(row_changes),
+                seconds,
+                worker,
+                claimed.migration_id,
+                claimed.pass_number,
+                claimed.number,
+            ),
+        )
+
+    def record_error(self, connection: Connection, claimed: ClaimedGroup, error: str) -> None:
+        """Note why a group could not be finished; it stays claimable."""
+        connection.execute(
+            self._sql(
+                "UPDATE {groups} SET error = %s WHERE migration_id = %s AND pass = %s AND number = %s AND done_at IS NULL"
+            ),
+            (error, claimed.migration_id, claimed.pass_number, claimed.number),
+        )
+
+    def take_over(self, connection: Connection, migration_id: int, *, epoch: int) -> int:
+        """Give the unfinished groups a new epoch, which fences every older worker; return how many there are."""
+        return connection.execute(
+            self._sql(
+                "UPDATE {groups} SET epoch = %s, error = NULL WHERE migration_id = %s AND done_at IS NULL"
+            ),
+            (epoch, migration_id),
+        ).rowcount
+
+    def latest_pass(self, connection: Connection, migration_id: int) -> Pass | None:
+        """Return the newest pass, None before the first."""
+        row = connection.execute(
+            self._sql(
+                "SELECT number, snapshot_since::text, snapshot_until::text, estimated_events, is_exact FROM {passes}"
+                " WHERE migration_id = %s ORDER BY number DESC LIMIT 1"
+            ),
+            (migration_id,),
+        ).fetchone()
+        return None if row is None else Pass(migration_id, *row)  # type: ignore[arg-type]
+
+    def progress(self, connection: Connection, migration_id: int, pass_number: int) -> PassProgress:
+        """Return how far a pass has come."""
+        row = connection.execute(
+            self._sql(
+                "SELECT coalesce(sum(g.events), 0)::bigint, count(g.done_at), count(g.number),"
+                " coalesce(extract(epoch FROM max(g.done_at) - min(p.created_at)), 0)::double precision"
+                " FROM {passes} p LEFT JOIN {groups} g ON g.migration_id = p.migration_id AND g.pass = p.number"
+                " WHERE p.migration_id = %s AND p.number = %s"
+            ),
+            (migration_id, pass_number),
+        ).fetchone()
+        assert row is not None
+        return PassProgress(*row)  # type: ignore[arg-type]
+
+    def unfinished_groups(self, connection: Connection, migration_id: int) -> int:
+        """Count the groups of every pass that are not done."""
+        row = connection.execute(
+            self._sql("SELECT count(*) FROM {groups} WHERE migration_id = %s AND done_at IS NULL"), (migration_id,)
+        ).fetchone()
+        assert row is not None
+        return row[0]  # type: ignore[return-value]
+
+    def row_counts(self, connection: Connection, migration_id: int) -> dict[str, int]:
+        """Sum what all done groups say they inserted less what they deleted, per table."""
+        rows = connection.execute(
+            self._sql(
+                "SELECT change.key, sum(change.value::bigint)::bigint FROM {groups} g,"
+                " LATERAL jsonb_each_text(g.row_changes) AS change"
+                " WHERE g.migration_id = %s AND g.done_at IS NOT NULL GROUP BY change.key"
+            ),
+            (migration_id,),
+        ).fetchall()
+        return dict(rows)  # type: ignore[arg-type]
+
+    def forget(self, connection: Connection, migration_id: int) -> None:
+        """Delete a migration's passes and groups; waits for workers that hold a group under the caller's lock_timeout."""
+        connection.execute(self._sql("DELETE FROM {groups} WHERE migration_id = %s"), (migration_id,))
+        connection.execute(self._sql("DELETE FROM {passes} WHERE migration_id = %s"), (migration_id,))

@@ -1,0 +1,138 @@
+"""Worker pools: where the processes that replay groups run.
+
+:class:`LocalPool` starts them on this machine. A pool only starts, watches and stops processes; which groups are done is the ledger's
+business. Workers run in sessions of their own, so that Ctrl-C reaches the coordinator alone and it can stop them in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO
+
+from sequent_py.replay.worker import ReplayTask
+
+STOP_TIMEOUT_SECONDS = 10.0
+_STDERR_TAIL_BYTES = 2_000
+
+
+@dataclass(frozen=True)
+class WorkerExit:
+    """How a worker ended; ``error`` is None when it found no group left."""
+
+    pid: int
+    status: int
+    error: dict[str, str] | None
+    stderr: str
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the worker left because no group was left."""
+        return self.status == 0 and self.error is None
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[str]
+    stderr: IO[bytes]
+    listener: threading.Thread
+    error: dict[str, str] | None = field(default=None)
+
+
+class LocalPool:
+    """Worker processes on this machine. A context manager: leaving it stops every worker that still runs."""
+
+    def __init__(self, task: ReplayTask) -> None:
+        self._task = task
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, count: int) -> None:
+        """Start ``count`` more workers."""
+        for _ in range(count):
+            self._workers.append(self._start_one())
+
+    @property
+    def running(self) -> int:
+        """How many workers have not ended."""
+        return sum(worker.process.poll() is None for worker in self._workers)
+
+    def collect(self) -> list[WorkerExit]:
+        """Return the workers that have ended since the last call."""
+        ended = [worker for worker in self._workers if worker.process.poll() is not None]
+        self._workers = [worker for worker in self._workers if worker not in ended]
+        return [_exit_of(worker) for worker in ended]
+
+    def stop(self) -> None:
+        """End every worker: close its life line, then, if it does not leave, kill it. Its open group rolls back."""
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                if worker.process.stdin is not None:
+                    worker.process.stdin.close()
+        for worker in self._workers:
+            try:
+                worker.process.wait(STOP_TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            _exit_of(worker)
+        self._workers = []
+
+    def _start_one(self) -> _Worker:
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sequent_py.replay.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        worker = _Worker(process, stderr, threading.Thread(target=lambda: None))
+        worker.listener = threading.Thread(target=_listen(worker), daemon=True, name=f"worker {process.pid}")
+        worker.listener.start()
+        with contextlib.suppress(BrokenPipeError):
+            # A worker that cannot even start has said why on its stderr.
+            process.stdin.write(self._task.to_json() + "\n")
+            process.stdin.flush()
+        return worker
+
+
+def _listen(worker: _Worker) -> Callable[[], None]:
+    """Read the worker's output so that its pipe never fills, and keep its error."""
+
+    def listen() -> None:
+        assert worker.process.stdout is not None
+        for line in worker.process.stdout:
+            with contextlib.suppress(json.JSONDecodeError):
+                message = json.loads(line)
+                if isinstance(message, dict) and "error" in message:
+                    worker.error = message["error"]
+
+    return listen
+
+
+def _exit_of(worker: _Worker) -> WorkerExit:
+    worker.listener.join(STOP_TIMEOUT_SECONDS)
+    worker.stderr.seek(0, 2)
+    worker.stderr.seek(max(worker.stderr.tell() - _STDERR_TAIL_BYTES, 0))
+    stderr = worker.stderr.read().decode(errors="replace").strip()
+    worker.stderr.close()
+    for stream in (worker.process.stdin, worker.process.stdout):
+        with contextlib.suppress(OSError):
+            if stream is not None:
+                stream.close()
+    return WorkerExit(worker.process.pid, worker.process.returncode, worker.error, stderr)

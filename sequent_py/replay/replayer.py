@@ -1,0 +1,146 @@
+"""Running a pass to its end: workers are started, watched and replaced; the ledger says when it is done.
+
+A pass is resumable at any point: running it again replays the unfinished groups only. The coordinator's own connection is used for
+nothing but reading the ledger meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sequent_py import database, errors
+from sequent_py.errors import SequentError, WorkerFailed
+from sequent_py.events import EventTypes
+from sequent_py.progress import Progress, ReplayProgress
+from sequent_py.replay.ledger import Connection, Ledger, Pass
+from sequent_py.replay.pools import LocalPool, WorkerExit
+from sequent_py.replay.worker import GroupDone, GroupReplayer, ReplayTask, connect_worker
+from sequent_py.view_schema.migrations import Migrations
+
+INLINE_EVENTS = 20_000
+"""Passes up to this size run in the calling process: starting a worker takes as long as replaying about this many events."""
+
+POLL_SECONDS = 0.1
+REPLACEMENTS_PER_WORKER = 2
+"""Workers that were killed are replaced, but not for ever: whatever kills them (memory, say) may come back."""
+
+
+class Replayer:
+    """Runs the passes of one migration with this process's code."""
+
+    def __init__(self, task: ReplayTask, migrations: type[Migrations], event_types: EventTypes) -> None:
+        self._task = task
+        self._migrations = migrations
+        self._event_types = event_types
+        self._ledger = Ledger(task.event_store_schema)
+
+    def run(self, connection: Connection, which: Pass, *, workers: int, progress: Progress) -> ReplayProgress:
+        """Replay every unfinished group of the migration and return how the pass ended.
+
+        Raises
+        ------
+        ProjectionFailed, InvalidPayload, UnknownEventType
+            The code cannot project an event; finished groups are kept.
+        WorkerFailed
+            Workers keep dying.
+        """
+        started = time.monotonic()
+        before = self._ledger.progress(connection, which.migration_id, which.number)
+
+        def report(running: int) -> ReplayProgress:
+            now = self._ledger.progress(connection, which.migration_id, which.number)
+            seen = ReplayProgress(
+                events_done=now.events_done - before.events_done,
+                events_total=max(which.estimated_events - before.events_done, 0),
+                groups_done=now.groups_done,
+                groups_total=now.groups_total,
+                workers=running,
+                seconds=time.monotonic() - started,
+                is_exact=which.is_exact,
+            )
+            progress.replay(seen)
+            return seen
+
+        if self._ledger.unfinished_groups(connection, which.migration_id) > 0:
+            if workers == 0 or which.estimated_events <= INLINE_EVENTS:
+                self._run_inline(lambda: report(1))
+            else:
+                self._run_pool(connection, min(workers, before.groups_total), progress, report)
+        return report(0)
+
+    def _run_inline(self, report: Callable[[], object]) -> None:
+        join_replay(self._task, self._migrations, self._event_types, lambda _done: report())
+
+    def _run_pool(
+        self, connection: Connection, workers: int, progress: Progress, report: Callable[[int], object]
+    ) -> None:
+        replacements = REPLACEMENTS_PER_WORKER * workers
+        with LocalPool(self._task) as pool:
+            pool.start(workers)
+            while self._ledger.unfinished_groups(connection, self._task.migration_id) > 0:
+                for ended in pool.collect():
+                    if ended.is_success:
+                        continue
+                    if not _is_killed(ended) or replacements == 0:
+                        raise _error_of(ended)
+                    replacements -= 1
+                    progress.note(
+                        f"Worker {ended.pid} was lost ({_how(ended)}); another takes over its group."
+                    )
+                    pool.start(1)
+                if pool.running == 0:
+                    # All have left because every group was taken, and one of the takers died since.
+                    pool.start(1)
+                report(pool.running)
+                time.sleep(POLL_SECONDS)
+
+
+def join_replay(
+    task: ReplayTask,
+    migrations: type[Migrations],
+    event_types: EventTypes,
+    on_done: Callable[[GroupDone], object] | None = None,
+) -> int:
+    """Replay groups inside this process until none is left; return how many.
+
+    Raises
+    ------
+    ProjectionFailed, InvalidPayload
+        The code cannot project an event; finished groups are kept.
+    """
+    replayer = GroupReplayer(task, migrations, event_types)
+    reader, writer = connect_worker(task.database_url, task.event_store_schema)
+    with database.closing(reader, writer):
+        return replayer.run(reader, writer, on_done)
+
+
+def _is_killed(ended: WorkerExit) -> bool:
+    """Whether the worker, or its backend, was killed; anything that it reports itself would only happen again."""
+    return ended.status < 0 or (ended.error is not None and ended.error["type"] in _LOST_BACKEND)
+
+
+_LOST_BACKEND = frozenset({"AdminShutdown", "OperationalError", "IdleInTransactionSessionTimeout"})
+
+
+def _how(ended: WorkerExit) -> str:
+    return f"signal {-ended.status}" if ended.status < 0 else str(ended.error and ended.error["message"])
+
+
+def _error_of(ended: WorkerExit) -> SequentError:
+    """Rebuild the worker's error under its own class."""
+    keep = "Finished groups are kept."
+    if ended.error is None:
+        detail = ended.stderr.rpartition("\n")[2] or f"exit status {ended.status}"
+        return WorkerFailed(
+            f"Worker {ended.pid} died ({_how(ended) if ended.status < 0 else detail}).",
+            remedy=f"{keep} Run the same command again.",
+        )
+    cls = getattr(errors, ended.error["type"], None)
+    if isinstance(cls, type) and issubclass(cls, SequentError):
+        error: SequentError = cls.__new__(cls)
+        SequentError.__init__(error, ended.error["message"], remedy=ended.error["remedy"] or keep)
+        return error
+    return WorkerFailed(
+        f"Worker {ended.pid} failed: {ended.error['type']}: {ended.error['message']}", remedy=keep
+    )

@@ -1,0 +1,276 @@
+"""A worker: a process that replays groups until none is left.
+
+Run as ``python -m sequent_py.replay.worker``: a :class:`ReplayTask` arrives as one line of JSON on standard input, which then stays open as
+the life line: when the coordinator dies in whatever way, the pipe closes and the worker exits at once. Each finished group and a final
+error are reported as a line of JSON on standard output; the ledger, not this output, is the authority.
+
+A worker has two connections: events stream from the *reader* while the *writer* holds the group's claim, looks rows up where it must, and
+writes. A group is one transaction on the writer: claim, rows, done. A worker killed anywhere leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from uuid import UUID
+
+import psycopg
+
+from sequent_py import database
+from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionFailed, SequentError
+from sequent_py.events import EventTypes
+from sequent_py.persistors.replay import ReplayPersistor
+from sequent_py.persistors.tables import TableShape, read_table_shape
+from sequent_py.projectors import Projector, projector_definition
+from sequent_py.records import Record, record_shape
+from sequent_py.replay import fence
+from sequent_py.replay.fold import Fold
+from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
+from sequent_py.replay.reader import RawEvent, group_query, read_events
+from sequent_py.store import stored_event_types
+from sequent_py.view_schema.migrations import Migrations, definition
+
+CATCH_UP_BATCH_EVENTS = 20_000
+"""Catch-up reads the affected rows of this many events at once: few round trips, bounded memory."""
+
+LOST_LIFE_LINE = 3
+"""Exit status of a worker whose coordinator died."""
+
+
+@dataclass(frozen=True)
+class ReplayTask:
+    """What a worker process needs to know; travels as JSON over a pipe, never on a command line, for it holds the password."""
+
+    database_url: str
+    event_store_schema: str
+    view_schema: str
+    migrations_class: str
+    sys_path: tuple[str, ...]
+    migration_id: int
+    epoch: int
+    projectors: tuple[str, ...]
+    physical_tables: Mapping[str, str]
+    max_rows_in_memory: int
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ReplayTask:
+        """Read :meth:`to_json`'s line."""
+        values = json.loads(text)
+        return cls(
+            **{**values, "sys_path": tuple(values["sys_path"]), "projectors": tuple(values["projectors"])}
+        )
+
+
+@dataclass(frozen=True)
+class GroupDone:
+    """A group that this worker has committed."""
+
+    events: int
+    seconds: float
+
+
+class GroupReplayer:
+    """Replays claimed groups of one migration with this process's code."""
+
+    def __init__(self, task: ReplayTask, migrations: type[Migrations], event_types: EventTypes) -> None:
+        self._task = task
+        self._ledger = Ledger(task.event_store_schema)
+        by_name = {item.name: item.projector for item in definition(migrations).projectors}
+        missing = [name for name in task.projectors if name not in by_name]
+        if missing:
+            raise ConfigurationError(
+                f"{task.migrations_class} has no projector {', '.join(missing)}, which the migration replays.",
+                remedy="Run the worker with the code that started the migration.",
+            )
+        self._projectors: list[type[Projector]] = [by_name[name] for name in task.projectors]
+        self._event_types = event_types
+        self._tables: dict[type[Record], TableShape] = {}
+        self._stored_types: dict[str, int] = {}
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def run(
+        self, reader: Connection, writer: Connection, on_done: Callable[[GroupDone], object] | None = None
+    ) -> int:
+        """Claim and replay groups until none is left; return how many this worker did.
+
+        Raises
+        ------
+        ProjectionFailed, InvalidPayload
+            A handler raised or a payload does not validate; noted on the group, which stays claimable.
+        """
+        self._prepare(writer)
+        groups = 0
+        while (done := self._replay_next(reader, writer)) is not None:
+            groups += 1
+            if on_done is not None:
+                on_done(done)
+        return groups
+
+    def _prepare(self, connection: Connection) -> None:
+        """Read what the database knows, after the migration has begun and before the first group."""
+        with connection.transaction():
+            self._stored_types = stored_event_types(connection, self._task.event_store_schema)
+            for projector in self._projectors:
+                for record in projector_definition(projector).records:
+                    if record not in self._tables:
+                        shape = record_shape(record)
+                        physical = self._task.physical_tables[shape.table_name]
+                        self._tables[record] = read_table_shape(
+                            connection, shape, self._task.view_schema, physical
+                        )
+
+    def _replay_next(self, reader: Connection, writer: Connection) -> GroupDone | None:
+        claimed: ClaimedGroup | None = None
+        started = time.perf_counter()
+        try:
+            with writer.transaction():
+                # Losing the newest groups with a crashed server is harmless: rows and "done" are lost together.
+                writer.execute("SET LOCAL synchronous_commit = off")
+                claimed = self._ledger.claim(writer, self._task.migration_id, epoch=self._task.epoch)
+                if claimed is None:
+                    return None
+                events, row_changes = self._replay(claimed, reader, writer)
+                seconds = time.perf_counter() - started
+                self._ledger.finish(
+                    writer, claimed, events=events, row_changes=row_changes, seconds=seconds, worker=self._name
+                )
+        except (ProjectionFailed, InvalidPayload) as error:
+            assert claimed is not None
+            with writer.transaction():
+                self._ledger.record_error(writer, claimed, str(error))
+            raise
+        return GroupDone(events, seconds)
+
+    def _replay(
+        self, claimed: ClaimedGroup, reader: Connection, writer: Connection
+    ) -> tuple[int, dict[str, int]]:
+        is_catch_up = claimed.since is not None
+        persistor = ReplayPersistor(
+            writer,
+            self._tables,
+            backing="table" if is_catch_up else "none",
+            max_rows_in_memory=self._task.max_rows_in_memory,
+        )
+        fold = Fold(self._projectors, persistor, self._event_types, self._stored_types)
+        query = group_query(
+            self._task.event_store_schema,
+            claimed.group,
+            event_type_ids=fold.event_type_ids,
+            since=claimed.since,
+            until=claimed.until,
+        )
+        raw_events = read_events(reader, query)
+        events = self._catch_up(raw_events, fold, persistor) if is_catch_up else fold.apply(raw_events)
+        changes = persistor.flush()
+        return events, {
+            record_shape(record).table_name: delta.inserted - delta.deleted for record, delta in changes.items()
+        }
+
+    @staticmethod
+    def _catch_up(raw_events: Iterable[RawEvent], fold: Fold, persistor: ReplayPersistor) -> int:
+        events = 0
+        stream = iter(raw_events)
+        while batch := list(islice(stream, CATCH_UP_BATCH_EVENTS)):
+            persistor.prefetch({UUID(bytes=bytes(raw[2])) for raw in batch})
+            events += fold.apply(batch)
+        return events
+
+
+def load_migrations(reference: str) -> type[Migrations]:
+    """Import ``module:Class``.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such module or class, or it is not a Migrations class.
+    """
+    module_name, _, class_name = reference.partition(":")
+    if not module_name or not class_name:
+        raise ConfigurationError(f"{reference!r} is not of the form module:Class.")
+    try:
+        found: object = importlib.import_module(module_name)
+        for part in class_name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{reference!r} cannot be imported: {error}.",
+            remedy="Check migrations_class in [tool.sequent], and that the module is beside pyproject.toml or installed.",
+        ) from error
+    except AttributeError as error:
+        raise ConfigurationError(f"Module {module_name!r} has no {class_name!r}.") from error
+    if not (isinstance(found, type) and issubclass(found, Migrations)):
+        raise ConfigurationError(f"{reference!r} is not a Migrations class.")
+    return found
+
+
+def event_types_of(migrations: type[Migrations]) -> EventTypes:
+    """Return the registry of an application: the classes that its projectors handle, and its package for the others."""
+    classes = {cls for item in definition(migrations).projectors for cls in item.event_classes}
+    return EventTypes(
+        sorted(classes, key=lambda cls: cls.__qualname__),
+        preferred_package=migrations.__module__.partition(".")[0],
+    )
+
+
+def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connection, Connection]:
+    """Open a worker's reader and writer; the writer holds the worker lock from now on."""
+    reader = database.connect(database_url, application_name="sequent worker (reader)")
+    writer = database.connect(database_url, application_name="sequent worker")
+    fence.become_worker(writer, event_store_schema)
+    return reader, writer
+
+
+def _exit_with_coordinator() -> None:
+    """Block until standard input closes, then leave without a word: nobody is there to read one."""
+    sys.stdin.buffer.read()
+    os._exit(LOST_LIFE_LINE)
+
+
+def _say(message: Mapping[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def _report_and_collect(done: GroupDone) -> None:
+    _say({"done": asdict(done)})
+    gc.collect()
+
+
+def main() -> int:
+    """Serve one :class:`ReplayTask`; exit status 0 when no group is left."""
+    task = ReplayTask.from_json(sys.stdin.buffer.readline().decode())
+    threading.Thread(target=_exit_with_coordinator, daemon=True, name="life line").start()
+    sys.path[:0] = [entry for entry in task.sys_path if entry not in sys.path]
+    try:
+        migrations = load_migrations(task.migrations_class)
+        replayer = GroupReplayer(task, migrations, event_types_of(migrations))
+        reader, writer = connect_worker(task.database_url, task.event_store_schema)
+        # The cyclic collector doubles the cost of a replay: it walks the group's rows again and again. Between groups it costs nothing.
+        gc.freeze()
+        gc.disable()
+        with reader, writer:
+            replayer.run(reader, writer, _report_and_collect)
+    except SequentError as error:
+        _say({"error": {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}})
+        return 1
+    except psycopg.Error as error:
+        _say({"error": {"type": type(error).__name__, "message": str(error).strip(), "remedy": ""}})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

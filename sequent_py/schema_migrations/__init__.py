@@ -1,0 +1,1 @@
+"""Schema migrations: versioned files for ordinary tables, after the model of Ruby's Sequel."""

@@ -1,0 +1,82 @@
+"""The event store's own schema: the package's migrations, run by the integer migrator.
+
+They are kept apart from a project's own: their tracking table lies in the event store schema. Installing twice does nothing, installing over an older
+store upgrades it in place, and two processes that install at once take turns. The questions write nothing and may be asked before there is a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import sequent_py
+from sequent_py.errors import SchemaMigrationError
+from sequent_py.schema_migrations.connections import Database, connect, scope
+from sequent_py.schema_migrations.errors import MissingMigrationFiles
+from sequent_py.schema_migrations.files import list_files
+from sequent_py.schema_migrations.integer import IntegerMigrator
+from sequent_py.schema_migrations.sql_log import SqlLog
+from sequent_py.schema_migrations.tracking import VersionTable
+
+LOCK_WAIT_SECONDS = 60.0
+"""How long to wait for another process that is installing: longer than any installation takes."""
+
+
+def event_store_migrations() -> Path:
+    """Return the directory of the package's migrations: in a wheel within the package, in a checkout beside it."""
+    package = Path(sequent_py.__path__[0])
+    packaged = package / "_migrations"
+    return packaged if packaged.is_dir() else package.parent / "migrations"
+
+
+def install_event_store(database: Database, schema: str, *, log: SqlLog | None = None) -> list[str]:
+    """Create the event store in ``schema``, or bring an older one up to date; return the names of the migrations applied.
+
+    Idempotent. The schema is created if it is missing. A connection that is in a transaction is used as it is, and the caller commits.
+
+    Raises
+    ------
+    SchemaMigrationError
+        The store was made by a newer version of this library.
+    """
+    migrator = IntegerMigrator(
+        database,
+        event_store_migrations(),
+        schema=schema,
+        search_path=(schema, "pg_catalog"),
+        create_schema=True,
+        lock_key=_lock_key(schema),
+        lock_wait_seconds=LOCK_WAIT_SECONDS,
+        log=log,
+    )
+    try:
+        return [step.file.name for step in migrator.migrate().steps]
+    except MissingMigrationFiles as error:
+        raise SchemaMigrationError(
+            f"The event store in schema {schema!r} was made by a newer version of sequent-py: {error.message}",
+            remedy="Upgrade sequent-py.",
+        ) from error
+
+
+def event_store_version(database: Database, schema: str) -> int | None:
+    """Return the version of the event store in ``schema``; None where there is none. Writes nothing."""
+    with connect(database) as connection, scope(connection, transactional=True):
+        return VersionTable(schema=schema).read(connection) or None
+
+
+def latest_event_store_version() -> int:
+    """Return the version that this library installs."""
+    return max((file.version for file in list_files(event_store_migrations())), default=0)
+
+
+def is_installed(database: Database, schema: str) -> bool:
+    """Whether ``schema`` holds an event store that this library can use as it is. Writes nothing.
+
+    False before the installation, and for an older store that has to be upgraded.
+    """
+    return event_store_version(database, schema) == latest_event_store_version()
+
+
+def _lock_key(schema: str) -> int:
+    digest = hashlib.blake2b(schema.encode(), digest_size=8, person=b"sequent-install"[:16]).digest()
+    return int.from_bytes(digest, "big", signed=True)

@@ -1,0 +1,174 @@
+"""What the objects of a managed table are called: while it is built or retired, and while it serves.
+
+A :class:`TableBlueprint` is written when the table is built and stays with it for life. Auto-generated names cannot be derived from each
+other (``account_records_3_pkey`` and ``account_records_pkey``, and anything that PostgreSQL shortened), so the names of two runs of the
+same file are paired by the order in which the objects came into being, and the pairing is proved by renaming, never by text. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from sequent_py.errors import DefinitionError, PlanChanged
+
+RELATION_KINDS = frozenset(
+    {"table", "index", "key", "sequence", "view", "materialized view", "composite type", "foreign table"}
+)
+"""Kinds that share one namespace in a schema. A key is a primary key, unique or exclusion constraint: it has its index's name."""
+ON_TABLE_KINDS = frozenset({"key", "constraint", "trigger", "policy", "rule"})
+"""Kinds that are renamed by way of their table."""
+SHARABLE_KINDS = frozenset({"function", "type", "domain"})
+"""Kinds that a table file may leave without a suffix, to be shared by all generations."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectName:
+    """One object of a managed table."""
+
+    kind: str
+    name: str
+    """Its name while the table does not serve."""
+    plain: str
+    """Its name while the table serves."""
+    table: str
+    """The plain name of the table that it is on; empty for what stands by itself."""
+    source: str | None = None
+    """The body of a function that names suffixed objects in its text; None for all others."""
+    plain_source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendedConstraint:
+    """A foreign key that a retired table gave up, because its old rows would keep others from being deleted."""
+
+    name: str
+    """Its plain name."""
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableBlueprint:
+    """A managed table and everything that its files created."""
+
+    table: str
+    """The plain name."""
+    physical_name: str
+    """The name as of now."""
+    names: tuple[ObjectName, ...]
+    """In order of creation, the table itself included."""
+    fingerprint: str = ""
+    """Of the definitions under plain names, as a fresh run of the files gives them."""
+    as_built: Mapping[str, Any] = field(default_factory=dict)
+    """The properties (owner, grants, comments…) that the files gave it; what the live table has beyond them was done by hand."""
+    suspended: tuple[SuspendedConstraint, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the blueprint as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TableBlueprint:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        PlanChanged
+            It was written by a release whose blueprints look different.
+        """
+        try:
+            values = dict(document)
+            values["names"] = tuple(ObjectName(**item) for item in values["names"])
+            values["suspended"] = tuple(SuspendedConstraint(**item) for item in values["suspended"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise PlanChanged(
+                f"The recorded names of a table cannot be read by this release: {error}.",
+                remedy="Use the release that recorded them.",
+            ) from error
+
+    def named(self, own_names: Mapping[tuple[str, str, str], str], physical_name: str) -> TableBlueprint:
+        """Return a copy whose objects have other names of their own, keyed by (kind, table, plain)."""
+        names = tuple(
+            replace(item, name=own_names.get((item.kind, item.table, item.plain), item.name)) for item in self.names
+        )
+        return replace(self, names=names, physical_name=physical_name)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogObject:
+    """An object as the system catalogs have it."""
+
+    kind: str
+    oid: int
+    name: str
+    table: str
+    """The current name of the table that it is on; empty for what stands by itself."""
+    detail: str = ""
+    """A finer kind where objects of one kind must not be taken for each other: the constraint's type."""
+    source: str | None = None
+    """A function's body."""
+
+
+Pair = tuple[CatalogObject, CatalogObject]
+
+
+def pair(plain: Sequence[CatalogObject], suffixed: Sequence[CatalogObject], describe: str) -> list[Pair]:
+    """Pair the objects of two runs of the same files, each in order of creation.
+
+    Raises
+    ------
+    DefinitionError
+        The runs created different things; says which.
+    """
+    pairs: list[Pair] = []
+    for standing in (True, False):
+        names = {right.name: left.name for left, right in pairs}
+        lefts = _grouped(plain, standing, lambda name: name)
+        rights = _grouped(suffixed, standing, lambda name, names=names: names.get(name, name))
+        for key in dict.fromkeys((*lefts, *rights)):
+            left, right = lefts.get(key, []), rights.get(key, [])
+            if len(left) != len(right):
+                raise DefinitionError(_difference(describe, key[0], left, right))
+            pairs += zip(left, right, strict=True)
+    return pairs
+
+
+def object_names(pairs: Iterable[Pair]) -> tuple[ObjectName, ...]:
+    """Return what a blueprint records of paired objects."""
+    return tuple(
+        ObjectName(
+            kind=left.kind,
+            name=right.name,
+            plain=left.name,
+            table=left.table,
+            source=right.source if right.source != left.source else None,
+            plain_source=left.source if right.source != left.source else None,
+        )
+        for left, right in pairs
+    )
+
+
+_Key = tuple[str, str, str]
+
+
+def _grouped(
+    objects: Sequence[CatalogObject], standing: bool, plain_table: Callable[[str], str]
+) -> dict[_Key, list[CatalogObject]]:
+    """Group what may be taken for each other; tables and their like first, because the others are told apart by them."""
+    groups: dict[_Key, list[CatalogObject]] = {}
+    for item in sorted(objects, key=lambda item: item.oid):
+        if (item.table == "") is standing:
+            groups.setdefault((item.kind, item.detail, plain_table(item.table)), []).append(item)
+    return groups
+
+
+def _difference(describe: str, kind: str, left: Sequence[CatalogObject], right: Sequence[CatalogObject]) -> str:
+    def listed(items: Sequence[CatalogObject]) -> str:
+        return ", ".join(item.name for item in items) or "none"
+
+    return (
+        f"{describe} creates {len(left)} of kind {kind} without a suffix ({listed(left)}) "
+        f"and {len(right)} with one ({listed(right)})."
+    )

@@ -1,0 +1,231 @@
+"""What every command of a view migration works with: names, code, and the owners of the tables. Opens connections, holds none."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from sequent_py import database
+from sequent_py.config import Config
+from sequent_py.errors import DefinitionError, ForeignTransactionIds, StoreNotInstalled
+from sequent_py.events import EventTypes, aliases_of, event_type_of
+from sequent_py.gate import Gate
+from sequent_py.persistors.tables import TableShape, read_table_shape
+from sequent_py.projectors import Projector, projector_definition
+from sequent_py.records import Record, record_shape
+from sequent_py.replay import fence
+from sequent_py.replay.ledger import Connection, Ledger
+from sequent_py.replay.worker import ReplayTask
+from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
+from sequent_py.store import foreign_transaction_ids
+from sequent_py.view_schema import table_files
+from sequent_py.view_schema.blueprints import TableBlueprint
+from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
+from sequent_py.view_schema.plans import Plan, ResolvedPlan
+from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
+
+
+@dataclass(frozen=True)
+class Context:
+    """One application's view schema."""
+
+    config: Config
+    database_url: str
+    migrations: type[Migrations]
+    event_types: EventTypes
+    sys_path: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> str:
+        """The event store's schema."""
+        return self.config.event_store_schema
+
+    @property
+    def definition(self) -> MigrationsDefinition:
+        """The checked declaration."""
+        return definition(self.migrations)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The replay ledger."""
+        return Ledger(self.schema)
+
+    @property
+    def gate(self) -> Gate:
+        """The gate."""
+        return Gate(self.schema)
+
+    @property
+    def versions(self) -> Versions:
+        """The bookkeeping of migrations and tables."""
+        return Versions(self.schema)
+
+    def connect(self, purpose: str) -> Connection:
+        """Open an autocommit connection whose name says what it is for."""
+        return database.connect(
+            self.database_url, application_name=f"sequent {purpose} ({socket.gethostname()}:{os.getpid()})"
+        )
+
+    @contextmanager
+    def reading(self, purpose: str) -> Iterator[Connection]:
+        """Open a connection that cannot write; for commands that only report."""
+        with database.closing(self.connect(purpose)) as (connection,):
+            connection.execute("SET default_transaction_read_only = on")
+            yield connection
+
+    @contextmanager
+    def coordinating(self, command: str) -> Iterator[Connection]:
+        """Open the coordinator's connection; it holds the migration lock until the end.
+
+        Raises
+        ------
+        StoreNotInstalled
+            ``sequent init`` has not been run, or the store is older than this library.
+        ConcurrentMigration
+            Another process holds the lock; nothing was changed.
+        ForeignTransactionIds
+            The store came from another cluster.
+        """
+        with database.closing(self.connect(f"migrate {command}")) as (connection,):
+            self.require_installed(connection)
+            # A coordinator whose process died in mid-statement must not keep its lock until that statement ends.
+            connection.execute("SET client_connection_check_interval = '1s'")
+            fence.become_coordinator(connection, self.schema)
+            self._require_own_transaction_ids(connection)
+            yield connection
+
+    def require_installed(self, connection: Connection) -> None:
+        """Refuse a store that is missing or older than this library.
+
+        Raises
+        ------
+        StoreNotInstalled
+            With what to run.
+        """
+        version = event_store_version(connection, self.schema)
+        if version is None:
+            raise StoreNotInstalled(self.schema)
+        if version < latest_event_store_version():
+            raise StoreNotInstalled(
+                self.schema, f"is at version {version}, this library needs {latest_event_store_version()}"
+            )
+
+    def is_installed(self, connection: Connection) -> bool:
+        """Whether the store is there and new enough; writes nothing."""
+        version = event_store_version(connection, self.schema)
+        return version is not None and version >= latest_event_store_version()
+
+    def _require_own_transaction_ids(self, connection: Connection) -> None:
+        newest = foreign_transaction_ids(connection, self.schema)
+        if newest is not None:
+            raise ForeignTransactionIds(
+                f"Event rows carry transaction ids up to {newest}, which lie in this server's future: the store was restored from"
+                " another cluster, and snapshot windows would be wrong.",
+                remedy="With all writers stopped, run as the owner of the tables: "
+                + sql.SQL(
+                    "ALTER TABLE {0} DISABLE TRIGGER USER; UPDATE {0} SET xact_id = '3'; ALTER TABLE {0} ENABLE TRIGGER USER;"
+                )
+                .format(sql.Identifier(self.schema, "events"))
+                .as_string(connection),
+            )
+
+    def table_files(self, resolved: ResolvedPlan) -> list[tuple[type[Record], table_files.TableFiles]]:
+        """Read the table files of a plan's replays."""
+        return [
+            (
+                resolved.records[step.table_name],
+                table_files.read_table_files(self.config.sql_path, step.table_name),
+            )
+            for step in resolved.plan.replays
+        ]
+
+    def alter_scripts(self, resolved: ResolvedPlan) -> list[AlterScript]:
+        """Read the alter files of a plan."""
+        return [
+            AlterScript(
+                record_shape(resolved.records[step.table_name]),
+                step.version,
+                table_files.read_alter_file(self.config.sql_path, step.table_name, step.version),
+            )
+            for step in resolved.plan.alters
+        ]
+
+    def fingerprint(self, plan: Plan) -> str:
+        """Return a digest of every file that the plan uses."""
+        return table_files.plan_fingerprint(self.config.sql_path, plan)
+
+    def task(self, migration: ViewMigration, plan: Plan, *, epoch: int) -> ReplayTask:
+        """Describe a migration's replay to workers.
+
+        Raises
+        ------
+        DefinitionError
+            The migrations class cannot be imported by name, which worker processes need.
+        """
+        return ReplayTask(
+            database_url=self.database_url,
+            event_store_schema=self.schema,
+            view_schema=self.config.view_schema,
+            migrations_class=f"{self.migrations.__module__}:{self.migrations.__qualname__}",
+            sys_path=self.sys_path,
+            migration_id=migration.id,
+            epoch=epoch,
+            projectors=plan.projectors,
+            physical_tables={step.table_name: step.shadow_name for step in plan.replays},
+            max_rows_in_memory=self.config.max_rows_in_memory,
+        )
+
+    def require_importable(self) -> None:
+        """Refuse a migrations class that worker processes could not import.
+
+        Raises
+        ------
+        DefinitionError
+            It is defined inside a function, or in the script that is being run.
+        """
+        if "<locals>" in self.migrations.__qualname__ or self.migrations.__module__ == "__main__":
+            raise DefinitionError(
+                f"{self.migrations.__qualname__} cannot be imported by worker processes.",
+                remedy="Define it at the top level of a module, or replay in this process: workers=0.",
+            )
+
+    def shadow_tables(self, connection: Connection, resolved: ResolvedPlan) -> dict[type[Record], TableShape]:
+        """Read the shapes of a plan's shadow tables."""
+        return {
+            resolved.records[step.table_name]: read_table_shape(
+                connection, record_shape(resolved.records[step.table_name]), self.config.view_schema, step.shadow_name
+            )
+            for step in resolved.plan.replays
+        }
+
+
+def replayed_projectors(resolved: ResolvedPlan) -> list[type[Projector]]:
+    """Return the projector classes of a plan."""
+    return [item.projector for item in resolved.projectors]
+
+
+def replayed_event_names(resolved: ResolvedPlan) -> tuple[str, ...]:
+    """Return the stored names, aliases included, of every event type that the plan's projectors handle."""
+    classes = [cls for item in resolved.projectors for cls in projector_definition(item.projector).event_classes]
+    return tuple(dict.fromkeys(name for cls in classes for name in (event_type_of(cls), *aliases_of(cls))))
+
+
+def live_blueprints(context: Context, connection: Connection) -> dict[str, TableBlueprint]:
+    """Return what a swap renames along with each live table, by plain name."""
+    return {
+        table.table_name: TableBlueprint.from_json(table.names)
+        for table in context.versions.tables(connection, TableRole.LIVE)
+    }
+
+
+def shadow_blueprints(context: Context, connection: Connection, migration_id: int) -> dict[str, TableBlueprint]:
+    """Return what a swap renames along with each shadow table of a migration, by plain name."""
+    return {
+        table.table_name: TableBlueprint.from_json(table.names)
+        for table in context.versions.shadows(connection, migration_id)
+    }

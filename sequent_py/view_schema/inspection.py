@@ -1,0 +1,178 @@
+"""What can be said of a view schema without changing it: plan, status, check.
+
+Everything here runs on a read-only connection, takes no lock that a backup could block, and answers on a database where nothing has been
+installed yet.
+"""
+
+from __future__ import annotations
+
+from sequent_py.errors import SequentError
+from sequent_py.progress import ReplayProgress
+from sequent_py.replay import fence
+from sequent_py.replay.estimate import estimate_history
+from sequent_py.replay.ledger import Connection
+from sequent_py.store import current_snapshot, stored_event_types
+from sequent_py.view_schema import dependents, table_files
+from sequent_py.view_schema.context import Context, replayed_event_names
+from sequent_py.view_schema.passes import pending_events
+from sequent_py.view_schema.planner import plan as make_plan
+from sequent_py.view_schema.plans import Plan, resolve
+from sequent_py.view_schema.reports import CheckReport, MigrationReport, PlanReport, StatusReport
+from sequent_py.view_schema.states import next_commands, settled
+from sequent_py.view_schema.versions import ViewMigration
+
+
+def current_plan(context: Context, connection: Connection) -> Plan:
+    """Plan the way from the live version to the code's.
+
+    Raises
+    ------
+    DefinitionError, InvalidTransition
+        As the planner does.
+    """
+    installed = context.is_installed(connection)
+    return make_plan(
+        context.definition,
+        current_version=context.gate.read(connection).live_version if installed else 0,
+        live=context.versions.live_tables(connection) if installed else {},
+        available_alter_files=table_files.alter_files(context.config.sql_path),
+    )
+
+
+def report_plan(context: Context) -> PlanReport:
+    """Plan, check that the files are there and nothing depends on the tables, and size the replay.
+
+    Raises
+    ------
+    DefinitionError, TableFileError, InvalidTransition, DependentObjects
+        Why the migration could not work.
+    """
+    with context.reading("migrate plan") as connection:
+        plan = current_plan(context, connection)
+        resolved = resolve(plan, context.definition)
+        context.table_files(resolved)
+        context.alter_scripts(resolved)
+        warnings = (*plan.warnings, *dependents.check(connection, context.config.view_schema, plan))
+        events, is_exact = 0, True
+        if plan.replays and context.is_installed(connection):
+            stored = stored_event_types(connection, context.schema)
+            ids = [stored[name] for name in replayed_event_names(resolved) if name in stored]
+            samples, is_exact = estimate_history(
+                connection, context.schema, until=current_snapshot(connection), event_type_ids=ids
+            )
+            events = sum(sample.estimated_events for sample in samples.values())
+        return PlanReport(plan, events, is_exact, tuple(warnings))
+
+
+def report_status(context: Context, code_version: int | None) -> StatusReport:
+    """Say where the view schema stands, who is at work, and what to run next."""
+    with context.reading("migrate status") as connection:
+        if not context.is_installed(connection):
+            return StatusReport(
+                installed=False,
+                code_version=code_version,
+                live_version=0,
+                migration=None,
+                state=None,
+                holder=None,
+                replay=None,
+                passes=0,
+                pending_events=None,
+                gate=None,
+                retired_tables=(),
+                next_commands=("sequent init",),
+            )
+        gate = context.gate.read(connection)
+        migration = context.versions.current(connection)
+        holder = fence.coordinator(connection, context.schema)
+        state = settled(migration.state, is_held=holder is not None) if migration else None
+        retired = tuple(table.physical_name for table in context.versions.retired(connection))
+        replay, passes = _replay_progress(context, connection, migration)
+        is_pending = code_version is not None and code_version > gate.live_version
+        return StatusReport(
+            installed=True,
+            code_version=code_version,
+            live_version=gate.live_version,
+            migration=_migration_report(migration),
+            state=state.value if state else None,
+            holder=holder,
+            replay=replay,
+            passes=passes,
+            pending_events=_pending(context, connection, migration),
+            gate=gate,
+            retired_tables=retired,
+            next_commands=tuple(
+                next_commands(state, bool(retired), is_pending=is_pending, is_held=holder is not None)
+            ),
+        )
+
+
+def report_check(context: Context) -> CheckReport:
+    """Say whether code and database fit: versions, tables, files."""
+    code_version = context.definition.version
+    with context.reading("migrate check") as connection:
+        if not context.is_installed(connection):
+            return CheckReport(
+                code_version, 0, ("The event store is not installed, or older than this library.",)
+            )
+        live_version = context.gate.read(connection).live_version
+        problems: list[str] = []
+        if live_version != code_version:
+            problems.append(f"The code is at version {code_version}, the database at {live_version}.")
+        try:
+            plan = current_plan(context, connection)
+            resolved = resolve(plan, context.definition)
+            context.table_files(resolved)
+        except SequentError as error:
+            problems.append(str(error))
+        problems += dependents.missing_tables(
+            connection, context.config.view_schema, sorted(context.versions.live_tables(connection))
+        )
+        return CheckReport(code_version, live_version, tuple(problems))
+
+
+def _migration_report(migration: ViewMigration | None) -> MigrationReport | None:
+    if migration is None:
+        return None
+    return MigrationReport(
+        id=migration.id,
+        from_version=migration.from_version,
+        target_version=migration.target_version,
+        state=migration.state.value,
+        started_at=migration.started_at,
+        finished_at=migration.finished_at,
+        error=migration.error,
+    )
+
+
+def _replay_progress(
+    context: Context, connection: Connection, migration: ViewMigration | None
+) -> tuple[ReplayProgress | None, int]:
+    if migration is None:
+        return None, 0
+    last = context.ledger.latest_pass(connection, migration.id)
+    if last is None:
+        return None, 0
+    done = context.ledger.progress(connection, migration.id, last.number)
+    seen = ReplayProgress(
+        events_done=done.events_done,
+        events_total=last.estimated_events,
+        groups_done=done.groups_done,
+        groups_total=done.groups_total,
+        workers=fence.worker_count(connection, context.schema),
+        seconds=done.seconds_elapsed,
+        is_exact=last.is_exact,
+    )
+    return seen, last.number + 1
+
+
+def _pending(context: Context, connection: Connection, migration: ViewMigration | None) -> int | None:
+    """Count what no pass covers, for the types that the migration's projectors handle; None when that cannot be asked."""
+    if migration is None or migration.state.is_finished:
+        return None
+    last = context.ledger.latest_pass(connection, migration.id)
+    if last is None:
+        return None
+    stored = stored_event_types(connection, context.schema)
+    ids = [stored[name] for name in migration.plan.event_types if name in stored]
+    return pending_events(context, connection, since=last.until, event_type_ids=ids)

@@ -1,0 +1,329 @@
+"""``offline``: finish the replay and swap the tables, with the gate closed to writers.
+
+1. with the gate open: catch up until little is left, and compare a sample of aggregates with a fresh fold;
+2. close the gate, drain writers in flight;
+3. replay the last window, check row counts and the aggregates of that window;
+4. one transaction: swap, alters, version, state, gate; short lock timeout, retried within a budget.
+
+Until that transaction commits the old tables serve. Whatever fails before it reopens the gate and leaves ``online_done`` with all of its
+work; a process that dies reopens the gate by dying, because the gate is closed only while the migration lock is held.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import errors as pg
+
+from sequent_py import database
+from sequent_py.errors import InvalidTransition, SwapLockTimeout
+from sequent_py.progress import Progress
+from sequent_py.replay.ledger import Connection
+from sequent_py.store import stored_event_types
+from sequent_py.verification import Verification
+from sequent_py.view_schema import dependents, swap
+from sequent_py.view_schema.context import (
+    Context,
+    live_blueprints,
+    replayed_projectors,
+    shadow_blueprints,
+)
+from sequent_py.view_schema.inspection import current_plan
+from sequent_py.view_schema.online import resume
+from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
+from sequent_py.view_schema.reports import OfflineReport
+from sequent_py.view_schema.states import Command, MigrationState
+from sequent_py.view_schema.versions import ViewMigration
+
+SMALL_WINDOW_EVENTS = 1_000
+"""Catching up with the gate open stops below this: the rest takes some tens of milliseconds."""
+MOST_CATCH_UP_PASSES = 5
+"""Where writers are faster than the replay, more passes would not help."""
+WINDOW_SAMPLE = 20
+"""Aggregates of the last window that are compared while the gate is closed: each costs a few milliseconds of it."""
+FIRST_BACKOFF_SECONDS = 0.05
+LONGEST_BACKOFF_SECONDS = 2.0
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds per named step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, progress: Progress) -> Iterator[None]:
+        progress.step(name)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def run_offline(
+    context: Context,
+    *,
+    workers: int,
+    group_target_events: int,
+    drain_timeout_seconds: float,
+    lock_budget_seconds: float,
+    verify_sample: int,
+    progress: Progress,
+) -> OfflineReport:
+    """Promote the shadow tables of the unfinished migration.
+
+    Raises
+    ------
+    MigrationNotStarted, InvalidTransition, PlanChanged, ConcurrentMigration
+        Nothing was changed.
+    DrainTimeout, VerificationFailed, SwapLockTimeout, ProjectionFailed, InvalidPayload
+        The old tables serve, the gate is as it was found, the work is kept.
+    """
+    started = time.monotonic()
+    with context.coordinating("offline") as connection:
+        plan = current_plan(context, connection)
+        if plan.is_noop:
+            return _noop(plan)
+        resolved = resolve(plan, context.definition)
+        migration = resume(context, connection, plan, Command.OFFLINE)
+        assert migration is not None, "require() refuses offline when nothing is unfinished"
+        watch = _Stopwatch()
+        passes = Passes(
+            context,
+            connection,
+            migration,
+            resolved,
+            workers=workers,
+            group_target_events=group_target_events,
+            progress=progress,
+        )
+        passes.take_over()
+        with watch.step("checking", progress):
+            warnings = _prove_swap(context, connection, plan)
+        cut_over = _CutOver(context, connection, migration, resolved, passes, watch, progress)
+        cut_over.approach(verify_sample)
+        closed_at = time.monotonic()
+        with cut_over.gate_closed(drain_timeout_seconds):
+            cut_over.finish_replay(verify_sample)
+            result = cut_over.promote(lock_budget_seconds, closed_at)
+        return OfflineReport(
+            migration_id=migration.id,
+            from_version=plan.from_version,
+            target_version=plan.target_version,
+            is_noop=False,
+            catch_up_events=cut_over.catch_up_events,
+            window_events=cut_over.window_events,
+            verified_aggregates=cut_over.verified,
+            rows=cut_over.rows,
+            retired_tables=tuple(result.retired),
+            seconds=time.monotonic() - started,
+            closed_seconds=time.monotonic() - closed_at,
+            step_seconds=watch.seconds,
+            warnings=(*warnings, *result.warnings),
+        )
+
+
+def _prove_swap(context: Context, connection: Connection, plan: Plan) -> tuple[str, ...]:
+    """Check again, at the door, what can have changed since ``online``: dependents and names."""
+    warnings = dependents.check(connection, context.config.view_schema, plan)
+    swap.check_retired_names(
+        connection, view_schema=context.config.view_schema, plan=plan, live=live_blueprints(context, connection)
+    )
+    return warnings
+
+
+class _CutOver:
+    """The part of ``offline`` that the gate's closing divides."""
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        migration: ViewMigration,
+        resolved: ResolvedPlan,
+        passes: Passes,
+        watch: _Stopwatch,
+        progress: Progress,
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._migration = migration
+        self._resolved = resolved
+        self._passes = passes
+        self._watch = watch
+        self._progress = progress
+        self.catch_up_events = 0
+        self.window_events = 0
+        self.verified = 0
+        self.rows: dict[str, int] = {}
+
+    def approach(self, verify_sample: int) -> None:
+        """Do with the gate open whatever can be done with the gate open."""
+        if not self._resolved.plan.replays:
+            return
+        with self._watch.step("catching up", self._progress):
+            self.catch_up_events = self._passes.finish()
+            for _ in range(MOST_CATCH_UP_PASSES):
+                if self._passes.pending_events() <= SMALL_WINDOW_EVENTS:
+                    break
+                self.catch_up_events += self._passes.catch_up()
+        with self._watch.step("verifying", self._progress):
+            last = self._passes.last()
+            self._verify(until=last.until, since=None, size=verify_sample)
+
+    @contextmanager
+    def gate_closed(self, drain_timeout_seconds: float) -> Iterator[None]:
+        """Close the gate and drain it; whatever fails inside reopens it and leaves ``online_done``."""
+        gate, versions = self._context.gate, self._context.versions
+        with self._connection.transaction():
+            versions.transition(
+                self._connection,
+                self._migration.id,
+                (MigrationState.ONLINE_DONE,),
+                MigrationState.OFFLINE_RUNNING,
+            )
+            gate.close_for_migration(self._connection, self._migration.id)
+        try:
+            with self._watch.step("draining writers", self._progress):
+                gate.drain(self._connection, drain_timeout_seconds)
+            yield
+        except BaseException as error:
+            self._reopen(error)
+            raise
+
+    def _reopen(self, error: BaseException) -> None:
+        """Go back to ``online_done``; where the connection is lost the gate is open already, for the lock died with it."""
+        try:
+            with self._connection.transaction():
+                self._context.gate.reopen(self._connection)
+                self._context.versions.transition(
+                    self._connection,
+                    self._migration.id,
+                    (MigrationState.OFFLINE_RUNNING,),
+                    MigrationState.ONLINE_DONE,
+                    error=str(error) or type(error).__name__,
+                )
+        except (psycopg.Error, InvalidTransition):
+            self._progress.note("The state could not be written back; the next command settles it.")
+
+    def finish_replay(self, verify_sample: int) -> None:
+        """Replay the last window and check it; nobody writes meanwhile."""
+        if not self._resolved.plan.replays:
+            return
+        with self._watch.step("replaying the last window", self._progress):
+            before = self._passes.last()
+            self.window_events = self._passes.catch_up()
+        with self._watch.step("checking the last window", self._progress):
+            last = self._passes.last()
+            self._verify(until=last.until, since=before.until, size=min(verify_sample, WINDOW_SAMPLE))
+            self.rows = self._verification().check_counts(
+                self._connection, self._context.ledger.row_counts(self._connection, self._migration.id)
+            )
+
+    def _verification(self) -> Verification:
+        return Verification(
+            event_store_schema=self._context.schema,
+            projectors=replayed_projectors(self._resolved),
+            tables=self._context.shadow_tables(self._connection, self._resolved),
+            event_types=self._context.event_types,
+            stored_types=stored_event_types(self._connection, self._context.schema),
+        )
+
+    def _verify(self, *, until: str, since: str | None, size: int) -> None:
+        if size == 0 or (since is not None and self.window_events == 0):
+            return
+        verification = self._verification()
+        aggregates = verification.sample(self._connection, until=until, size=size, since=since)
+        with database.closing(self._context.connect("verifying")) as (reader,):
+            self.verified += verification.check_aggregates(
+                self._connection, reader, aggregates, until=until
+            )
+
+    def promote(self, lock_budget_seconds: float, closed_at: float) -> swap.SwapResult:
+        """Swap in one transaction; a try that does not get its locks in time is rolled back and repeated."""
+        deadline = time.monotonic() + lock_budget_seconds
+        backoff = FIRST_BACKOFF_SECONDS
+        with self._watch.step("swapping", self._progress):
+            while True:
+                try:
+                    return self._promote_once(closed_at)
+                except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+                    if time.monotonic() + backoff > deadline:
+                        raise SwapLockTimeout(
+                            f"The tables could not be locked within {lock_budget_seconds:g} s: {self._blockers()}.",
+                            remedy="End those transactions, or give --lock-budget; then: sequent migrate offline",
+                        ) from error
+                    self._progress.note(f"Waiting for the tables' locks: {self._blockers()}.")
+                    # Readers that queued behind the try go first; jitter keeps two such tools from meeting for ever.
+                    time.sleep(backoff * random.uniform(0.5, 1.5))
+                    backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+
+    def _promote_once(self, closed_at: float) -> swap.SwapResult:
+        context, connection, plan = self._context, self._connection, self._resolved.plan
+        with connection.transaction():
+            connection.execute(
+                "SELECT set_config('lock_timeout', %s, true)",
+                (f"{round(context.config.lock_timeout_seconds * 1000)}ms",),
+            )
+            result = swap.swap(
+                connection,
+                view_schema=context.config.view_schema,
+                plan=plan,
+                shadows=shadow_blueprints(context, connection, self._migration.id),
+                live=live_blueprints(context, connection),
+                alters=context.alter_scripts(self._resolved),
+            )
+            context.versions.promote(connection, self._migration.id, plan)
+            for blueprint in (*result.live, *result.retired_blueprints):
+                context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
+            context.gate.set_live_version(connection, plan.target_version)
+            context.gate.reopen(connection)
+            context.versions.transition(
+                connection, self._migration.id, (MigrationState.OFFLINE_RUNNING,), MigrationState.LIVE
+            )
+            context.versions.record_stall(
+                connection, self._migration.id, (time.monotonic() - closed_at) * 1000
+            )
+        return result
+
+    def _blockers(self) -> str:
+        """Name the sessions that hold locks on the tables to be swapped."""
+        plan = self._resolved.plan
+        tables = [step.table_name for step in (*plan.replays, *plan.alters)]
+        tables += [step.shadow_name for step in plan.replays]
+        rows = self._connection.execute(
+            "SELECT DISTINCT a.pid, a.usename, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 60)"
+            " FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " JOIN pg_stat_activity a ON a.pid = l.pid"
+            " WHERE l.granted AND n.nspname = %s AND c.relname = ANY(%s) AND l.pid <> pg_backend_pid()",
+            (self._context.config.view_schema, tables),
+        ).fetchall()
+        if not rows:
+            return "the holder is gone"
+        return "; ".join(
+            f"backend {pid} ({user}, {application or 'unnamed'}, transaction open for {seconds} s: {query})"
+            for pid, user, application, seconds, query in rows
+        )
+
+
+def _noop(plan: Plan) -> OfflineReport:
+    return OfflineReport(
+        migration_id=None,
+        from_version=plan.from_version,
+        target_version=plan.target_version,
+        is_noop=True,
+        catch_up_events=0,
+        window_events=0,
+        verified_aggregates=0,
+        rows={},
+        retired_tables=(),
+        seconds=0.0,
+        closed_seconds=0.0,
+    )

@@ -1,0 +1,226 @@
+"""``online``: build the shadow tables beside the live ones, while the application goes on.
+
+Steps, each of which may be the last that this process lives to see; the same command goes on from there:
+
+1. plan, and prove the table files in a transaction that is rolled back: nothing has been written when anything is wrong;
+2. one transaction: the migration's row and its empty shadow tables, recorded by name;
+3. the first pass: snapshot, groups, workers (:mod:`sequent_py.replay`);
+4. indexes, table by table, each with its mark in one transaction; ANALYZE;
+5. ``online_done``.
+
+Run again in ``online_done`` it replays one more window, so that less is left for the cut-over. The application notices nothing: no lock
+that writers or readers of the live tables could wait for is ever taken.
+"""
+
+from __future__ import annotations
+
+import time
+
+from sequent_py.errors import InvalidTransition, PlanChanged
+from sequent_py.progress import Progress
+from sequent_py.records import record_shape
+from sequent_py.replay.ledger import Connection
+from sequent_py.view_schema import dependents, executor, swap
+from sequent_py.view_schema.context import Context, live_blueprints
+from sequent_py.view_schema.inspection import current_plan
+from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
+from sequent_py.view_schema.reports import OnlineReport
+from sequent_py.view_schema.states import Command, MigrationState, require, settled
+from sequent_py.view_schema.versions import ViewMigration
+
+
+def run_online(
+    context: Context, *, workers: int, group_target_events: int, progress: Progress
+) -> OnlineReport:
+    """Begin, go on with, or catch up the migration to the code's version.
+
+    Raises
+    ------
+    ConcurrentMigration, DefinitionError, TableFileError, DependentObjects, PlanChanged
+        Nothing was changed.
+    ProjectionFailed, InvalidPayload, WorkerFailed
+        Finished groups are kept.
+    """
+    started = time.monotonic()
+    if workers > 0:
+        context.require_importable()
+    with context.coordinating("online") as connection:
+        progress.step("planning")
+        plan = current_plan(context, connection)
+        if plan.is_noop:
+            return _noop(plan)
+        resolved = resolve(plan, context.definition)
+        migration, is_resumed, warnings = _begin_or_resume(context, connection, plan, resolved, progress)
+        passes = Passes(
+            context,
+            connection,
+            migration,
+            resolved,
+            workers=workers,
+            group_target_events=group_target_events,
+            progress=progress,
+        )
+        passes.take_over()
+        events = 0
+        if plan.replays:
+            if migration.state is MigrationState.ONLINE_DONE:
+                progress.step("catching up")
+                events = passes.catch_up()
+            else:
+                progress.step("replaying")
+                events = passes.first()
+        if migration.state is not MigrationState.ONLINE_DONE:
+            _index_and_analyse(context, connection, migration, resolved, workers, progress)
+            with connection.transaction():
+                context.versions.transition(
+                    connection, migration.id, (MigrationState.ONLINE_RUNNING,), MigrationState.ONLINE_DONE
+                )
+        return OnlineReport(
+            migration_id=migration.id,
+            from_version=plan.from_version,
+            target_version=plan.target_version,
+            is_noop=False,
+            is_resumed=is_resumed,
+            events=events,
+            groups=_groups(context, connection, migration),
+            seconds=time.monotonic() - started,
+            rows=context.ledger.row_counts(connection, migration.id),
+            warnings=warnings,
+        )
+
+
+def resume(context: Context, connection: Connection, plan: Plan, command: Command) -> ViewMigration | None:
+    """Return the unfinished migration in its settled state, provided that it is the one this code plans; None when there is none.
+
+    Raises
+    ------
+    InvalidTransition
+        It leads to another version.
+    PlanChanged
+        The declaration or a table file changed since it began.
+    """
+    versions = context.versions
+    unfinished = versions.unfinished(connection)
+    if unfinished is None:
+        require(versions.latest_state(connection), command)
+        return None
+    if unfinished.target_version != plan.target_version:
+        raise InvalidTransition(
+            f"A view migration to version {unfinished.target_version} is unfinished ({unfinished.state}); this code plans version"
+            f" {plan.target_version}.",
+            remedy=f"Finish it with the code of version {unfinished.target_version}, or run: sequent migrate abort",
+        )
+    if unfinished.plan != plan or unfinished.files_fingerprint != context.fingerprint(plan):
+        what = "The plan" if unfinished.plan != plan else "A table file"
+        raise PlanChanged(
+            f"{what} for version {plan.target_version} is not what it was when the migration began.",
+            remedy="Restore it, or begin anew: sequent migrate abort, then sequent migrate online",
+        )
+    state = settled(unfinished.state, is_held=False)
+    if state is not unfinished.state:
+        # Its process died during the cut-over; the gate reopened with the death of the lock. Say so in the row as well.
+        assert state is not None
+        with connection.transaction():
+            context.gate.reopen(connection)
+            unfinished = versions.transition(connection, unfinished.id, (unfinished.state,), state)
+    require(unfinished.state, command)
+    return unfinished
+
+
+def _begin_or_resume(
+    context: Context, connection: Connection, plan: Plan, resolved: ResolvedPlan, progress: Progress
+) -> tuple[ViewMigration, bool, tuple[str, ...]]:
+    migration = resume(context, connection, plan, Command.ONLINE)
+    if migration is not None:
+        progress.note(f"Going on with migration {migration.id} ({migration.state}).")
+        return migration, True, ()
+    progress.step("checking the table files")
+    warnings = prove(context, connection, plan, resolved)
+    for warning in warnings:
+        progress.note(warning)
+    progress.step("creating the shadow tables")
+    return _begin(context, connection, plan, resolved), False, warnings
+
+
+def prove(context: Context, connection: Connection, plan: Plan, resolved: ResolvedPlan) -> tuple[str, ...]:
+    """Show that the plan's files work and the swap will be possible, writing nothing; return warnings.
+
+    Raises
+    ------
+    TableFileError, DefinitionError, DependentObjects
+        Why not.
+    """
+    view_schema = context.config.view_schema
+    executor.trial(
+        connection,
+        view_schema=view_schema,
+        replays=[(record_shape(record), files) for record, files in context.table_files(resolved)],
+        alters=context.alter_scripts(resolved),
+        target_version=plan.target_version,
+    )
+    warnings = dependents.check(connection, view_schema, plan)
+    swap.check_retired_names(
+        connection, view_schema=view_schema, plan=plan, live=live_blueprints(context, connection)
+    )
+    return warnings
+
+
+def _begin(context: Context, connection: Connection, plan: Plan, resolved: ResolvedPlan) -> ViewMigration:
+    """Write the migration's row and its empty shadow tables, all or nothing."""
+    with connection.transaction():
+        migration = context.versions.begin(connection, plan, context.fingerprint(plan))
+        blueprints = executor.create_shadow_tables(
+            connection,
+            view_schema=context.config.view_schema,
+            replays=[(record_shape(record), files) for record, files in context.table_files(resolved)],
+            target_version=plan.target_version,
+        )
+        for blueprint in blueprints:
+            context.versions.record_shadow(connection, migration.id, blueprint, plan.target_version)
+    return migration
+
+
+def _index_and_analyse(
+    context: Context,
+    connection: Connection,
+    migration: ViewMigration,
+    resolved: ResolvedPlan,
+    workers: int,
+    progress: Progress,
+) -> None:
+    unindexed = context.versions.unindexed(connection, migration.id)
+    files = [item for item in context.table_files(resolved) if item[1].table in unindexed]
+    if files:
+        progress.step("building indexes")
+        executor.build_indexes(
+            lambda: context.connect("indexing"),
+            view_schema=context.config.view_schema,
+            files=[item[1] for item in files],
+            target_version=resolved.plan.target_version,
+            parallel=max(workers, 1),
+            on_built=lambda built, blueprint: context.versions.mark_indexed(built, migration.id, blueprint),
+        )
+    progress.step("analysing")
+    executor.analyse(
+        connection, context.config.view_schema, [step.shadow_name for step in resolved.plan.replays]
+    )
+
+
+def _groups(context: Context, connection: Connection, migration: ViewMigration) -> int:
+    last = context.ledger.latest_pass(connection, migration.id)
+    return 0 if last is None else context.ledger.progress(connection, migration.id, last.number).groups_total
+
+
+def _noop(plan: Plan) -> OnlineReport:
+    return OnlineReport(
+        migration_id=None,
+        from_version=plan.from_version,
+        target_version=plan.target_version,
+        is_noop=True,
+        is_resumed=False,
+        events=0,
+        groups=0,
+        seconds=0.0,
+        rows={},
+    )

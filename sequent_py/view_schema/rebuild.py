@@ -1,0 +1,156 @@
+"""The view schema of an application, as an object: every command of a view migration is one method."""
+
+from __future__ import annotations
+
+from sequent_py.errors import ConfigurationError
+from sequent_py.progress import SILENT, Progress
+from sequent_py.replay import fence
+from sequent_py.replay.replayer import join_replay
+from sequent_py.view_schema import executor, inspection
+from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.offline import run_offline
+from sequent_py.view_schema.online import run_online
+from sequent_py.view_schema.plans import resolve
+from sequent_py.view_schema.reports import (
+    AbortReport,
+    CheckReport,
+    OfflineReport,
+    OnlineReport,
+    PlanReport,
+    StatusReport,
+)
+from sequent_py.view_schema.states import Command, MigrationState, require, settled
+
+
+class ViewSchema:
+    """Plans and runs view migrations. Holds no connection; several processes may use it at once.
+
+    All methods raise ``DatabaseUnavailable`` when no server answers.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def plan(self) -> PlanReport:
+        """Say what a migration to the code's version would do; writes nothing.
+
+        Raises
+        ------
+        DefinitionError, TableFileError, InvalidTransition, DependentObjects
+            Why it could not work.
+        """
+        return inspection.report_plan(self._context)
+
+    def online(
+        self,
+        *,
+        workers: int | None = None,
+        group_target_events: int | None = None,
+        progress: Progress = SILENT,
+    ) -> OnlineReport:
+        """Build the shadow tables while the application goes on; resumes what an earlier run left.
+
+        ``workers`` 0 replays inside this process. See :mod:`sequent_py.view_schema.online` for guarantees and errors.
+        """
+        config = self._context.config
+        return run_online(
+            self._context,
+            workers=config.workers if workers is None else workers,
+            group_target_events=config.group_target_events
+            if group_target_events is None
+            else group_target_events,
+            progress=progress,
+        )
+
+    def offline(
+        self,
+        *,
+        workers: int | None = None,
+        drain_timeout_seconds: float | None = None,
+        lock_budget_seconds: float | None = None,
+        verify_sample: int | None = None,
+        progress: Progress = SILENT,
+    ) -> OfflineReport:
+        """Close the gate, replay the rest, verify, swap; see :mod:`sequent_py.view_schema.offline` for guarantees and errors."""
+        config = self._context.config
+        return run_offline(
+            self._context,
+            workers=config.workers if workers is None else workers,
+            group_target_events=config.group_target_events,
+            drain_timeout_seconds=config.drain_timeout_seconds
+            if drain_timeout_seconds is None
+            else drain_timeout_seconds,
+            lock_budget_seconds=config.lock_budget_seconds
+            if lock_budget_seconds is None
+            else lock_budget_seconds,
+            verify_sample=config.verify_sample if verify_sample is None else verify_sample,
+            progress=progress,
+        )
+
+    def abort(self) -> AbortReport:
+        """Drop the unfinished migration's shadow tables, by their recorded names, and forget its replay.
+
+        Raises
+        ------
+        InvalidTransition
+            No migration is unfinished.
+        ConcurrentMigration
+            It is being worked on: stop that process first.
+        """
+        context = self._context
+        with context.coordinating("abort") as connection:
+            current = context.versions.current(connection)
+            state = settled(current.state, is_held=False) if current else None
+            require(state, Command.ABORT)
+            assert current is not None
+            fence.evict_workers(connection, context.schema)
+            with connection.transaction():
+                migration = context.versions.settle(connection, current)
+                context.gate.reopen(connection)
+                names = [table.physical_name for table in context.versions.shadows(connection, migration.id)]
+                executor.drop_tables(connection, context.config.view_schema, names)
+                context.versions.forget(connection, names)
+                context.ledger.forget(connection, migration.id)
+                context.versions.transition(
+                    connection, migration.id, (migration.state,), MigrationState.ABORTED
+                )
+            return AbortReport(migration.id, migration.target_version, tuple(names))
+
+    def status(self) -> StatusReport:
+        """Say where the view schema stands and what to run next; writes nothing, works before ``sequent init``."""
+        return inspection.report_status(self._context, self._context.definition.version)
+
+    def check(self) -> CheckReport:
+        """Say whether code and database fit together; writes nothing."""
+        return inspection.report_check(self._context)
+
+    def current_version(self) -> int:
+        """Return the live version; 0 before the first migration and before ``sequent init``."""
+        with self._context.reading("migrate current-version") as connection:
+            if not self._context.is_installed(connection):
+                return 0
+            return self._context.gate.read(connection).live_version
+
+    def work(self, *, progress: Progress = SILENT) -> int:
+        """Join the replay that is running now, from this or any other host; return how many groups this process replayed.
+
+        Raises
+        ------
+        ConfigurationError
+            No replay is running, or this code is not the one that the migration was started with.
+        """
+        context = self._context
+        with context.reading("migrate worker") as connection:
+            context.require_installed(connection)
+            migration = context.versions.unfinished(connection)
+            if migration is None or fence.coordinator(connection, context.schema) is None:
+                raise ConfigurationError(
+                    "No replay is running that a worker could join.", remedy="Start one: sequent migrate online"
+                )
+            resolve(migration.plan, context.definition)
+        progress.step("replaying")
+        return join_replay(
+            context.task(migration, migration.plan, epoch=migration.epoch),
+            context.migrations,
+            context.event_types,
+        )

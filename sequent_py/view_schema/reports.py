@@ -1,0 +1,132 @@
+"""What the commands of a view migration report: frozen values, ready for ``dataclasses.asdict`` and JSON.
+
+Times are UTC datetimes, durations seconds, rates events per second. Nothing here holds a password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sequent_py.gate import GateState
+from sequent_py.progress import ReplayProgress
+from sequent_py.view_schema.plans import Plan
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """The plan with what only the database knows."""
+
+    plan: Plan
+    events: int
+    """Events of the types that the plan's projectors handle (an estimate on large stores)."""
+    is_exact: bool
+    warnings: tuple[str, ...]
+    """What the swap will not carry over, and what is worth knowing; nothing here stops the migration."""
+
+
+@dataclass(frozen=True)
+class MigrationReport:
+    """One view migration as its row shows it."""
+
+    id: int
+    from_version: int
+    target_version: int
+    state: str
+    started_at: datetime
+    finished_at: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """Where the view schema stands, and what to run next."""
+
+    installed: bool
+    """Whether the event store's schema exists; the rest is empty when not."""
+    code_version: int | None
+    live_version: int
+    migration: MigrationReport | None
+    """The unfinished migration, else the latest one, else None."""
+    state: str | None
+    holder: str | None
+    """Who runs it right now (application, process id, host), by the lock that dies with its holder; None when nobody does."""
+    replay: ReplayProgress | None
+    """The latest pass."""
+    passes: int
+    pending_events: int | None
+    """Events visible now that no pass has covered; None when nothing is unfinished."""
+    gate: GateState | None
+    retired_tables: tuple[str, ...]
+    next_commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OnlineReport:
+    """What ``online`` did."""
+
+    migration_id: int | None
+    """None when the code's version was live already."""
+    from_version: int
+    target_version: int
+    is_noop: bool
+    is_resumed: bool
+    """Whether an earlier run's groups were kept."""
+    events: int
+    """Events replayed by this run, earlier runs' groups not counted."""
+    groups: int
+    seconds: float
+    rows: Mapping[str, int]
+    """Rows in each shadow table."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def events_per_second(self) -> float:
+        """Events of this run per second of the whole command."""
+        return self.events / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class OfflineReport:
+    """What ``offline`` did."""
+
+    migration_id: int | None
+    from_version: int
+    target_version: int
+    is_noop: bool
+    catch_up_events: int
+    """Events replayed before the gate closed."""
+    window_events: int
+    """Events replayed while the gate was closed."""
+    verified_aggregates: int
+    rows: Mapping[str, int]
+    retired_tables: tuple[str, ...]
+    seconds: float
+    closed_seconds: float
+    """How long the gate was closed to writers."""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AbortReport:
+    """What ``abort`` removed."""
+
+    migration_id: int
+    target_version: int
+    dropped_tables: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Whether code and database fit together."""
+
+    code_version: int | None
+    live_version: int
+    problems: tuple[str, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """True when there is nothing to migrate and nothing is wrong."""
+        return not self.problems

@@ -1,0 +1,426 @@
+"""The main job on a real server: online and offline, with everything that can happen in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from sequent_py import Sequent
+from sequent_py.errors import (
+    ConcurrentMigration,
+    DrainTimeout,
+    InvalidTransition,
+    MaintenanceModeActive,
+    MigrationNotStarted,
+    PlanChanged,
+    ProjectionFailed,
+    SwapLockTimeout,
+    VerificationFailed,
+    VersionMismatch,
+)
+from shop import (
+    LineAdded,
+    OrderPlaced,
+    Shop1,
+    Shop2,
+    ShopFailing,
+    ShopForgetful,
+    actual_rows,
+    expected_rows,
+    place_orders,
+    shop,
+)
+
+
+@pytest.fixture
+def app(store_database_url: str) -> Iterator[Sequent]:
+    with shop(store_database_url) as app:
+        yield app
+
+
+@pytest.fixture
+def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        yield connection
+
+
+def table_names(connection: psycopg.Connection[Any]) -> set[str]:
+    rows = connection.execute(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'view_schema' AND c.relkind = 'r'"
+    )
+    return {row[0] for row in rows}
+
+
+def migrate(app: Sequent) -> None:
+    app.view_schema.online()
+    app.view_schema.offline()
+
+
+class TestOnline:
+    def test_builds_shadow_tables_beside_nothing_and_leaves_them_unpromoted(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, range(20))
+        report = app.view_schema.online()
+        assert table_names(connection) == {"order_records_1", "line_records_1"}
+        assert actual_rows(connection, "_1") == expected_rows(connection)
+        assert (report.events, report.is_noop, report.is_resumed) == (20 * 4 + 2, False, False)
+        assert report.rows == {"order_records": 18, "line_records": 54}
+        assert app.view_schema.status().state == "online_done"
+
+    def test_an_empty_store_is_migrated(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        migrate(app)
+        assert actual_rows(connection) == {"order_records": [], "line_records": []}
+        assert app.view_schema.current_version() == 1
+
+    def test_the_application_goes_on_and_shadow_tables_stay_at_their_snapshot(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, range(5))
+        app.view_schema.online()
+        before = actual_rows(connection, "_1")
+        place_orders(app, range(5, 10))
+        assert actual_rows(connection, "_1") == before
+        assert app.view_schema.status().pending_events == 5 * 4 + 1
+
+    def test_run_again_it_catches_up(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        place_orders(app, range(5))
+        app.view_schema.online()
+        ids = place_orders(app, range(5, 10))
+        app.store.append(ids[0], [LineAdded(product="late", cents=1)])
+        assert app.view_schema.online().events == 5 * 4 + 1 + 1
+        assert actual_rows(connection, "_1") == expected_rows(connection)
+        assert app.view_schema.online().events == 0
+
+    def test_a_failing_handler_names_everything_and_finished_work_is_kept(
+        self, store_database_url: str, connection: psycopg.Connection[Any]
+    ) -> None:
+        with shop(store_database_url, ShopFailing) as failing:
+            [order] = place_orders(failing, [1])
+            failing.store.append(order, [LineAdded(product="poison", cents=1)])
+            with pytest.raises(ProjectionFailed) as caught:
+                failing.view_schema.online()
+            for part in ("FailingProjector", "LineAdded", str(order), "sequence number 5", "no poison here"):
+                assert part in str(caught.value)
+            assert failing.view_schema.status().state == "online_running"
+            assert failing.view_schema.current_version() == 0
+            connection.execute("UPDATE sequent_schema.events SET payload = '{\"product\": \"p\", \"cents\": 1}'")
+            assert failing.view_schema.online().is_resumed
+            failing.view_schema.offline()
+        assert len(actual_rows(connection)["order_records"]) == 1
+
+    def test_when_the_version_is_live_there_is_nothing_to_do(self, app: Sequent) -> None:
+        migrate(app)
+        assert app.view_schema.online().is_noop
+        assert app.view_schema.offline().is_noop
+
+    def test_an_older_version_is_refused(self, app: Sequent, store_database_url: str) -> None:
+        migrate(app)
+        with shop(store_database_url, Shop2) as newer:
+            migrate(newer)
+        for command in (app.view_schema.online, app.view_schema.offline):
+            with pytest.raises(InvalidTransition, match="version"):
+                command()
+
+    def test_unrelated_tables_survive(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        connection.execute("CREATE SCHEMA view_schema")
+        for name in ("lines1", "lines_1", "report_2"):
+            connection.execute(f"CREATE TABLE view_schema.{name} ()")
+        migrate(app)
+        assert {"lines1", "lines_1", "report_2"} <= table_names(connection)
+
+    def test_a_second_coordinator_is_refused_at_once_and_changes_nothing(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        connection.execute("SELECT pg_advisory_lock(sequent_schema.migration_key())")
+        for command in (app.view_schema.online, app.view_schema.offline, app.view_schema.abort):
+            with pytest.raises(ConcurrentMigration):
+                command()
+        row = connection.execute("SELECT count(*) FROM sequent_schema.view_migrations").fetchone()
+        assert row == (0,)
+
+    def test_another_target_is_refused_until_the_first_is_aborted(
+        self, app: Sequent, store_database_url: str
+    ) -> None:
+        migrate(app)
+        with shop(store_database_url, Shop2) as newer:
+            newer.view_schema.online()
+        with pytest.raises(InvalidTransition):
+            app.view_schema.abort() if False else app.view_schema.offline()
+
+    def test_a_changed_table_file_is_refused(
+        self, store_database_url: str, tmp_path: Any, app: Sequent
+    ) -> None:
+        for file in app.config.sql_path.iterdir():
+            (tmp_path / file.name).write_text(file.read_text())
+        with shop(store_database_url, sql_directory=tmp_path) as copy:
+            copy.view_schema.online()
+            (tmp_path / "line_records.indexes.sql").write_text("CREATE INDEX i%SUFFIX% ON line_records%SUFFIX% (cents);")
+            with pytest.raises(PlanChanged):
+                copy.view_schema.offline()
+            copy.view_schema.abort()
+            migrate(copy)
+
+
+class TestWindows:
+    def place(self, connection: psycopg.Connection[Any], app: Sequent, aggregate_id: UUID) -> None:
+        app.store.append(
+            aggregate_id, [OrderPlaced(customer="x"), LineAdded(product="p", cents=5)], connection=connection
+        )
+
+    def test_a_transaction_open_during_online_is_replayed_once_by_offline(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        place_orders(app, range(3))
+        with psycopg.connect(store_database_url) as early:
+            self.place(early, app, uuid4())
+            app.view_schema.online()
+            assert len(actual_rows(connection, "_1")["order_records"]) == 3
+            early.commit()
+        app.view_schema.offline()
+        assert actual_rows(connection) == expected_rows(connection)
+        assert len(actual_rows(connection)["order_records"]) == 4
+
+    def test_a_transaction_that_took_its_id_early_and_appends_late_is_not_lost(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        [order] = place_orders(app, [1])
+        with psycopg.connect(store_database_url) as early:
+            early.execute("SELECT pg_current_xact_id()")
+            app.store.append(order, [LineAdded(product="newer", cents=1)])
+            app.view_schema.online()
+            app.store.append(order, [LineAdded(product="after", cents=1)], connection=early)
+            early.commit()
+        app.view_schema.online()
+        app.view_schema.offline()
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_a_rolled_back_transaction_leaves_nothing(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        with psycopg.connect(store_database_url) as doomed:
+            self.place(doomed, app, uuid4())
+            app.view_schema.online()
+            doomed.rollback()
+        app.view_schema.offline()
+        assert actual_rows(connection) == {"order_records": [], "line_records": []}
+
+    def test_an_unrelated_long_transaction_delays_nothing(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        connection.execute("CREATE TABLE public.elsewhere (x int)")
+        with psycopg.connect(store_database_url) as unrelated:
+            unrelated.execute("INSERT INTO public.elsewhere VALUES (1)")
+            place_orders(app, range(10))
+            migrate(app)
+            assert actual_rows(connection) == expected_rows(connection)
+
+    def test_the_same_rows_whatever_the_group_size(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, range(60))
+        for size in (1, 7, 100_000):
+            app.view_schema.online(group_target_events=size)
+            assert actual_rows(connection, "_1") == expected_rows(connection)
+            app.view_schema.abort()
+
+
+class TestOffline:
+    def test_needs_online(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        with pytest.raises(MigrationNotStarted):
+            app.view_schema.offline()
+        row = connection.execute("SELECT count(*) FROM sequent_schema.view_migrations").fetchone()
+        assert row == (0,)
+
+    def test_replays_the_rest_and_swaps(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        place_orders(app, range(10))
+        app.view_schema.online()
+        place_orders(app, range(10, 14))
+        report = app.view_schema.offline()
+        assert report.window_events == 4 * 4 + 1
+        assert report.verified_aggregates > 0
+        assert report.retired_tables == ()
+        assert table_names(connection) == {"order_records", "line_records"}
+        assert actual_rows(connection) == expected_rows(connection)
+        assert app.view_schema.status().live_version == 1
+
+    def test_live_projection_goes_on_from_the_swapped_tables(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        ids = place_orders(app, range(5))
+        migrate(app)
+        app.store.append(ids[0], [LineAdded(product="live", cents=3)])
+        place_orders(app, range(5, 12))
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_the_old_table_is_retired_and_old_code_refused(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        place_orders(app, range(5))
+        migrate(app)
+        with shop(store_database_url, Shop2) as newer:
+            with pytest.raises(VersionMismatch):
+                place_orders(newer, [50])
+            newer.view_schema.online()
+            place_orders(app, range(5, 9))
+            report = newer.view_schema.offline()
+            assert report.retired_tables == ("order_records_1",)
+            assert table_names(connection) == {"order_records", "order_records_1", "line_records"}
+            assert actual_rows(connection) == expected_rows(connection)
+            with pytest.raises(VersionMismatch):
+                place_orders(app, [51])
+            place_orders(newer, range(20, 25))
+            assert actual_rows(connection) == expected_rows(connection)
+            status = newer.view_schema.status()
+            assert (status.state, status.retired_tables) == ("live", ("order_records_1",))
+
+    def test_a_writer_in_flight_is_named_when_it_does_not_finish(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        place_orders(app, range(3))
+        app.view_schema.online()
+        with psycopg.connect(store_database_url, application_name="slow writer") as slow:
+            app.store.append(uuid4(), [OrderPlaced(customer="slow")], connection=slow)
+            with pytest.raises(DrainTimeout, match="slow writer"):
+                app.view_schema.offline(drain_timeout_seconds=0.2)
+            assert app.view_schema.status().state == "online_done"
+            place_orders(app, [30])
+            slow.commit()
+        app.view_schema.offline()
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_maintenance_mode_that_was_on_before_stays_on(self, app: Sequent) -> None:
+        app.view_schema.online()
+        app.maintenance.on("moving house")
+        app.view_schema.offline()
+        with pytest.raises(MaintenanceModeActive, match="moving house"):
+            place_orders(app, [1])
+        app.maintenance.off()
+        place_orders(app, [1])
+
+    def test_a_reader_that_holds_the_table_stops_the_swap_and_nothing_is_lost(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        place_orders(app, range(3))
+        migrate(app)
+        with shop(store_database_url, Shop2, lock_timeout_seconds=0.1) as newer:
+            newer.view_schema.online()
+            with psycopg.connect(store_database_url, application_name="long report") as reader:
+                reader.execute("SELECT * FROM view_schema.order_records").fetchall()
+                with pytest.raises(SwapLockTimeout, match="long report"):
+                    newer.view_schema.offline(lock_budget_seconds=0.5)
+                assert newer.view_schema.status().state == "online_done"
+                place_orders(app, [40])
+            newer.view_schema.offline()
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_a_failing_handler_leaves_the_old_tables_serving(
+        self, store_database_url: str, connection: psycopg.Connection[Any]
+    ) -> None:
+        with shop(store_database_url, ShopFailing) as failing:
+            [order] = place_orders(failing, [1])
+            failing.view_schema.online()
+            failing.store.append(order, [LineAdded(product="poison", cents=1)])
+            with pytest.raises(ProjectionFailed):
+                failing.view_schema.offline()
+            status = failing.view_schema.status()
+            assert status.state == "online_done"
+            assert status.migration is not None
+            assert "no poison here" in (status.migration.error or "")
+            place_orders(failing, [2])
+            connection.execute(
+                "UPDATE sequent_schema.events SET payload = '{\"product\": \"p\", \"cents\": 1}'"
+                " WHERE payload->>'product' = 'poison'"
+            )
+            failing.view_schema.offline()
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_a_tampered_shadow_row_is_not_promoted(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, range(5))
+        app.view_schema.online()
+        connection.execute("UPDATE view_schema.order_records_1 SET total = total + 1")
+        with pytest.raises(VerificationFailed, match="order_records"):
+            app.view_schema.offline()
+        assert table_names(connection) == {"order_records_1", "line_records_1"}
+
+    def test_a_lost_row_is_not_promoted(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        place_orders(app, range(5))
+        app.view_schema.online()
+        connection.execute("DELETE FROM view_schema.line_records_1 WHERE ctid = (SELECT min(ctid) FROM view_schema.line_records_1)")
+        with pytest.raises(VerificationFailed, match="line_records"):
+            app.view_schema.offline(verify_sample=0)
+
+    def test_a_handler_that_depends_on_more_than_its_events_is_not_promoted(
+        self, store_database_url: str
+    ) -> None:
+        with shop(store_database_url, ShopForgetful) as forgetful:
+            place_orders(forgetful, range(5))
+            forgetful.view_schema.online()
+            with pytest.raises(VerificationFailed, match="customer"):
+                forgetful.view_schema.offline()
+
+    def test_a_restored_store_with_future_transaction_ids_is_refused(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, [1])
+        connection.execute("UPDATE sequent_schema.events SET xact_id = '99999999999'")
+        with pytest.raises(Exception, match="another cluster"):
+            app.view_schema.online()
+
+
+class TestAbort:
+    def test_drops_exactly_what_was_recorded(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        place_orders(app, range(5))
+        app.view_schema.online()
+        connection.execute("CREATE TABLE view_schema.other_1 ()")
+        report = app.view_schema.abort()
+        assert set(report.dropped_tables) == {"order_records_1", "line_records_1"}
+        assert table_names(connection) == {"other_1"}
+        migrate(app)
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_with_nothing_unfinished_is_an_error(self, app: Sequent) -> None:
+        with pytest.raises(InvalidTransition):
+            app.view_schema.abort()
+
+
+class TestStatus:
+    def test_before_anything(self, database_url: str) -> None:
+        with shop(database_url) as app:
+            status = app.view_schema.status()
+            assert (status.installed, status.live_version, status.next_commands) == (False, 0, ("sequent init",))
+            assert app.view_schema.current_version() == 0
+            assert not app.view_schema.check().is_current
+            plan = app.view_schema.plan().plan
+            assert [step.table_name for step in plan.replays] == ["order_records", "line_records"]
+
+    def test_follows_the_migration(self, app: Sequent) -> None:
+        assert app.view_schema.status().next_commands == ("sequent migrate online",)
+        place_orders(app, range(3))
+        app.view_schema.online()
+        status = app.view_schema.status()
+        assert status.replay is not None
+        assert (status.replay.events_done, status.replay.groups_done) == (12, 1)
+        assert "sequent migrate offline" in status.next_commands
+        app.view_schema.offline()
+        status = app.view_schema.status()
+        assert (status.state, status.live_version, status.next_commands) == ("live", 1, ())
+        assert app.view_schema.check().is_current
+
+    def test_reports_a_dropped_live_table(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+        migrate(app)
+        connection.execute("DROP TABLE view_schema.line_records")
+        check = app.view_schema.check()
+        assert not check.is_current
+        assert "line_records" in " ".join(check.problems)
+
+
+def test_shop1_is_the_default(app: Sequent) -> None:
+    assert app.migrations is Shop1

@@ -79,7 +79,10 @@ def database() -> Iterator[str]:
         with fresh_database(named, f"sequent_bench_{os.getpid()}") as url:
             yield url
         return
-    with shared_server(f"bench{os.getpid()}", options=SERVER) as server, fresh_database(server, "sequent_bench") as url:
+    with (
+        shared_server(f"bench{os.getpid()}", options=SERVER) as server,
+        fresh_database(server, "sequent_bench") as url,
+    ):
         yield url
 
 
@@ -117,7 +120,9 @@ def handwritten(url: str, directory: Path) -> dict[str, float]:
             event_types=sql.Identifier("sequent_schema", "event_types"),
         )
         selects = {
-            ("account_records", ACCOUNT_COLUMNS): sql.SQL("WITH moves AS ({}) {}").format(moves, sql.SQL(_ACCOUNTS)),
+            ("account_records", ACCOUNT_COLUMNS): sql.SQL("WITH moves AS ({}) {}").format(
+                moves, sql.SQL(_ACCOUNTS)
+            ),
             ("statement_records", STATEMENT_COLUMNS): sql.SQL("WITH moves AS ({}) {}").format(
                 moves, sql.SQL(_STATEMENTS)
             ),
@@ -179,7 +184,9 @@ def measure(events: int, workers: list[int], rounds: int, say: Callable[[str], N
             app.view_schema.online(workers=max(workers))
             app.view_schema.offline(workers=max(workers))
             with psycopg.connect(url, autocommit=True) as connection:
-                differences = sum(item.differences for item in check_bank(connection, "sequent_schema", "view_schema"))
+                differences = sum(
+                    item.differences for item in check_bank(connection, "sequent_schema", "view_schema")
+                )
     if differences:
         raise SystemExit(f"the rebuilt tables differ from the events in {differences} rows")
     return {
@@ -204,28 +211,40 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | {value:.2f} | {events / value:,.0f} | {base / value:.2f} |")
     lines.append("")
     lines += [
-        f"- {name}: {value:,.1f}" for name, value in medians.items() if name.startswith(("python_cpu", "peak_rss"))
+        f"- {name}: {value:,.1f}"
+        for name, value in medians.items()
+        if name.startswith(("python_cpu", "peak_rss"))
     ]
     return "\n".join(lines)
 
 
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    sys.stderr.write(text + "\n")
+
+
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write all figures here")
-    parser.add_argument("--write", type=Path, help="replace the table between the markers of this Markdown file")
+    parser.add_argument(
+        "--write", type=Path, help="replace the table between the markers of this Markdown file"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory():
-        result = measure(arguments.events, arguments.workers, arguments.rounds, lambda text: print(text, file=sys.stderr))  # noqa: T201
+        result = measure(
+            arguments.events, arguments.workers, arguments.rounds, say)
     head = (
         f"{result['events']:,} bank events, two projectors, PostgreSQL {result['postgresql']}, Python {result['python']}, "
         f"{result['cores']} cores, medians of {result['rounds']} interleaved rounds."
     )
     text = f"{head}\n\n{table(result)}"
-    print(text)  # noqa: T201
+    sys.stdout.write(text + "\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     if arguments.write:

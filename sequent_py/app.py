@@ -1,5 +1,185 @@
-"""Placeholder while the modules below it are being written."""
+"""The application object: configuration, engine, store, view schema. Nothing is global; two of them live side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from sequent_py import database
+from sequent_py.config import Config
+from sequent_py.embedded import EmbeddedServer, directory_of
+from sequent_py.errors import ConfigurationError
+from sequent_py.events import Event, EventTypes
+from sequent_py.gate import Gate, GateState
+from sequent_py.projection import LiveProjection
+from sequent_py.replay.worker import event_types_of, load_migrations
+from sequent_py.schema_migrations.event_store import install_event_store
+from sequent_py.store import EventStore
+from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.migrations import Migrations, definition
+from sequent_py.view_schema.rebuild import ViewSchema
 
 
 class Sequent:
-    """Replaced shortly."""
+    """One application on one database.
+
+    ``Sequent.load()`` reads ``[tool.sequent]`` of the nearest ``pyproject.toml`` and ``SEQUENT_*``; ``Sequent(Config(...))`` takes exactly
+    what it is given. ``migrations`` overrides ``config.migrations_class``. Without a ``database_url`` an embedded PostgreSQL is started
+    when the database is first needed, and ends with the last process that uses it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        migrations: type[Migrations] | None = None,
+        event_types: Sequence[type[Event]] = (),
+    ) -> None:
+        self.config = config
+        self._given_migrations = migrations
+        self._given_event_types = event_types
+        self._resources = ExitStack()
+
+    @classmethod
+    def load(cls, start: Path | str | None = None) -> Sequent:
+        """Read the configuration at or above ``start`` (default: the working directory) and put the project on ``sys.path``.
+
+        Raises
+        ------
+        ConfigurationError
+            A setting is unknown or malformed.
+        """
+        config = Config.load(Path(start) if start is not None else None)
+        project = str(config.project_directory)
+        if project not in sys.path:
+            sys.path.insert(0, project)
+        return cls(config)
+
+    def __enter__(self) -> Sequent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every pooled connection, and leave the embedded server if this process uses it."""
+        self._resources.close()
+
+    @cached_property
+    def migrations(self) -> type[Migrations]:
+        """The application's declaration.
+
+        Raises
+        ------
+        ConfigurationError
+            None is configured, or it cannot be imported.
+        """
+        if self._given_migrations is not None:
+            return self._given_migrations
+        if self.config.migrations_class is None:
+            raise ConfigurationError(
+                "No migrations_class is configured.",
+                remedy='Put it into pyproject.toml: [tool.sequent] migrations_class = "package.module:Class"',
+            )
+        return load_migrations(self.config.migrations_class)
+
+    @property
+    def has_migrations(self) -> bool:
+        """Whether a declaration is configured; a store can be used without any projection."""
+        return self._given_migrations is not None or self.config.migrations_class is not None
+
+    @cached_property
+    def event_types(self) -> EventTypes:
+        """The registry of event classes."""
+        types = event_types_of(self.migrations) if self.has_migrations else EventTypes()
+        for cls in self._given_event_types:
+            types.register(cls)
+        return types
+
+    @property
+    def embedded_directory(self) -> Path | None:
+        """Where the embedded server keeps its data; None when a ``database_url`` is configured."""
+        if self.config.database_url is not None:
+            return None
+        return directory_of(self.config.project_directory)
+
+    @cached_property
+    def database_url(self) -> str:
+        """The libpq URL; starts the embedded server when none is configured. Holds the password: never print it."""
+        if self.config.database_url is not None:
+            return self.config.database_url.get_secret_value()
+        server = EmbeddedServer.join(directory_of(self.config.project_directory))
+        self._resources.callback(server.release)
+        return server.url
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine; its connections look unqualified names up in the view schema first."""
+        engine = database.create_engine(self.database_url, self.config.view_schema)
+        self._resources.callback(engine.dispose)
+        return engine
+
+    @cached_property
+    def store(self) -> EventStore:
+        """The event store; appends project into the live tables."""
+        projection = (
+            LiveProjection(definition(self.migrations), self.config.view_schema)
+            if self.has_migrations
+            else None
+        )
+        return EventStore(self.engine, self.config.event_store_schema, self.event_types, projection)
+
+    @cached_property
+    def view_schema(self) -> ViewSchema:
+        """View migrations."""
+        return ViewSchema(self._context)
+
+    @cached_property
+    def maintenance(self) -> Maintenance:
+        """The gate, by hand."""
+        return Maintenance(self.database_url, self.config.event_store_schema)
+
+    @property
+    def _context(self) -> Context:
+        return Context(
+            config=self.config,
+            database_url=self.database_url,
+            migrations=self.migrations,
+            event_types=self.event_types,
+            sys_path=tuple(entry for entry in sys.path if entry),
+        )
+
+    def install(self) -> list[str]:
+        """Create or upgrade the event store's schema; return the schema migrations that were applied, none when it was current."""
+        with database.connect(self.database_url, autocommit=True) as connection:
+            return install_event_store(connection, self.config.event_store_schema)
+
+
+class Maintenance:
+    """Maintenance mode: the gate closed to writers until it is opened again. Reads go on."""
+
+    def __init__(self, database_url: str, event_store_schema: str) -> None:
+        self._database_url = database_url
+        self._gate = Gate(event_store_schema)
+
+    def on(self, reason: str) -> GateState:
+        """Close the gate; appends raise ``MaintenanceModeActive``. Writers in flight finish."""
+        with database.connect(self._database_url, autocommit=True) as connection:
+            self._gate.maintenance_on(connection, reason)
+            return self._gate.read(connection)
+
+    def off(self) -> GateState:
+        """Open the gate again."""
+        with database.connect(self._database_url, autocommit=True) as connection:
+            self._gate.maintenance_off(connection)
+            return self._gate.read(connection)
+
+    def status(self) -> GateState:
+        """Read the gate; writes nothing."""
+        with database.connect(self._database_url, autocommit=True) as connection:
+            return self._gate.read(connection)

@@ -141,7 +141,7 @@ def loader(column_type: ColumnType) -> Convert | None:
             return _float4 if column_type.name == "float4" else _float8
         case "numeric":
             # NaN is the only value that differs from itself; a signalling one cannot come from the server.
-            return lambda value: value if value == value else _DECIMAL_NAN  # noqa: PLR0124
+            return lambda value: value if value == value else _DECIMAL_NAN
         case "timestamptz":
             # The driver answers in the session's time zone.
             return lambda value: value.astimezone(UTC)
@@ -251,9 +251,7 @@ def _float4(value: Any) -> float:
 
 
 def _numeric(value: Any, precision: int | None, scale: int | None) -> Decimal:
-    if isinstance(value, Decimal):
-        number = Decimal(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, Decimal) or (isinstance(value, int) and not isinstance(value, bool)):
         number = Decimal(value)
     else:
         raise _refuse(value, "a Decimal or an int")
@@ -371,10 +369,10 @@ def _timestamp(value: Any, is_aware: bool, precision: int | None) -> datetime:
 def _time(value: Any, precision: int | None) -> time:
     if not isinstance(value, time) or value.tzinfo is not None:
         raise _refuse(value, "a time without a time zone")
-    value = value.replace(fold=0)
+    plain: time = value.replace(fold=0)
     if precision is None or precision >= 6:
-        return value
-    since_midnight = datetime.combine(EPOCH.date(), value) - EPOCH
+        return plain
+    since_midnight = datetime.combine(EPOCH.date(), plain) - EPOCH
     rounded = _round_microseconds(since_midnight, precision)
     if rounded >= 86_400_000_000:
         raise ValueError("it rounds to 24:00")
@@ -383,7 +381,7 @@ def _time(value: Any, precision: int | None) -> time:
 
 def _round_microseconds(distance: timedelta, precision: int) -> int:
     """Round half away from zero, in integers as PostgreSQL does."""
-    step = 10 ** (6 - precision)
+    step: int = 10 ** (6 - precision)
     total = distance // timedelta(microseconds=1)
     rounded = (abs(total) + step // 2) // step * step
     return rounded if total >= 0 else -rounded

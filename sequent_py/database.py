@@ -48,7 +48,10 @@ def connect(
             "The database URL cannot be parsed.",
             remedy="Write postgresql://user:password@host:port/database, with %-escapes for special characters.",
         ) from None
-    defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": application_name}
+    defaults: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "application_name": application_name,
+    }
     missing = {key: value for key, value in defaults.items() if key not in parameters}
     try:
         # Autocommit, lest a rollback undo the settings.

@@ -65,10 +65,11 @@ class EmbeddedServer:
         self._finalizer = weakref.finalize(self, _leave, cluster, users_lock, os.getpid())
 
     @classmethod
-    def join(cls, project_directory: Path, settings: Mapping[str, str] | None = None) -> EmbeddedServer:
-        """Start the project's server, or join it where it runs already; create it the first time.
+    def join(cls, directory: Path, settings: Mapping[str, str] | None = None) -> EmbeddedServer:
+        """Start the server that lives in ``directory``, or join it where it runs already; create it the first time.
 
-        ``settings`` are server parameters for the case that this call starts it. Safe from several processes at once.
+        :func:`directory_of` says where a project's lives. ``settings`` are server parameters for the case that this call starts it.
+        Safe from several processes at once.
 
         Raises
         ------
@@ -78,9 +79,9 @@ class EmbeddedServer:
             The server does not come up; names its log.
         """
         binaries = _binaries()
-        project_directory = project_directory.resolve()
-        directory = project_directory / SUBDIRECTORY
-        account = choose_account(directory / "data", project_directory)
+        directory = directory.resolve()
+        is_in_project = directory.parts[-2:] == SUBDIRECTORY.parts
+        account = choose_account(directory / "data", directory.parents[1] if is_in_project else directory)
         cluster = _Cluster(directory, binaries, account, dict(settings or {}))
         cluster.create_directory()
         with cluster.starting():
@@ -93,6 +94,11 @@ class EmbeddedServer:
     def release(self) -> None:
         """Give the share back; the last one stops the server. Calling it again does nothing."""
         self._finalizer()
+
+
+def directory_of(project_directory: Path) -> Path:
+    """Return where a project's embedded server lives."""
+    return project_directory / SUBDIRECTORY
 
 
 def _leave(cluster: _Cluster, users_lock: int, owner_pid: int) -> None:
@@ -155,7 +161,7 @@ class _Cluster:
                     directory.mkdir(parents=True, exist_ok=True)
                     self.account.give(directory)
             ignore = self.directory.parent / ".gitignore"
-            if not ignore.exists():
+            if self.directory.parent.name == SUBDIRECTORY.parts[0] and not ignore.exists():
                 ignore.write_text("*\n")
                 self.account.give(ignore)
         except OSError as error:

@@ -165,7 +165,7 @@ class Event(BaseModel):
         if is_recorded(self):
             yield None, f"#{self.sequence_number} of {self.aggregate_id}"
 
-    # Copies and pickles keep the envelope; model_copy(update=…) makes a new, unrecorded fact.
+    # Copies and pickles keep the envelope; model_copy copies the payload only: it is how a new fact is made from an old one.
 
     def __copy__(self) -> Event:
         return _with_envelope_of(self, super().__copy__())
@@ -174,9 +174,9 @@ class Event(BaseModel):
         return _with_envelope_of(self, super().__deepcopy__(memo))
 
     def model_copy(self: E, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> E:
-        """Return a copy; with ``update``, an unrecorded one. As in pydantic, ``update`` is not validated."""
+        """Return an unrecorded copy of the payload. As in pydantic, ``update`` is not validated."""
         copied = super().model_copy(update=update, deep=deep)
-        if update and is_recorded(copied):
+        if is_recorded(copied):
             object.__delattr__(copied, "_envelope")
         return copied
 

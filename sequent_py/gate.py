@@ -11,12 +11,13 @@ while an old one finishes. Draining watches ``pg_locks`` instead; the writers th
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -28,9 +29,10 @@ from sequent_py.errors import ConcurrentMigration, DrainTimeout, MigrationError,
 POLL_SECONDS = 0.01
 """How often draining looks. A look costs the server 0.1 ms."""
 QUERY_CHARACTERS = 80
-"""How much of a blocking query is shown: enough to recognise it, little enough to leave out most of its values."""
+"""How much of a blocking query is shown, literals left out: enough to recognise it, and no secrets."""
+_LITERAL = re.compile(r"'(?:[^']|'')*(?:'|$)")
 LOCK_TIMEOUT_SECONDS = 5.0
-"""For the gate row itself, which writers in REPEATABLE READ and SERIALIZABLE lock until they end."""
+"""How long to wait for the gate row itself, which writers in REPEATABLE READ and SERIALIZABLE lock until they end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Writer:
 class Gate:
     """The gate of one event store. Every method takes the connection to work on, in READ COMMITTED.
 
-    What changes the row commits by itself on an autocommit connection, else with the caller's transaction.
+    What changes the row commits by itself, unless the connection is in a transaction.
     """
 
     def __init__(self, schema: str) -> None:
@@ -85,12 +87,18 @@ class Gate:
             There is no event store.
         """
         with _store_is_installed(self.schema):
-            row = connection.execute(self._sql(_READ)).fetchone()
+            row = connection.execute(self._sql(_READ), []).fetchone()
         if row is None:
             raise StoreNotInstalled(self.schema, "has lost the row of its gate")
         return GateState(*row)
 
-    def maintenance_on(self, connection: psycopg.Connection, reason: str) -> GateState:
+    def maintenance_on(
+        self,
+        connection: psycopg.Connection,
+        reason: str,
+        *,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    ) -> GateState:
         """Close the gate until :meth:`maintenance_off`; a second time changes the reason and keeps the time.
 
         Does not wait for writers in flight: commit, then :meth:`drain`.
@@ -98,12 +106,12 @@ class Gate:
         Raises
         ------
         DrainTimeout
-            Writers in REPEATABLE READ or SERIALIZABLE held the row for LOCK_TIMEOUT_SECONDS; nothing was changed.
+            Writers in REPEATABLE READ or SERIALIZABLE held the row for ``lock_timeout_seconds``; nothing was changed.
         """
         reason = " ".join(reason.split())
         if not reason:
             raise MigrationError("Maintenance mode needs a reason: writers are shown it.")
-        self._update(connection, _MAINTENANCE_ON, [reason])
+        self._update(connection, _MAINTENANCE_ON, [reason], lock_timeout_seconds)
         return self.read(connection)
 
     def maintenance_off(self, connection: psycopg.Connection) -> GateState:
@@ -111,7 +119,13 @@ class Gate:
         self._update(connection, _MAINTENANCE_OFF)
         return self.read(connection)
 
-    def close_for_migration(self, connection: psycopg.Connection, migration_id: int) -> None:
+    def close_for_migration(
+        self,
+        connection: psycopg.Connection,
+        migration_id: int,
+        *,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    ) -> None:
         """Close the gate for as long as a session holds ``migration_key()``, or until :meth:`reopen`.
 
         Raises
@@ -126,7 +140,7 @@ class Gate:
             is_others = before.closed_by_migration not in (None, migration_id)
             if is_others and before.is_closed and not before.maintenance:
                 raise ConcurrentMigration(f"view migration {before.closed_by_migration}")
-            self._update(connection, _CLOSE_FOR_MIGRATION, [migration_id])
+            self._update(connection, _CLOSE_FOR_MIGRATION, [migration_id], lock_timeout_seconds)
             if not self.read(connection).is_closed:
                 raise ConcurrentMigration(
                     "nobody: the migration lock is not held, so the gate cannot be closed"
@@ -170,15 +184,21 @@ class Gate:
                     )
                 if waiting_for:
                     time.sleep(POLL_SECONDS)
+            if not self.read(connection).is_closed:
+                raise MigrationError("The gate was opened again while it was being drained.")
 
     def writers(self, connection: psycopg.Connection) -> list[Writer]:
         """Return the transactions that hold the gate's key now, but for this connection's own; the oldest first."""
         with _store_is_installed(self.schema):
-            rows = connection.execute(self._sql(_WRITERS)).fetchall()
-        return [Writer(*row[:-1], query=_first_words(row[-1])) for row in rows]
+            rows = connection.execute(self._sql(_WRITERS), []).fetchall()
+        return [Writer(*[*row[:-1], _first_words(row[-1])]) for row in rows]
 
     def _update(
-        self, connection: psycopg.Connection, statement: str, parameters: list[Any] | None = None
+        self,
+        connection: psycopg.Connection,
+        statement: LiteralString,
+        parameters: list[Any] | None = None,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     ) -> None:
         """Change the row under a lock timeout, in a transaction of its own or in the caller's."""
         query = self._sql(statement)
@@ -187,21 +207,20 @@ class Gate:
                 previous = connection.execute("SELECT current_setting('lock_timeout')").fetchone()
                 assert previous is not None
                 connection.execute(
-                    "SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_TIMEOUT_SECONDS:.3f}s"]
+                    "SELECT set_config('lock_timeout', %s, true)", [f"{lock_timeout_seconds:.3f}s"]
                 )
-                connection.execute(for_parameters(query) if parameters else query, parameters)
+                connection.execute(query, parameters or [])
                 # The caller's transaction goes on; its lock_timeout is the caller's.
                 connection.execute("SELECT set_config('lock_timeout', %s, true)", previous)
         except psycopg.errors.LockNotAvailable as error:
-            if connection.info.transaction_status == TransactionStatus.INERROR:
-                raise drain_timeout([], LOCK_TIMEOUT_SECONDS) from error
-            raise drain_timeout(self.writers(connection), LOCK_TIMEOUT_SECONDS) from error
+            raise drain_timeout(self.writers(connection), lock_timeout_seconds) from error
 
-    def _sql(self, statement: str) -> sql.Composed:
-        return sql.SQL(statement).format(  # type: ignore[arg-type]  # module constants, below
-            gate=sql.Identifier(self.schema, "gate"),
-            gate_key=sql.Identifier(self.schema, "gate_key"),
-            migration_key=sql.Identifier(self.schema, "migration_key"),
+    def _sql(self, statement: LiteralString) -> sql.Composed:
+        """Fill in names; the result is executed with parameters, if only an empty list, for the sake of a % in a name."""
+        return sql.SQL(statement).format(
+            gate=for_parameters(sql.Identifier(self.schema, "gate")),
+            gate_key=for_parameters(sql.Identifier(self.schema, "gate_key")),
+            migration_key=for_parameters(sql.Identifier(self.schema, "migration_key")),
         )
 
 
@@ -214,15 +233,14 @@ def drain_timeout(writers: list[Writer], waited_seconds: float) -> DrainTimeout:
         else f"ROLLBACK PREPARED {sql.Literal(writer.gid).as_string(None).strip()};"
         for writer in writers
     ]
-    error = DrainTimeout(
+    return DrainTimeout(
         f"Writers were still in flight after {waited_seconds:g} s: {names}.",
         remedy=" ".join(["Let them finish, or end them, then run the command again.", *remedies]),
     )
-    return error
 
 
 def _first_words(query: str | None) -> str:
-    text = " ".join((query or "").split())
+    text = _LITERAL.sub("'…'", " ".join((query or "").split()))
     return text if len(text) <= QUERY_CHARACTERS else text[:QUERY_CHARACTERS] + "…"
 
 
@@ -274,17 +292,20 @@ _CLOSE_FOR_MIGRATION = "UPDATE {gate} SET closed_by_migration = %s"
 _REOPEN = "UPDATE {gate} SET closed_by_migration = NULL WHERE closed_by_migration IS NOT NULL"
 _SET_LIVE_VERSION = "UPDATE {gate} SET live_version = %s"
 
-# A transaction is known by its virtual id; a prepared one shows -1/<its xid> and has no backend.
+# A transaction is known by its virtual id. A prepared one keeps that of the session that prepared it, has no pid, and is found in
+# pg_prepared_xacts by the lock on its own transaction id.
 _WRITERS = """
 SELECT l.virtualtransaction, l.pid, p.gid, coalesce(a.usename, p.owner, '?'), coalesce(a.application_name, ''),
        coalesce(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8,
        coalesce(a.state, '?'), a.query
 FROM pg_locks l
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
+LEFT JOIN pg_locks x
+    ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid' AND x.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
 WHERE l.locktype = 'advisory' AND l.mode = 'ShareLock' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
   AND (l.classid::bigint << 32 | l.objid::bigint) = {gate_key}()
   AND l.pid IS DISTINCT FROM pg_backend_pid()
-ORDER BY 6 DESC
+ORDER BY 6 DESC, 2
 """

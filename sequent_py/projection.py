@@ -24,15 +24,12 @@ class LiveProjection:
     """All registered projectors, fed with new events. Safe for use by several threads."""
 
     def __init__(self, definition: MigrationsDefinition, view_schema: str) -> None:
+        self.version = definition.version
+        """The view-schema version that this code projects into."""
         self._definition = definition
         self._view_schema = view_schema
         self._tables: Mapping[type[Record], TableShape] | None = None
         self._lock = threading.Lock()
-
-    @property
-    def version(self) -> int:
-        """The view-schema version that this code projects into."""
-        return self._definition.version
 
     def project(self, connection: psycopg.Connection[Any], events: Sequence[Event]) -> None:
         """Run the handlers of these events, in order, on the live tables.

@@ -119,7 +119,9 @@ class Projector:
         if not where:
             where = {"aggregate_id": event.aggregate_id}
         return self._persistor.update_record(
-            record, where, {name: getattr(event, source) for name, source in touched} if touched and touch else _NOTHING
+            record,
+            where,
+            {name: getattr(event, source) for name, source in touched} if touched and touch else _NOTHING,
         )
 
     def create_or_update_record(
@@ -143,7 +145,9 @@ class Projector:
         if not where:
             where = {"aggregate_id": event.aggregate_id}
         return self._persistor.create_or_update_record(
-            record, where, {name: getattr(event, source) for name, source in touched} if touched and touch else _NOTHING
+            record,
+            where,
+            {name: getattr(event, source) for name, source in touched} if touched and touch else _NOTHING,
         )
 
     def get_record(self, record: type[R], /, **where: Any) -> R:
@@ -245,7 +249,8 @@ def projector_definition(cls: type[Projector]) -> ProjectorDefinition:
         raise DefinitionError(f"{cls!r} is not a Projector class.")
     if cls.ordering not in get_args(Ordering):
         raise DefinitionError(
-            f"{cls.__name__}.ordering is {cls.ordering!r}.", remedy=f"Use one of {', '.join(get_args(Ordering))}."
+            f"{cls.__name__}.ordering is {cls.ordering!r}.",
+            remedy=f"Use one of {', '.join(get_args(Ordering))}.",
         )
     handlers = _handlers(cls)
     if not handlers:
@@ -264,7 +269,8 @@ def _records(cls: type[Projector]) -> tuple[type[Record], ...]:
     declared = cls.manages_tables
     if not isinstance(declared, tuple | list) or not declared:
         raise DefinitionError(
-            f"{cls.__name__} manages no tables.", remedy="Set manages_tables = (SomeRecord,) in its class body."
+            f"{cls.__name__} manages no tables.",
+            remedy="Set manages_tables = (SomeRecord,) in its class body.",
         )
     tables: dict[str, type[Record]] = {}
     for record in declared:
@@ -301,7 +307,9 @@ def _check_handler(cls: type[Projector], name: str) -> None:
     if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
         raise DefinitionError(f"{where} is asynchronous; nothing would await it.")
     if inspect.isgeneratorfunction(handler):
-        raise DefinitionError(f"{where} is a generator; its body would never run.", remedy="Remove the yield.")
+        raise DefinitionError(
+            f"{where} is a generator; its body would never run.", remedy="Remove the yield."
+        )
     try:
         inspect.signature(handler).bind(None, None)
     except TypeError as error:

@@ -112,7 +112,7 @@ class ColumnShape:
                 if value is None:
                     raise ValueError("it is NOT NULL")
                 converted = convert(value)
-                if is_key and converted != converted:  # noqa: PLR0124
+                if is_key and converted != converted:
                     raise ValueError("NaN is no key")
             except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
                 raise InvalidValue(record_name, attribute, type_text, value, str(error)) from None
@@ -368,10 +368,12 @@ def _members_of(declared: sql_types.Enum) -> list[Any]:
     return list(declared.enum_class)
 
 
-def _python_defaults(record: type[Record], properties: list[ColumnProperty[Any]]) -> dict[str, Callable[[], Any]]:
+def _python_defaults(
+    record: type[Record], properties: list[ColumnProperty[Any]]
+) -> dict[str, Callable[[], Any]]:
     defaults: dict[str, Callable[[], Any]] = {}
     for prop in properties:
-        default = prop.columns[0].default  # type: ignore[attr-defined]
+        default = prop.columns[0].default
         if default is None:
             continue
         if default.is_callable:

@@ -78,10 +78,11 @@ def _repr(row: Row) -> str:
     return f"{type(row).__name__}({values})"
 
 
-def _equal(row: Row, other: object) -> bool:
-    if getattr(other, "_attributes", None) is not row._attributes:
+def _equal(row: Row, other: object) -> Any:
+    names: tuple[str, ...] = row._attributes
+    if getattr(other, "_attributes", None) is not names:
         return NotImplemented
-    return all(getattr(row, name) == getattr(other, name) for name in row._attributes)
+    return all(getattr(row, name) == getattr(other, name) for name in names)
 
 
 def _hash(row: Row) -> int:
@@ -111,13 +112,16 @@ def build_locker(locked: type) -> Callable[[Row], Row]:
     """Return the function that makes a row read-only and returns it."""
 
     def lock(row: Row) -> Row:
-        row.__class__ = locked
+        if row.__class__ is not locked:
+            row.__class__ = locked
         return row
 
     return lock
 
 
-def build_constructor(writable: type, locked: type, attributes: Sequence[str]) -> Callable[[Sequence[Any]], Row]:
+def build_constructor(
+    writable: type, locked: type, attributes: Sequence[str]
+) -> Callable[[Sequence[Any]], Row]:
     """Return the function that makes a locked row of its values in the order of ``attributes``."""
     parameters = ", ".join(f"v{number}" for number in range(len(attributes)))
     lines = ["def new_row(values):", f"    ({parameters},) = values", "    row = new(Row)"]

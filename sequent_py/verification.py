@@ -8,11 +8,13 @@ are only read. Columns whose values the database draws (serial ids, ``gen_random
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from uuid import UUID
 
 from psycopg import sql
 
+from sequent_py.database import for_parameters
 from sequent_py.errors import VerificationFailed
 from sequent_py.events import EventTypes
 from sequent_py.persistors.live import LivePersistor
@@ -63,7 +65,9 @@ class Verification:
         self._event_types = event_types
         self._stored_types = stored_types
 
-    def sample(self, connection: Connection, *, until: str, size: int, since: str | None = None) -> list[UUID]:
+    def sample(
+        self, connection: Connection, *, until: str, size: int, since: str | None = None
+    ) -> list[UUID]:
         """Pick up to ``size`` aggregates at random among those with events in the window; very long ones are left out."""
         if size <= 0:
             return []
@@ -72,13 +76,14 @@ class Verification:
         per_partition = -(-size // PARTITION_COUNT)
         for partition in range(PARTITION_COUNT):
             table = sql.Identifier(self._schema, f"events_{partition:02d}")
+            escaped = for_parameters(table)
             rows = connection.execute(
                 sql.SQL(
                     "WITH candidates AS (SELECT DISTINCT aggregate_id FROM {table} {pages} WHERE {condition}),"
                     " picked AS (SELECT aggregate_id FROM candidates ORDER BY random() LIMIT %(limit)s)"
                     " SELECT p.aggregate_id FROM picked p WHERE (SELECT count(*) FROM (SELECT FROM {table} e"
                     " WHERE e.aggregate_id = p.aggregate_id LIMIT %(longest)s + 1) AS counted) <= %(longest)s"
-                ).format(table=table, pages=self._pages(connection, table, since), condition=condition),
+                ).format(table=escaped, pages=self._pages(connection, table, since), condition=condition),
                 {"limit": per_partition, "longest": LARGEST_SAMPLED_AGGREGATE},
             )
             found.extend(row[0] for row in rows)  # type: ignore[misc]
@@ -128,7 +133,8 @@ class Verification:
                 sql.Literal(list(fold.event_type_ids)),
                 window_condition(None, until),
             )
-            fold.apply(read_events(reader, query))
+            with closing(read_events(reader, query)) as raw_events:
+                fold.apply(raw_events)
             differences = [
                 difference
                 for record, shadow in self._tables.items()
@@ -203,23 +209,23 @@ def _compare(
         return []
     # json has no equality; jsonb has, and means the same.
     selected = sql.SQL(", ").join(
-        sql.SQL("{}::jsonb").format(sql.Identifier(column.name))
+        sql.SQL("{}::jsonb").format(for_parameters(sql.Identifier(column.name)))
         if column.type_name == "json"
-        else sql.Identifier(column.name)
+        else for_parameters(sql.Identifier(column.name))
         for column in columns
     )
     condition = sql.SQL("aggregate_id = ANY(%(ids)s)") if shape.has_aggregate_id else sql.SQL("true")
     sides = {
         "shadow": sql.SQL("SELECT {} FROM {} WHERE {}").format(
-            selected, sql.Identifier(shadow.schema, shadow.name), condition
+            selected, for_parameters(sql.Identifier(shadow.schema, shadow.name)), condition
         ),
         "fold": sql.SQL("SELECT {} FROM {} WHERE {}").format(
-            selected, sql.Identifier(fold.schema, fold.name), condition
+            selected, for_parameters(sql.Identifier(fold.schema, fold.name)), condition
         ),
     }
     # Without an aggregate_id nobody can say which of the shadow's rows belong to the sample: the fold's must be among them.
     compared = [("fold", "shadow")] + ([("shadow", "fold")] if shape.has_aggregate_id else [])
-    differences = []
+    differences: list[Difference] = []
     for side, other in compared:
         rows = connection.execute(
             sql.SQL("{} EXCEPT ALL {} LIMIT {}").format(sides[side], sides[other], sql.Literal(EXAMPLES)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from psycopg import sql
 
@@ -19,6 +20,7 @@ from sequent_py.errors import StoreError
 
 _SNAPSHOT = re.compile(r"([0-9]+):([0-9]+):((?:[0-9]+(?:,[0-9]+)*)?)", re.ASCII)
 _XID8_LIMIT = 1 << 64
+_XACT_ID = sql.Identifier("xact_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,14 @@ def parse_snapshot(text: str) -> Snapshot:
     if match:
         xmin, xmax = int(match[1]), int(match[2])
         in_progress = tuple(map(int, match[3].split(","))) if match[3] else ()
-        bounds = (xmin, *in_progress, xmax)
-        is_ascending = all(a < b for a, b in zip(in_progress, in_progress[1:], strict=False))
-        if is_ascending and xmin > 0 and bounds == tuple(sorted(bounds)) and xmax < _XID8_LIMIT:
-            if not in_progress or in_progress[-1] < xmax:
-                return Snapshot(xmin, xmax, in_progress)
+        is_ascending = all(lower < upper for lower, upper in pairwise(in_progress))
+        is_within = all(xmin <= xact_id < xmax for xact_id in in_progress)
+        if 0 < xmin <= xmax < _XID8_LIMIT and is_ascending and is_within:
+            return Snapshot(xmin, xmax, in_progress)
     raise StoreError(f"{text!r} is not a PostgreSQL snapshot.")
 
 
-def window_condition(
-    since: str | None, until: str | None, column: sql.Composable = sql.Identifier("xact_id")
-) -> sql.Composed:
+def window_condition(since: str | None, until: str | None, column: sql.Composable = _XACT_ID) -> sql.Composed:
     """Return the condition for the events visible in ``until`` and not in ``since``.
 
     None: the beginning of the store; what the reading transaction sees. Literals only, so that it fits into COPY; it holds no ``%``.

@@ -21,13 +21,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from sequent_py.cli import demo, doctor, init, maintenance, migrate, schema
+from sequent_py.cli import demo, doctor, init, maintenance, migrate
 from sequent_py.cli.failures import Interrupted, failure_of
 from sequent_py.cli.invocation import DebugOption, Invocation, JsonOption, ProjectOption
 from sequent_py.cli.render import Output
@@ -44,8 +44,15 @@ root = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"sequent {version('sequent-py')}")
+        typer.echo(f"sequent {_version()}")
         raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return version("sequent-py")
+    except PackageNotFoundError:
+        return "from a checkout that is not installed"
 
 
 @root.callback()
@@ -63,10 +70,15 @@ def _options(
 
 root.command("init")(init.init)
 root.command("doctor")(doctor.doctor)
-root.command("demo")(demo.demo)
+root.command("demo", short_help="Run a whole migration on scratch data.")(demo.demo)
 root.add_typer(migrate.app, name="migrate")
 root.add_typer(maintenance.app, name="maintenance")
-root.add_typer(schema.app, name="schema")
+try:  # TEMPORARY: while cli/schema.py is being written
+    from sequent_py.cli import schema
+
+    root.add_typer(schema.app, name="schema")
+except ImportError:
+    pass
 
 
 def main() -> None:

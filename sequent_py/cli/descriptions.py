@@ -45,15 +45,26 @@ def plan(report: PlanReport) -> Iterator[Block]:
 def _steps(plan: Plan) -> Iterator[Block]:
     if plan.replays:
         rows = [
-            (step.table_name, step.shadow_name, step.retired_name or "-", ", ".join(step.projectors), step.reason)
+            (
+                step.table_name,
+                step.shadow_name,
+                step.retired_name or "-",
+                ", ".join(step.projectors),
+                step.reason,
+            )
             for step in plan.replays
         ]
-        yield Grid("Tables to build from the events", ("table", "built as", "old one kept as", "projectors", "why"), rows)
+        yield Grid(
+            "Tables to build from the events",
+            ("table", "built as", "old one kept as", "projectors", "why"),
+            rows,
+        )
     if plan.alters:
         rows_of_alters = [(step.table_name, step.file_name, step.reason) for step in plan.alters]
         yield Grid("Tables to alter in place, in the swap", ("table", "file", "why"), rows_of_alters)
     yield Items(
-        "Not run, because the table is built anew:", [f"{step.file_name}: {step.reason}" for step in plan.skipped_alters]
+        "Not run, because the table is built anew:",
+        [f"{step.file_name}: {step.reason}" for step in plan.skipped_alters],
     )
 
 
@@ -62,7 +73,10 @@ def online(report: OnlineReport) -> Iterator[Block]:
         yield Line(f"Nothing to do: the database is at version {report.target_version}.", Tone.GOOD)
         return
     went_on = " (an earlier run's groups were kept)" if report.is_resumed else ""
-    yield Line(f"Online is done: the tables of version {report.target_version} stand beside the live ones{went_on}.", Tone.GOOD)
+    yield Line(
+        f"Online is done: the tables of version {report.target_version} stand beside the live ones{went_on}.",
+        Tone.GOOD,
+    )
     yield Facts(
         {
             "replayed": f"{count(report.events, 'event')} in {count(report.groups, 'group')}",
@@ -86,7 +100,8 @@ def offline(report: OfflineReport) -> Iterator[Block]:
             "verified": f"row counts, and {count(report.verified_aggregates, 'aggregate')} against a fresh fold",
             "took": duration(report.seconds),
             "gate closed for": duration(report.closed_seconds),
-            "steps": ", ".join(f"{name} {duration(seconds)}" for name, seconds in report.step_seconds.items()) or None,
+            "steps": ", ".join(f"{name} {duration(seconds)}" for name, seconds in report.step_seconds.items())
+            or None,
         }
     )
     yield from _rows(report.rows)
@@ -96,11 +111,19 @@ def offline(report: OfflineReport) -> Iterator[Block]:
 
 def _rows(rows: Mapping[str, int]) -> Iterator[Block]:
     if rows:
-        yield Grid("Rows", ("table", "rows"), [(table, count(number)) for table, number in rows.items()], frozenset({1}))
+        yield Grid(
+            "Rows",
+            ("table", "rows"),
+            [(table, count(number)) for table, number in rows.items()],
+            frozenset({1}),
+        )
 
 
 def abort(report: AbortReport) -> Iterator[Block]:
-    yield Line(f"The view migration to version {report.target_version} is aborted; the live tables are as they were.", Tone.GOOD)
+    yield Line(
+        f"The view migration to version {report.target_version} is aborted; the live tables are as they were.",
+        Tone.GOOD,
+    )
     yield Items("Dropped:", report.dropped_tables)
 
 
@@ -118,7 +141,13 @@ def status(report: StatusReport) -> Iterator[Block]:
     if not report.installed:
         yield Line("The event store is not installed yet.", Tone.WARNING)
     code = "none (no migrations class is set)" if report.code_version is None else str(report.code_version)
-    yield Facts({"code version": code, "live version": str(report.live_version), "state": report.state or "no migration yet"})
+    yield Facts(
+        {
+            "code version": code,
+            "live version": str(report.live_version),
+            "state": report.state or "no migration yet",
+        }
+    )
     if report.migration is not None:
         yield _migration(report.migration, report.holder)
     if report.replay is not None:
@@ -162,8 +191,14 @@ def _replay(replay: ReplayProgress, passes: int) -> Block:
 def maintenance(state: GateState) -> Iterator[Block]:
     if state.maintenance:
         since = "" if state.since is None else f" since {state.since:%Y-%m-%d %H:%M:%S %Z}"
-        yield Line(f"The gate is closed: maintenance mode is on{since} ({state.reason or 'no reason given'}).", Tone.WARNING)
+        yield Line(
+            f"The gate is closed: maintenance mode is on{since} ({state.reason or 'no reason given'}).",
+            Tone.WARNING,
+        )
     elif state.is_closed:
-        yield Line(f"The gate is closed by view migration {state.closed_by_migration}, which is cutting over.", Tone.WARNING)
+        yield Line(
+            f"The gate is closed by view migration {state.closed_by_migration}, which is cutting over.",
+            Tone.WARNING,
+        )
     else:
         yield Line("The gate is open: events can be appended.", Tone.GOOD)

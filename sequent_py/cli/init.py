@@ -19,7 +19,7 @@ class InitReport:
 
 @command
 def init(invocation: Invocation) -> None:
-    """Create the event store in the database, or bring it up to date.
+    """Create the event store, or bring it up to date.
 
     Runs the schema migrations that this version of sequent-py brings along, in the schema event_store_schema; your own tables are not
     touched. Running it again does nothing, and two at once take turns.

@@ -27,7 +27,6 @@ from sequent_py.app import Sequent
 from sequent_py.cli.blocks import Block
 from sequent_py.cli.render import Output
 from sequent_py.config import Config
-from sequent_py.errors import ConfigurationError
 from sequent_py.progress import Progress
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -55,13 +54,13 @@ class Invocation:
     """What to tell somebody who interrupts the command now: what is kept, and which command goes on."""
 
     @contextmanager
-    def application(self, *, needs_migrations: bool = False) -> Iterator[Sequent]:
+    def application(self) -> Iterator[Sequent]:
         """Open the project's application for the block.
 
         Raises
         ------
         ConfigurationError
-            The settings are wrong; or ``needs_migrations``, and no migrations class is set.
+            A setting is unknown or malformed.
         """
         # Read before anything can fail with the connection string in its message.
         database_url = Config.load(self.project).database_url
@@ -69,9 +68,9 @@ class Invocation:
             self.output.keep_secret(database_url.get_secret_value())
         with Sequent.load(self.project) as sequent:
             if sequent.embedded_directory is not None:
-                self.output.note(f"No database_url is set: using the embedded PostgreSQL in {sequent.embedded_directory}")
-            if needs_migrations and sequent.migrations is None:
-                raise missing_migrations_class(sequent.config.project_directory)
+                self.output.note(
+                    f"No database_url is set: using the embedded PostgreSQL in {sequent.embedded_directory}"
+                )
             yield sequent
 
     def report(self, value: Any, describe: Callable[[Any], Iterable[Block]]) -> None:
@@ -83,15 +82,6 @@ class Invocation:
         return self.output.progress()
 
 
-def missing_migrations_class(project_directory: Path) -> ConfigurationError:
-    """Say which setting is missing, and what to put where."""
-    return ConfigurationError(
-        f"No migrations class is set for the project in {project_directory}.",
-        remedy=f'Put migrations_class = "your_package.migrations:YourMigrations" under [tool.sequent] of'
-        f" {project_directory / 'pyproject.toml'}, or set SEQUENT_MIGRATIONS_CLASS.",
-    )
-
-
 def command(handler: Callable[Concatenate[Invocation, P], None]) -> Callable[..., None]:
     """Give a handler the options that every command has, and pass it the invocation that they describe."""
 
@@ -99,7 +89,7 @@ def command(handler: Callable[Concatenate[Invocation, P], None]) -> Callable[...
         invocation: Invocation = context.find_root().obj
         # Options before the command's name are there already; main() has looked for --json and --debug anywhere.
         invocation.project = project or invocation.project
-        handler(invocation, **arguments)  # type: ignore[call-arg, arg-type]
+        handler(invocation, **arguments)  # type: ignore[call-arg]
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = list(inspect.signature(handler, eval_str=True).parameters.values())[1:]

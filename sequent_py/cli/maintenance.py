@@ -8,6 +8,12 @@ import typer
 
 from sequent_py.cli import descriptions
 from sequent_py.cli.invocation import Invocation, command
+from sequent_py.errors import StoreNotInstalled
+from sequent_py.gate import GateState
+
+NO_GATE = GateState(
+    is_closed=False, maintenance=False, reason=None, since=None, closed_by_migration=None, live_version=0
+)
 
 app = typer.Typer(
     help="Close the event store to writers, and open it again.",
@@ -47,4 +53,9 @@ def off(invocation: Invocation) -> None:
 def status(invocation: Invocation) -> None:
     """Show whether the gate is closed, since when, and by whom. Writes nothing."""
     with invocation.application() as sequent:
-        invocation.report(sequent.maintenance.status(), descriptions.maintenance)
+        try:
+            state = sequent.maintenance.status()
+        except StoreNotInstalled:
+            # There is no gate yet that could be closed.
+            state = NO_GATE
+    invocation.report(state, descriptions.maintenance)

@@ -15,7 +15,9 @@ SHORTEST_PIECE = 3
 """Shorter pieces of a password would be found in every second word."""
 
 _URL_PASSWORD = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^\s/?#:@]*:)[^\s]*(?=@)")
-_KEYWORD_PASSWORD = re.compile(r"(?P<head>\b(?:password|passfile|sslpassword)\s*=\s*)(?:'(?:\\.|[^'\\])*'|[^\s&'\"]+)", re.IGNORECASE)
+_KEYWORD_PASSWORD = re.compile(
+    r"(?P<head>\b(?:password|passfile|sslpassword)\s*=\s*)(?:'(?:\\.|[^'\\])*'|[^\s&'\"]+)", re.IGNORECASE
+)
 
 
 def masked(text: str, connection_strings: tuple[str, ...] = ()) -> str:

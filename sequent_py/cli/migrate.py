@@ -15,13 +15,18 @@ NOT_CURRENT = 3
 """The exit code that says: nothing failed, but there is something to migrate."""
 
 app = typer.Typer(
-    help="Move the managed tables to the version of the code: plan, online, offline.",
+    help="Move the tables to the version of the code.",
     rich_markup_mode=None,
 )
 
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, max=256, help="Replay processes; 0 replays in this one. Default: the setting workers."),
+    typer.Option(
+        min=0,
+        max=256,
+        metavar="N",
+        help="Replay processes; 0 replays in this one. Default: the setting workers.",
+    ),
 ]
 
 
@@ -37,7 +42,7 @@ def plan(invocation: Invocation) -> None:
     Next: sequent migrate online
     Example: sequent migrate plan --json | jq '.plan.replays[].table_name'
     """
-    with invocation.application(needs_migrations=True) as sequent:
+    with invocation.application() as sequent:
         invocation.report(sequent.view_schema.plan(), descriptions.plan)
 
 
@@ -47,12 +52,15 @@ def online(
     invocation: Invocation,
     workers: Workers = None,
     group_events: Annotated[
-        int | None, typer.Option(min=1, help="Events that a group aims for. Default: the setting group_target_events.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Events that a group aims for. Default: the setting group_target_events."
+        ),
     ] = None,
 ) -> None:
-    """Build the new tables beside the live ones while the application runs.
+    """Build the new tables beside the live ones.
 
-    Readers and writers are not disturbed: the live tables stay as they are, and nobody sees the new ones before offline. It may be
+    The application runs on meanwhile, readers and writers alike: the live tables stay as they are, and nobody sees the new ones before offline. It may be
     interrupted or killed at any moment; run it again, and it goes on with what is missing. Run again when it is done, it replays the
     events that came in meanwhile, which makes offline shorter. Nothing to do is not an error.
 
@@ -60,9 +68,13 @@ def online(
     Next: sequent migrate offline
     Example: sequent migrate online --workers 4
     """
-    invocation.resume = "Finished groups are kept; the live tables were not touched. Go on with: sequent migrate online"
-    with invocation.application(needs_migrations=True) as sequent, invocation.progress() as progress:
-        report = sequent.view_schema.online(workers=workers, group_target_events=group_events, progress=progress)
+    invocation.resume = (
+        "Finished groups are kept; the live tables were not touched. Go on with: sequent migrate online"
+    )
+    with invocation.application() as sequent, invocation.progress() as progress:
+        report = sequent.view_schema.online(
+            workers=workers, group_target_events=group_events, progress=progress
+        )
     invocation.report(report, descriptions.online)
 
 
@@ -74,13 +86,19 @@ def offline(
         float | None, typer.Option(min=0, metavar="SECONDS", help="How long to wait for writers in flight.")
     ] = None,
     lock_budget: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="How long to go on trying to lock the tables for the swap.")
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="How long to go on trying to lock the tables for the swap."
+        ),
     ] = None,
     verify_sample: Annotated[
-        int | None, typer.Option(min=0, help="How many aggregates to compare with a fresh fold of their events.")
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
+        ),
     ] = None,
 ) -> None:
-    """Replay what came in since online, verify, and swap the new tables in.
+    """Replay the rest, verify, and swap the new tables in.
 
     Closes the gate: appending raises MaintenanceModeActive until it is open again, reading goes on. Waits for writers in flight, replays
     the last events, compares the new tables with the log, and swaps all of them in one transaction. Whatever fails before that commits
@@ -94,7 +112,7 @@ def offline(
         "Unless it had just been committed, the swap has not happened: the old tables serve, and online's work is kept."
         " See: sequent migrate status. Go on with: sequent migrate offline"
     )
-    with invocation.application(needs_migrations=True) as sequent, invocation.progress() as progress:
+    with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.offline(
             drain_timeout_seconds=drain_timeout,
             lock_budget_seconds=lock_budget,
@@ -107,7 +125,7 @@ def offline(
 @app.command("status")
 @command
 def status(invocation: Invocation) -> None:
-    """Show where the view schema stands, and which commands come next.
+    """Show where things stand, and what comes next.
 
     The versions of code and database, the latest migration, who runs it, how far its replay is, how many events wait, and the gate.
     Writes nothing and waits for no lock; works before anything is installed.
@@ -122,7 +140,7 @@ def status(invocation: Invocation) -> None:
 @app.command("abort")
 @command
 def abort(invocation: Invocation) -> None:
-    """Give an unfinished migration up, and drop what it built.
+    """Give up a migration, and drop what it built.
 
     Drops the new tables by the names that were recorded, and nothing else; the live tables stay as they are. Refused while a command is
     at work on the migration.
@@ -137,7 +155,7 @@ def abort(invocation: Invocation) -> None:
 @app.command("check")
 @command
 def check(invocation: Invocation) -> None:
-    """Exit with 0 if code and database fit together, else with 3.
+    """Exit with 0 if code and database fit, else with 3.
 
     For start-up scripts and deployments. Writes nothing.
 
@@ -154,7 +172,10 @@ def check(invocation: Invocation) -> None:
 @app.command("current-version")
 @command
 def current_version(invocation: Invocation) -> None:
-    """Print the version that is live in the database; 0 before the first migration. Writes nothing."""
+    """Print the version that is live.
+
+    0 before the first migration. Writes nothing.
+    """
     with invocation.application() as sequent:
         version = sequent.view_schema.current_version()
     invocation.report({"current_version": version}, _current_version)
@@ -167,20 +188,25 @@ def _current_version(report: dict[str, int]) -> Iterator[Block]:
 @app.command("worker")
 @command
 def worker(invocation: Invocation) -> None:
-    """Join the replay that is running, from this or another machine.
+    """Join the replay that is running.
 
-    Takes groups until none is left. The coordinator (sequent migrate online) need not know of it; it may be killed at any time, and its
+    From this machine or any other with the same code that reaches the database. Takes groups until none is left. The coordinator (sequent migrate online) need not know of it; it may be killed at any time, and its
     group is replayed by somebody else.
 
     \b
     Example: sequent migrate worker
     """
-    invocation.resume = "The group under way is given back; the others are kept. Join again with: sequent migrate worker"
-    with invocation.application(needs_migrations=True) as sequent, invocation.progress() as progress:
+    invocation.resume = (
+        "The group under way is given back; the others are kept. Join again with: sequent migrate worker"
+    )
+    with invocation.application() as sequent, invocation.progress() as progress:
         groups = sequent.view_schema.work(progress=progress)
     invocation.report({"groups": groups}, _worker)
 
 
 def _worker(report: dict[str, int]) -> Iterator[Block]:
     groups = report["groups"]
-    yield Line(f"Replayed {count(groups, 'group')}." if groups else "Nothing to join: no replay has groups left.", Tone.GOOD)
+    yield Line(
+        f"Replayed {count(groups, 'group')}." if groups else "Nothing to join: no replay has groups left.",
+        Tone.GOOD,
+    )

@@ -15,7 +15,8 @@ from datetime import datetime
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress as Bars, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
@@ -39,7 +40,9 @@ class Output:
         self.is_debug = is_debug
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)
-        self._connection_strings: tuple[str, ...] = tuple(filter(None, [os.environ.get("SEQUENT_DATABASE_URL")]))
+        self._connection_strings: tuple[str, ...] = tuple(
+            filter(None, [os.environ.get("SEQUENT_DATABASE_URL")])
+        )
 
     def keep_secret(self, connection_string: str) -> None:
         """Never print this connection string's password."""
@@ -106,7 +109,9 @@ def _console(stream: TextIO) -> Console:
         reconfigure(errors="backslashreplace")
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(file=stream, highlight=False, markup=False, emoji=False, width=_OFF_TERMINAL_COLUMNS)
+        console = Console(
+            file=stream, highlight=False, markup=False, emoji=False, width=_OFF_TERMINAL_COLUMNS
+        )
     return console
 
 
@@ -149,7 +154,13 @@ def _facts(values: Iterable[tuple[str, str | None]]) -> Table:
 
 
 def _grid(grid: Grid) -> Table:
-    table = Table(title=Text(grid.title, style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=Text(grid.title, style="bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for index, column in enumerate(grid.columns):
         justify = "right" if index in grid.right_aligned else "left"
         table.add_column(Text(column), justify="right" if justify == "right" else "left", overflow="fold")

@@ -57,13 +57,14 @@ def run_bank(
         )
         accounts = _load(app, session, events)
         writer = _migrate(app, session, place, accounts)
+        comparisons = _check(app, session)
         return DemoReport(
             subject=f"bank: {events:,} events of {len(accounts):,} accounts",
             server=place.server,
             phases=session.phases,
             gate_closed_seconds=session.gate_closed_seconds,
             writer=writer,
-            comparisons=_check(app, session, writer),
+            comparisons=comparisons,
             kept=place.kept,
         )
 
@@ -105,10 +106,10 @@ def _migrate(app: Sequent, session: Session, place: Scratch, accounts: list[UUID
         return writer.stop()
 
 
-def _check(app: Sequent, session: Session, writer: WriterReport) -> tuple[Comparison, ...]:
+def _check(app: Sequent, session: Session) -> tuple[Comparison, ...]:
     with (
         session.phase("check against SQL") as events,
-        database.closing(database.connect(app.database_url)) as (connection,),
+        database.connect(app.database_url) as connection,
     ):
         comparisons = check_bank(connection, app.config.event_store_schema, app.config.view_schema)
         events.append(next(item.rows for item in comparisons if "statement" in item.name))

@@ -58,7 +58,7 @@ _COMPARE = """
 def check_bank(connection: Connection, event_store_schema: str, view_schema: str) -> tuple[Comparison, ...]:
     """Compare every account and every statement line with the events; one statement, and so one snapshot, for each."""
     return tuple(
-        _compare(connection, event_store_schema, sql.Identifier(view_schema, table), expected, columns)
+        _compare(connection, event_store_schema, view_schema, table, expected, columns)
         for table, expected, columns in (
             (
                 "account_records",
@@ -75,7 +75,7 @@ def check_bank(connection: Connection, event_store_schema: str, view_schema: str
 
 
 def _compare(
-    connection: Connection, event_store_schema: str, table: sql.Identifier, expected: str, columns: str
+    connection: Connection, event_store_schema: str, view_schema: str, table: str, expected: str, columns: str
 ) -> Comparison:
     moves = sql.SQL(_MOVES).format(
         events=sql.Identifier(event_store_schema, "events"),
@@ -85,10 +85,10 @@ def _compare(
         moves=moves,
         expected=sql.SQL(expected),
         columns=sql.SQL(", ").join(map(sql.Identifier, columns.split())),
-        table=table,
+        table=sql.Identifier(view_schema, table),
         examples=sql.Literal(EXAMPLES),
     )
     row = connection.execute(statement).fetchone()
     assert row is not None
     expected_rows, found_rows, differences, examples = row
-    return Comparison(table.as_string(connection), max(expected_rows, found_rows), differences, tuple(examples))
+    return Comparison(f"{table} against SQL", max(expected_rows, found_rows), differences, tuple(examples))

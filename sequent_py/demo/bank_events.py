@@ -32,9 +32,7 @@ class Account:
     balance: int = 0
 
 
-def bank_history(
-    events: ModuleType, count: int, *, seed: int = SEED
-) -> Iterator[tuple[UUID, Any, datetime]]:
+def bank_history(events: ModuleType, count: int, *, seed: int = SEED) -> Iterator[tuple[UUID, Any, datetime]]:
     """Yield exactly ``count`` events of the module ``bank.events`` as (account, event, moment)."""
     chance = random.Random(seed)
     open_accounts: list[Account] = []

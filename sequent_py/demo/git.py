@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -27,7 +26,7 @@ from sequent_py.demo.git_check import check_git
 from sequent_py.demo.reports import Comparison, DemoProgress, DemoReport, WriterReport
 from sequent_py.demo.scratch import Scratch, scratch
 from sequent_py.demo.session import Session, application, importable
-from sequent_py.demo.writer_process import RETRY_SECONDS, Record
+from sequent_py.demo.writer_process import RETRY_SECONDS, Measurements
 from sequent_py.errors import MaintenanceModeActive, VersionMismatch
 
 LATE_SHARE = 10
@@ -72,11 +71,11 @@ def run_git(
         commits = stack.enter_context(closing(log.read_commits(source)))
         history = _by_commit(lineage, session.counted(commits, source.commits))
         late = min(source.commits // LATE_SHARE, LATE_COMMITS)
-        _import(version_1, session, itertools.islice(history, source.commits - late))
+        imported = _import(version_1, session, itertools.islice(history, source.commits - late))
         session.online(version_1, "version 1")
         session.offline(version_1, "version 1")
         writer = _migrate(version_1, version_2, session, list(history))
-        comparisons = _check(version_2, session, repository, source.head, source.commits)
+        comparisons = _check(version_2, session, repository, source.head, events=imported + writer.events)
         return DemoReport(
             subject=f"git: {source.commits:,} commits of {repository}",
             server=place.server,
@@ -105,7 +104,7 @@ def _by_commit(lineage: ModuleType, commits: Iterable[Any]) -> Iterator[tuple[da
         yield commit.committed_at, list(state.events(commit))
 
 
-def _import(app: Sequent, session: Session, history: Iterable[tuple[datetime, Happening]]) -> None:
+def _import(app: Sequent, session: Session, history: Iterable[tuple[datetime, Happening]]) -> int:
     session.progress.step("install the event store")
     app.install()
     with session.phase("read git log and load") as events:
@@ -116,6 +115,7 @@ def _import(app: Sequent, session: Session, history: Iterable[tuple[datetime, Ha
                 for aggregate_id, event in happening
             )
         )
+    return sum(events)
 
 
 def _migrate(
@@ -146,12 +146,12 @@ class _Appender:
     ) -> None:
         self._app, self._next_app = version_1, version_2
         self._late = late
-        self._record = Record()
+        self._measured = Measurements()
         self.online_done, self.swapped, self.stop = threading.Event(), threading.Event(), threading.Event()
 
     def run(self) -> WriterReport:
         """Append all of them; return what was measured."""
-        record = self._record
+        measured = self._measured
         for number, (moment, happening) in enumerate(self._late):
             if number == len(self._late) // 2:
                 self.online_done.wait()
@@ -160,38 +160,38 @@ class _Appender:
             self._append(moment, happening)
             if self.stop.is_set():
                 break
-        return record.report()
+        return measured.report()
 
     def _append(self, moment: datetime, happening: Happening) -> None:
         """Append one commit, however often the gate refuses it."""
         while not self.stop.is_set():
-            started = time.perf_counter()
+            started = self._measured.clock()
             try:
                 with self._app.engine.begin() as connection:
                     for aggregate_id, event in happening:
-                        self._app.store.append(aggregate_id, [event], created_at=moment, connection=connection)
+                        self._app.store.append(
+                            aggregate_id, [event], created_at=moment, connection=connection
+                        )
             except MaintenanceModeActive:
-                self._record.was_refused()
+                self._measured.was_refused()
                 self.stop.wait(RETRY_SECONDS)
             except VersionMismatch:
                 if self._app is self._next_app:
                     raise
                 # What a deployment does: the new version's code takes over.
-                self._record.version_refusals += 1
+                self._measured.version_refusals += 1
                 self._app = self._next_app
             else:
-                self._record.succeeded(started, len(happening), is_after_swap=self._app is self._next_app)
+                self._measured.succeeded(started, len(happening), is_after_swap=self._app is self._next_app)
                 return
 
 
 def _check(
-    app: Sequent, session: Session, repository: Path, head: str, commits: int
+    app: Sequent, session: Session, repository: Path, head: str, *, events: int
 ) -> tuple[Comparison, ...]:
     with (
-        session.phase("check against git log --numstat") as events,
-        database.closing(database.connect(app.database_url)) as (connection,),
+        session.phase("check against git log --numstat") as checked,
+        database.connect(app.database_url) as connection,
     ):
-        events.append(commits)
-        return check_git(
-            connection, app.config.event_store_schema, app.config.view_schema, repository, head
-        )
+        checked.append(events)
+        return check_git(connection, app.config.event_store_schema, app.config.view_schema, repository, head)

@@ -179,7 +179,9 @@ def compare(name: str, expected: Mapping[Any, list[int]], found: Mapping[Any, li
     """Compare two mappings whole; what is missing on one side differs."""
     keys = expected.keys() | found.keys()
     differing = sorted((key for key in keys if expected.get(key) != found.get(key)), key=repr)
-    examples = tuple(f"{key!r}: expected {expected.get(key)}, found {found.get(key)}" for key in differing[:EXAMPLES])
+    examples = tuple(
+        f"{key!r}: expected {expected.get(key)}, found {found.get(key)}" for key in differing[:EXAMPLES]
+    )
     return Comparison(name, len(keys), len(differing), examples)
 
 
@@ -188,7 +190,13 @@ def _log(repository: Path, head: str, *options: str) -> Iterator[IO[bytes]]:
     """Run ``git log --numstat`` and yield its output."""
     directory = repository if repository.is_dir() else repository.parent
     command = ["git", "--no-pager", "-C", str(directory), "-c", "log.showRoot=true", "log", "--numstat", "-M"]
-    command += ["--no-color", "--no-ext-diff", "--no-relative", "--no-show-signature", "--ignore-submodules=none"]
+    command += [
+        "--no-color",
+        "--no-ext-diff",
+        "--no-relative",
+        "--no-show-signature",
+        "--ignore-submodules=none",
+    ]
     ours = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
     with tempfile.TemporaryFile() as complaints:
         with subprocess.Popen(
@@ -206,7 +214,9 @@ def _log(repository: Path, head: str, *options: str) -> Iterator[IO[bytes]]:
                 raise
         if git.returncode:
             complaints.seek(0)
-            raise GitFailed(f"git log failed on {repository}: {complaints.read().decode(errors='replace').strip()}")
+            raise GitFailed(
+                f"git log failed on {repository}: {complaints.read().decode(errors='replace').strip()}"
+            )
 
 
 def _split(stream: IO[bytes], separator: bytes) -> Iterator[bytes]:

@@ -62,9 +62,7 @@ def scratch(
             yield Scratch(make_conninfo(server_url, dbname=name), _in_words(server_url), project, kept)
     elif keep:
         with _embedded(directory_of(project)) as url:
-            yield Scratch(
-                url, "an embedded PostgreSQL (kept)", project, Kept(project, None)
-            )
+            yield Scratch(url, "an embedded PostgreSQL (kept)", project, Kept(project, None))
     else:
         # Removing may meet a file that the server is just removing itself.
         with (

@@ -44,12 +44,14 @@ class Writer:
         WriterFailed
             It could not.
         """
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sequent_py.demo.writer_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
+            # Ctrl-C is for us: the process ends when we do, after its append.
+            start_new_session=True,
             text=True,
         )
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -87,7 +89,9 @@ class Writer:
             if self._appends >= appends:
                 return
         if not arrived:
-            raise WriterFailed(f"The writing process made {self._appends} of {appends} appends in {timeout_seconds:.0f} s.")
+            raise WriterFailed(
+                f"The writing process made {self._appends} of {appends} appends in {timeout_seconds:.0f} s."
+            )
         raise self._failure()
 
     def stop(self) -> WriterReport:

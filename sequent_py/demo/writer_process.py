@@ -122,14 +122,15 @@ class Counter:
         return self._state[account][0] if account in self._state else 0
 
 
-class Record:
-    """What is measured."""
+class Measurements:
+    """What is measured. Moments are readings of ``clock``, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.appends = self.appends_after_swap = self.events = self.refused = self.version_refusals = 0
         self.is_closed = False
         self._latencies: list[float] = []
-        self._last_success = time.perf_counter()
+        self._last_success = clock()
         self._stall = 0.0
 
     def succeeded(self, started: float, events: int, *, is_after_swap: bool | None = None) -> None:
@@ -137,7 +138,7 @@ class Record:
 
         Whoever does not know whether the swap has happened takes the first refusal for it.
         """
-        now = time.perf_counter()
+        now = self.clock()
         self._latencies.append(now - started)
         if self.is_closed:
             self._stall = max(self._stall, now - self._last_success)
@@ -174,25 +175,29 @@ class Record:
 
 
 def keep_appending(
-    counter: Counter, record: Record, stop: threading.Event, pace: float, say: Callable[[dict[str, Any]], None]
+    counter: Counter,
+    measured: Measurements,
+    stop: threading.Event,
+    pace: float,
+    say: Callable[[dict[str, Any]], None],
 ) -> None:
     """Append at the pace until ``stop``; what was refused when it comes is given up, as nobody was promised it."""
-    next_at = last_said = time.perf_counter()
+    next_at = last_said = measured.clock()
     while not stop.is_set():
         happening = counter.decide()
         while not stop.is_set():
-            started = time.perf_counter()
+            started = measured.clock()
             try:
                 events = counter.append(happening)
             except MaintenanceModeActive:
-                record.was_refused()
+                measured.was_refused()
                 stop.wait(RETRY_SECONDS)
                 continue
-            record.succeeded(started, events)
+            measured.succeeded(started, events)
             break
-        now = time.perf_counter()
-        if now - last_said >= REPORT_INTERVAL_SECONDS or record.appends == 1:
-            say({"appends": record.appends, "closed": record.is_closed})
+        now = measured.clock()
+        if now - last_said >= REPORT_INTERVAL_SECONDS or measured.appends == 1:
+            say({"appends": measured.appends, "closed": measured.is_closed})
             last_said = now
         # Never more than a second behind: a long stall is not made up for by a burst.
         next_at = max(next_at + 1 / pace, now - 1)
@@ -209,17 +214,23 @@ def main() -> int:
         project_directory=Path(task.project_directory),
         migrations_class=task.migrations_class,
     )
-    stop, record = threading.Event(), Record()
-    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+    stop, measured = threading.Event(), Measurements()
+    threading.Thread(target=_stop_with_input, args=(stop,), daemon=True).start()
     try:
         with Sequent(config) as app:
             counter = Counter(app, importlib.import_module(task.events_module), task.accounts)
-            keep_appending(counter, record, stop, task.appends_per_second, _say)
+            keep_appending(counter, measured, stop, task.appends_per_second, _say)
     except SequentError as error:
         _say({"error": f"{type(error).__name__}: {error}"})
         return 1
-    _say({"report": asdict(record.report())})
+    _say({"report": asdict(measured.report())})
     return 0
+
+
+def _stop_with_input(stop: threading.Event) -> None:
+    """Standard input ends when our parent closes it or dies."""
+    sys.stdin.read()
+    stop.set()
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, LiteralString, cast
+from typing import Any, cast
 
 import psycopg
 from psycopg import sql
@@ -62,6 +62,8 @@ class TableShape:
     """What a parameter is cast to, as SQL text."""
     always_identities: frozenset[str]
     """Attributes that no UPDATE may set (GENERATED ALWAYS AS IDENTITY)."""
+    key_constraints: frozenset[str]
+    """Names under which the server reports a violated primary key; partitions have names of their own."""
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Composed statements and compiled functions, which depend on nothing but this value."""
 
@@ -73,13 +75,13 @@ def identifier(*names: str) -> sql.SQL:
 
 def trusted(text: str) -> sql.SQL:
     """Take text that the server itself wrote (types, default expressions) as SQL for statements with parameters."""
-    return sql.SQL(cast(LiteralString, text.replace("%", "%%")))
+    return sql.SQL(text.replace("%", "%%"))
 
 
 _COLUMNS = """
 WITH RECURSIVE base AS (
     -- Domains are followed down to what they are made of; a length may be given at any level.
-    SELECT a.attnum, a.atttypid AS oid, a.atttypmod AS modifier, a.attnotnull AS not_null, NULL::text AS default_text
+    SELECT a.attnum, a.atttypid AS oid, a.atttypmod AS modifier, a.attnotnull AS not_null, NULL::text COLLATE "C" AS default_text
     FROM pg_attribute a
     WHERE a.attrelid = %(relation)s AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
@@ -108,7 +110,9 @@ ORDER BY a.attnum
 """
 
 
-def reflect_columns(connection: psycopg.Connection[Any], schema: str, name: str) -> tuple[ReflectedColumn, ...]:
+def reflect_columns(
+    connection: psycopg.Connection[Any], schema: str, name: str
+) -> tuple[ReflectedColumn, ...]:
     """Return the columns of a table in their order.
 
     Raises
@@ -138,24 +142,30 @@ def _reflected(row: tuple[Any, ...]) -> ReflectedColumn:
     (name, modifier, not_null, identity, is_generated, default, type_text, *rest) = row
     (type_name, kind, category, is_own, is_deterministic, labels, key_place, *element, sequence) = rest
     if element[0] is not None:
-        inner = _known_type(*element, modifier, labels, True)
+        inner = _known_type(element[0], element[1], element[2], element[3], modifier, labels, True)
         column_type = None if inner is None or inner.is_mutable else array_type(inner)
     else:
         column_type = _known_type(type_name, kind, category, is_own, modifier, labels, is_deterministic)
     if sequence is not None:
         default = sequence
-    return ReflectedColumn(
-        name, column_type, type_text, not_null, default, identity, is_generated, key_place
-    )
+    return ReflectedColumn(name, column_type, type_text, not_null, default, identity, is_generated, key_place)
 
 
 def _known_type(
-    name: str, kind: str, category: str, is_own: bool, modifier: int, labels: list[str] | None, is_deterministic: bool
+    name: str,
+    kind: str,
+    category: str,
+    is_own: bool,
+    modifier: int,
+    labels: list[str] | None,
+    is_deterministic: bool,
 ) -> ColumnType | None:
     """Return the type as far as values go; None for one that records cannot have."""
     details: dict[str, Any] = {}
     if not is_deterministic:
-        details["unfilterable"] = "its collation is not deterministic; only the server knows which texts are equal"
+        details["unfilterable"] = (
+            "its collation is not deterministic; only the server knows which texts are equal"
+        )
     if kind == "e":
         return text_type("enum", labels=tuple(labels or ()))
     if not is_own:
@@ -258,6 +268,7 @@ def read_table_shape(
         drawn_defaults=MappingProxyType(drawn),
         type_texts=MappingProxyType({c.attribute: by_name[c.name].type_text for c in columns}),
         always_identities=frozenset(c.attribute for c in columns if by_name[c.name].identity == "a"),
+        key_constraints=_key_constraints(connection, schema, name),
     )
     constants = {
         attribute: evaluate(connection, table, attribute, text, 1)[0]
@@ -265,6 +276,18 @@ def read_table_shape(
         if attribute not in drawn
     }
     return replace(table, constant_defaults=MappingProxyType(constants))
+
+
+def _key_constraints(connection: psycopg.Connection[Any], schema: str, name: str) -> frozenset[str]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT k.conname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " JOIN pg_constraint k ON k.contype = 'p'"
+            " AND (k.conrelid = c.oid OR k.conrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))"
+            " WHERE n.nspname = %s AND c.relname = %s",
+            (schema, name),
+        )
+        return frozenset(constraint for (constraint,) in cursor)
 
 
 def _refine(column: ColumnShape, found: ReflectedColumn) -> ColumnShape:
@@ -316,18 +339,22 @@ class DefaultSource:
         return self.drawer(column)()
 
     def drawer(self, attribute: str) -> Callable[[], Any]:
-        """Return the function that draws one attribute's defaults; 30 ns a value as long as the block lasts."""
+        """Return the function that draws one attribute's defaults; it outlives failures of the connection."""
         if attribute not in self._drawers:
-            self._drawers[attribute] = self._values(attribute).__next__
+            self._drawers[attribute] = self._build_drawer(attribute)
         return self._drawers[attribute]
 
-    def _values(self, attribute: str) -> Iterator[Any]:
+    def _build_drawer(self, attribute: str) -> Callable[[], Any]:
         expression = self._table.drawn_defaults[attribute]
-        while True:
+        block: list[Any] = []
+        pop = block.pop
+
+        def draw() -> Any:
             try:
-                block = evaluate(self._connection, self._table, attribute, expression, self._block_size)
-            except psycopg.Error as error:
-                # A generator that has raised is finished; the next draw would be a bare StopIteration.
-                del self._drawers[attribute]
-                raise error
-            yield from block
+                return pop()
+            except IndexError:
+                values = evaluate(self._connection, self._table, attribute, expression, self._block_size)
+            block.extend(reversed(values))
+            return pop()
+
+        return draw

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from psycopg import sql
 
+from sequent_py.database import for_parameters
 from sequent_py.replay.groups import PARTITION_COUNT, PartitionSample
 from sequent_py.replay.ledger import Connection
 from sequent_py.windows import window_condition
@@ -19,6 +20,13 @@ EXACT_BYTES = 32 * 1024 * 1024
 SAMPLE_ROWS = 2_000
 """Sampled aggregate ids per partition: enough for even groups, and cheap."""
 _PAGE_BYTES = 8192
+
+
+def current_snapshot(connection: Connection) -> str:
+    """Return the snapshot that a statement gets now, as text to be stored."""
+    row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def estimate_history(
@@ -37,10 +45,12 @@ def estimate_history(
         assert row is not None
         size, tuples, pages = (int(value) for value in row)  # type: ignore[call-overload]
         if size <= EXACT_BYTES:
-            samples[partition] = _counted(connection, table, until, event_type_ids)
+            samples[partition] = _counted(connection, for_parameters(table), until, event_type_ids)
         else:
             is_exact = False
-            samples[partition] = _sampled(connection, table, size // _PAGE_BYTES, tuples, pages, event_type_ids)
+            samples[partition] = _sampled(
+                connection, for_parameters(table), size // _PAGE_BYTES, tuples, pages, event_type_ids
+            )
     return samples, is_exact
 
 
@@ -48,7 +58,7 @@ def estimate_window(
     connection: Connection, schema: str, *, since: str, until: str, event_type_ids: Sequence[int]
 ) -> dict[int, PartitionSample]:
     """Count a window's events per partition, exactly, by the index on ``xact_id``; sample where there are many."""
-    events = sql.Identifier(schema, "events")
+    events = for_parameters(sql.Identifier(schema, "events"))
     rows = connection.execute(
         sql.SQL(
             "SELECT right(tableoid::regclass::text, 200), count(*) FROM {} WHERE {} AND event_type_id = ANY(%s::int[]) GROUP BY tableoid"
@@ -62,7 +72,7 @@ def estimate_window(
     for partition, count in counts.items():
         ids: list[UUID] = []
         if count > SAMPLE_ROWS:
-            table = sql.Identifier(schema, f"events_{partition:02d}")
+            table = for_parameters(sql.Identifier(schema, f"events_{partition:02d}"))
             ids = [
                 row[0]  # type: ignore[misc]
                 for row in connection.execute(
@@ -77,7 +87,7 @@ def estimate_window(
 
 
 def _counted(
-    connection: Connection, table: sql.Identifier, until: str, event_type_ids: Sequence[int]
+    connection: Connection, table: sql.Composable, until: str, event_type_ids: Sequence[int]
 ) -> PartitionSample:
     row = connection.execute(
         sql.SQL("SELECT count(*) FROM {} WHERE {} AND event_type_id = ANY(%s::int[])").format(
@@ -90,9 +100,9 @@ def _counted(
     if count <= SAMPLE_ROWS:
         return PartitionSample(count)
     rows = connection.execute(
-        sql.SQL("SELECT aggregate_id FROM {} WHERE event_type_id = ANY(%s::int[]) AND position %% %s = 0").format(
-            table
-        ),
+        sql.SQL(
+            "SELECT aggregate_id FROM {} WHERE event_type_id = ANY(%s::int[]) AND position %% %s = 0"
+        ).format(table),
         (list(event_type_ids), max(count // SAMPLE_ROWS, 1)),
     )
     return PartitionSample(count, [row[0] for row in rows])  # type: ignore[misc]
@@ -100,7 +110,7 @@ def _counted(
 
 def _sampled(
     connection: Connection,
-    table: sql.Identifier,
+    table: sql.Composable,
     pages_now: int,
     tuples: int,
     pages: int,
@@ -108,7 +118,9 @@ def _sampled(
 ) -> PartitionSample:
     percent = max(0.01, min(100.0, 100.0 * 64 / max(pages_now, 1)))
     rows = connection.execute(
-        sql.SQL("SELECT aggregate_id, event_type_id = ANY(%s::int[]) FROM {} TABLESAMPLE SYSTEM (%s)").format(table),
+        sql.SQL("SELECT aggregate_id, event_type_id = ANY(%s::int[]) FROM {} TABLESAMPLE SYSTEM (%s)").format(
+            table
+        ),
         (list(event_type_ids), percent),
     ).fetchall()
     ids = [row[0] for row in rows if row[1]]

@@ -59,7 +59,9 @@ def become_coordinator(connection: Connection, schema: str) -> None:
 
 def become_worker(connection: Connection, schema: str) -> None:
     """Hold the worker lock for the life of this session."""
-    connection.execute(sql.SQL("SELECT pg_advisory_lock_shared({}.worker_key())").format(sql.Identifier(schema)))
+    connection.execute(
+        sql.SQL("SELECT pg_advisory_lock_shared({}.worker_key())").format(sql.Identifier(schema))
+    )
 
 
 def worker_count(connection: Connection, schema: str) -> int:

@@ -89,7 +89,7 @@ class Fold:
             set_envelope(event, aggregate_id, sequence_number, created_at, position, metadata)
             handler: Handler | None = None
             try:
-                for handler in handlers:  # noqa: B007 - named in the error below
+                for handler in handlers:  # named in the error below
                     handler(event)
             except Exception as error:
                 raise projection_failed(handler, event, error) from error

@@ -55,7 +55,9 @@ def cut(samples: Mapping[int, PartitionSample], *, target_events: int, workers: 
     groups = [
         group for partition, sample in samples.items() for group in _cut_partition(partition, sample, target)
     ]
-    return tuple(sorted(groups, key=lambda group: (-group.estimated_events, group.partition, str(group.lower or ""))))
+    return tuple(
+        sorted(groups, key=lambda group: (-group.estimated_events, group.partition, str(group.lower or "")))
+    )
 
 
 def _cut_partition(partition: int, sample: PartitionSample, target_events: int) -> list[Group]:

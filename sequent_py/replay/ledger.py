@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 
+from sequent_py.database import for_parameters
 from sequent_py.replay.groups import Group
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -58,11 +60,11 @@ class Ledger:
     """The two tables in one event store schema. Holds the schema's name and nothing else."""
 
     def __init__(self, schema: str) -> None:
-        self._passes = sql.Identifier(schema, "replay_passes")
-        self._groups = sql.Identifier(schema, "replay_groups")
+        self._passes = for_parameters(sql.Identifier(schema, "replay_passes"))
+        self._groups = for_parameters(sql.Identifier(schema, "replay_groups"))
 
-    def _sql(self, template: str) -> sql.Composed:
-        return sql.SQL(template).format(passes=self._passes, groups=self._groups)  # type: ignore[arg-type]
+    def _sql(self, template: LiteralString) -> sql.Composed:
+        return sql.SQL(template).format(passes=self._passes, groups=self._groups)
 
     def create_pass(self, connection: Connection, new: Pass, groups: Sequence[Group], *, epoch: int) -> None:
         """Write a pass with its groups, claimable by workers of ``epoch`` from the commit on."""
@@ -194,7 +196,8 @@ class Ledger:
     def unfinished_groups(self, connection: Connection, migration_id: int) -> int:
         """Count the groups of every pass that are not done."""
         row = connection.execute(
-            self._sql("SELECT count(*) FROM {groups} WHERE migration_id = %s AND done_at IS NULL"), (migration_id,)
+            self._sql("SELECT count(*) FROM {groups} WHERE migration_id = %s AND done_at IS NULL"),
+            (migration_id,),
         ).fetchone()
         assert row is not None
         return row[0]  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sequent_py import database, errors
+from sequent_py import errors
 from sequent_py.errors import SequentError, WorkerFailed
 from sequent_py.events import EventTypes
 from sequent_py.progress import Progress, ReplayProgress
@@ -111,7 +111,7 @@ def join_replay(
     """
     replayer = GroupReplayer(task, migrations, event_types)
     reader, writer = connect_worker(task.database_url, task.event_store_schema)
-    with database.closing(reader, writer):
+    with reader, writer:
         return replayer.run(reader, writer, on_done)
 
 

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from uuid import UUID
@@ -27,6 +28,7 @@ import psycopg
 
 from sequent_py import database
 from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionFailed, SequentError
+from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -36,7 +38,6 @@ from sequent_py.replay import fence
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.reader import RawEvent, group_query, read_events
-from sequent_py.store import stored_event_types
 from sequent_py.view_schema.migrations import Migrations, definition
 
 CATCH_UP_BATCH_EVENTS = 20_000
@@ -145,7 +146,12 @@ class GroupReplayer:
                 events, row_changes = self._replay(claimed, reader, writer)
                 seconds = time.perf_counter() - started
                 self._ledger.finish(
-                    writer, claimed, events=events, row_changes=row_changes, seconds=seconds, worker=self._name
+                    writer,
+                    claimed,
+                    events=events,
+                    row_changes=row_changes,
+                    seconds=seconds,
+                    worker=self._name,
                 )
         except (ProjectionFailed, InvalidPayload) as error:
             assert claimed is not None
@@ -172,11 +178,12 @@ class GroupReplayer:
             since=claimed.since,
             until=claimed.until,
         )
-        raw_events = read_events(reader, query)
-        events = self._catch_up(raw_events, fold, persistor) if is_catch_up else fold.apply(raw_events)
+        with closing(read_events(reader, query)) as raw_events:
+            events = self._catch_up(raw_events, fold, persistor) if is_catch_up else fold.apply(raw_events)
         changes = persistor.flush()
         return events, {
-            record_shape(record).table_name: delta.inserted - delta.deleted for record, delta in changes.items()
+            record_shape(record).table_name: delta.inserted - delta.deleted
+            for record, delta in changes.items()
         }
 
     @staticmethod
@@ -227,8 +234,8 @@ def event_types_of(migrations: type[Migrations]) -> EventTypes:
 
 def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connection, Connection]:
     """Open a worker's reader and writer; the writer holds the worker lock from now on."""
-    reader = database.connect(database_url, application_name="sequent worker (reader)")
-    writer = database.connect(database_url, application_name="sequent worker")
+    reader = database.connect(database_url, application_name="sequent worker (reader)", autocommit=True)
+    writer = database.connect(database_url, application_name="sequent worker", autocommit=True)
     fence.become_worker(writer, event_store_schema)
     return reader, writer
 

@@ -5,11 +5,12 @@ A directory with any version above 20000101 is for the timestamp migrator, any o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sequent_py.schema_migrations.connections import Database
-from sequent_py.schema_migrations.files import Direction, list_files
+from sequent_py.schema_migrations.files import Direction, list_files, list_names, near_misses
 from sequent_py.schema_migrations.integer import IntegerMigrator
 from sequent_py.schema_migrations.migrator import Migrator
 from sequent_py.schema_migrations.timestamp import TimestampMigrator
@@ -81,3 +82,50 @@ def check_current(
     """
     migrator: Migrator = migrator_for(database, directory, **options)
     migrator.check_current(target)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a database stands against a directory."""
+
+    directory: Path
+    migrator: str
+    """``integer`` or ``timestamp``."""
+    version: int | None
+    """The recorded version of integer files."""
+    latest: int | None
+    applied: tuple[str, ...]
+    pending: tuple[str, ...]
+    ignored: tuple[str, ...]
+    """Names in the directory that look like migrations but do not follow the convention."""
+    is_current: bool
+
+
+def status(database: Database, directory: Path | str, **options: Any) -> Status:
+    """Return where ``database`` stands. Writes nothing and loads no file.
+
+    Raises
+    ------
+    MigrationFilesError
+        A run would refuse the files as they are.
+    """
+    migrator = migrator_for(database, directory, **options)
+    plan = migrator.plan()
+    files = migrator.files
+    pending = {step.file for step in plan.steps if step.direction is Direction.UP}
+    if isinstance(migrator, IntegerMigrator):
+        files = tuple(file for file in files if file.version)
+        undone = {file for file in files if file.version > (plan.current or 0)}
+        latest = max((file.version for file in files), default=0)
+    else:
+        undone, latest = pending, None
+    return Status(
+        migrator.directory,
+        "integer" if isinstance(migrator, IntegerMigrator) else "timestamp",
+        plan.current,
+        latest,
+        tuple(file.name for file in files if file not in undone),
+        tuple(file.name for file in files if file in pending),
+        near_misses(list_names(migrator.directory)),
+        migrator.is_reached(plan),
+    )

@@ -16,6 +16,7 @@ from sequent_py.schema_migrations.ddl import SQLType
 
 Types = Literal["portable", "exact"]
 
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _PARTS = re.compile(r"(?P<name>[a-z\" ]+?)(?:\((?P<sizes>[0-9, -]+)\))?(?P<suffix> with(?:out)? time zone)?")
 
 
@@ -29,9 +30,12 @@ def column_type(sql: str, types: Types) -> sa.types.TypeEngine[Any]:
     return _portable(name, sizes) if types == "portable" else _exact(name, sizes, sql)
 
 
-def is_approximated(sql: str) -> bool:
-    """Whether the portable type says less than the exact one."""
-    return isinstance(column_type(sql, "portable"), sa.Text) and sql != "text"
+def stored_type(kind: sa.types.TypeEngine[Any]) -> str:
+    """Return what ``format_type()`` says of a column that was created with this type."""
+    if isinstance(kind, SQLType):
+        return kind.sql
+    sql = kind.compile(dialect=_DIALECT).lower().replace(", ", ",")
+    return re.sub(r"^char\b", "character", re.sub(r"^varchar\b", "character varying", sql))
 
 
 def _exact(name: str, sizes: list[int], sql: str) -> sa.types.TypeEngine[Any]:
@@ -52,7 +56,19 @@ def _exact(name: str, sizes: list[int], sql: str) -> sa.types.TypeEngine[Any]:
             return postgresql.JSONB()
         case "bytea", []:
             return postgresql.BYTEA()
-        case ("smallint" | "integer" | "bigint" | "text" | "boolean" | "date" | "numeric" | "character varying"), _:
+        case (
+            (
+                "smallint"
+                | "integer"
+                | "bigint"
+                | "text"
+                | "boolean"
+                | "date"
+                | "numeric"
+                | "character varying"
+            ),
+            _,
+        ):
             return _portable(name, sizes)
     return SQLType(sql)
 
@@ -71,7 +87,7 @@ def _portable(name: str, sizes: list[int]) -> sa.types.TypeEngine[Any]:
         case "date":
             return sa.Date()
         case "numeric":
-            return sa.Numeric(*sizes)
+            return sa.Numeric(first, sizes[1] if len(sizes) > 1 else None)
         case "money":
             return sa.Numeric(19, 2)
         case "real" | "double precision":

@@ -76,7 +76,7 @@ class IntegerMigrator(Migrator):
     def _tracking(self) -> VersionTable:
         return VersionTable(self.table, self.column, self.schema)
 
-    def _is_current(self, plan: Plan) -> bool:
+    def is_reached(self, plan: Plan) -> bool:
         return plan.current == plan.target
 
     def _check_numbers(self, target: int | None, relative: int | None, current: int | None) -> None:

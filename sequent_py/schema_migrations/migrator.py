@@ -105,11 +105,10 @@ class Migrator(ABC):
         """Return what :meth:`run` would do. Creates and locks nothing; checks the files as a run does, but loads none."""
 
     def is_current(self, target: int | None = None) -> bool:
-        """Whether a run would have nothing to do. Writes nothing, takes no lock; loads the pending files."""
+        """Whether a run would have nothing to do. Writes nothing, takes no lock; loads the files that a run would run."""
         plan = self.plan(target)
-        for step in plan.steps:
-            load(step.file)
-        return self._is_current(plan)
+        self._load(plan.steps)
+        return self.is_reached(plan)
 
     def check_current(self, target: int | None = None) -> None:
         """Return if :meth:`is_current`.
@@ -119,17 +118,14 @@ class Migrator(ABC):
         NotCurrent
             Migrations are pending, or the database is past the target.
         """
-        if not self.is_current(target):
-            raise NotCurrent(self._describe(self.plan(target)))
+        plan = self.plan(target)
+        self._load(plan.steps)
+        if not self.is_reached(plan):
+            raise NotCurrent(_difference(plan))
 
     @abstractmethod
-    def _is_current(self, plan: Plan) -> bool: ...
-
-    def _describe(self, plan: Plan) -> str:
-        count = len(plan.steps)
-        if not count:
-            return f"at {plan.current}, target {plan.target}"
-        return f"{count} migration{'s' if count > 1 else ''} to run, next {plan.steps[0].file.name} {plan.steps[0].direction}"
+    def is_reached(self, plan: Plan) -> bool:
+        """Whether the database is where the plan leads."""
 
     def _list(self) -> tuple[tuple[MigrationFile, ...], tuple[str, ...]]:
         names = list_names(self.directory)
@@ -218,3 +214,11 @@ def _transaction_id(connection: sa.Connection) -> str | None:
     if is_committing(connection):
         return None
     return str(ask(connection, sa.text("SELECT pg_catalog.pg_current_xact_id()::text"))[0][0])
+
+
+def _difference(plan: Plan) -> str:
+    count = len(plan.steps)
+    if not count:
+        return f"at {plan.current}, target {plan.target}"
+    first = plan.steps[0]
+    return f"{count} migration{'s' if count > 1 else ''} to run, next {first.file.name} {first.direction}"

@@ -80,7 +80,7 @@ class TimestampMigrator(Migrator):
     def _tracking(self) -> FilenameTable:
         return FilenameTable(self.table, self.column, self.schema)
 
-    def _is_current(self, plan: Plan) -> bool:
+    def is_reached(self, plan: Plan) -> bool:
         return not plan.steps
 
     def _plan(

@@ -7,11 +7,14 @@ same file are paired by the order in which the objects came into being, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sequent_py.errors import DefinitionError, PlanChanged
+from sequent_py.errors import PlanChanged, TableFileError
+
+Key = tuple[str, str, str]
+"""Kind, table and name of an object."""
 
 RELATION_KINDS = frozenset(
     {"table", "index", "key", "sequence", "view", "materialized view", "composite type", "foreign table"}
@@ -43,8 +46,9 @@ class ObjectName:
 class SuspendedConstraint:
     """A foreign key that a retired table gave up, because its old rows would keep others from being deleted."""
 
+    table: str
+    """The plain name of its table."""
     name: str
-    """Its plain name."""
     definition: str
 
 
@@ -88,13 +92,6 @@ class TableBlueprint:
                 remedy="Use the release that recorded them.",
             ) from error
 
-    def named(self, own_names: Mapping[tuple[str, str, str], str], physical_name: str) -> TableBlueprint:
-        """Return a copy whose objects have other names of their own, keyed by (kind, table, plain)."""
-        names = tuple(
-            replace(item, name=own_names.get((item.kind, item.table, item.plain), item.name)) for item in self.names
-        )
-        return replace(self, names=names, physical_name=physical_name)
-
 
 @dataclass(frozen=True, slots=True)
 class CatalogObject:
@@ -119,18 +116,19 @@ def pair(plain: Sequence[CatalogObject], suffixed: Sequence[CatalogObject], desc
 
     Raises
     ------
-    DefinitionError
+    TableFileError
         The runs created different things; says which.
     """
     pairs: list[Pair] = []
     for standing in (True, False):
         names = {right.name: left.name for left, right in pairs}
-        lefts = _grouped(plain, standing, lambda name: name)
-        rights = _grouped(suffixed, standing, lambda name, names=names: names.get(name, name))
+        lefts, rights = _grouped(plain, standing, {}), _grouped(suffixed, standing, names)
         for key in dict.fromkeys((*lefts, *rights)):
             left, right = lefts.get(key, []), rights.get(key, [])
             if len(left) != len(right):
-                raise DefinitionError(_difference(describe, key[0], left, right))
+                raise TableFileError(
+                    _difference(describe, key[0], left, right), remedy="Put %SUFFIX% after every name that they create."
+                )
             pairs += zip(left, right, strict=True)
     return pairs
 
@@ -150,25 +148,23 @@ def object_names(pairs: Iterable[Pair]) -> tuple[ObjectName, ...]:
     )
 
 
-_Key = tuple[str, str, str]
-
-
 def _grouped(
-    objects: Sequence[CatalogObject], standing: bool, plain_table: Callable[[str], str]
-) -> dict[_Key, list[CatalogObject]]:
+    objects: Sequence[CatalogObject], standing: bool, plain_tables: Mapping[str, str]
+) -> dict[Key, list[CatalogObject]]:
     """Group what may be taken for each other; tables and their like first, because the others are told apart by them."""
-    groups: dict[_Key, list[CatalogObject]] = {}
+    groups: dict[Key, list[CatalogObject]] = {}
     for item in sorted(objects, key=lambda item: item.oid):
         if (item.table == "") is standing:
-            groups.setdefault((item.kind, item.detail, plain_table(item.table)), []).append(item)
+            groups.setdefault((item.kind, item.detail, plain_tables.get(item.table, item.table)), []).append(
+                item
+            )
     return groups
 
 
-def _difference(describe: str, kind: str, left: Sequence[CatalogObject], right: Sequence[CatalogObject]) -> str:
+def _difference(
+    describe: str, kind: str, left: Sequence[CatalogObject], right: Sequence[CatalogObject]
+) -> str:
     def listed(items: Sequence[CatalogObject]) -> str:
         return ", ".join(item.name for item in items) or "none"
 
-    return (
-        f"{describe} creates {len(left)} of kind {kind} without a suffix ({listed(left)}) "
-        f"and {len(right)} with one ({listed(right)})."
-    )
+    return f"{describe} creates, of kind {kind}, {listed(left)} under plain names and {listed(right)} beside them."

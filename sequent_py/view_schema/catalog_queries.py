@@ -66,7 +66,6 @@ UNSUPPORTED = {
 """What no table file may create: it belongs to the whole database, or has a name that the swap does not change."""
 
 
-
 DEFINITION_OF = {
     "key": "constraint",
     "constraint": "constraint",

@@ -17,7 +17,7 @@ from sequent_py.events import EventTypes, aliases_of, event_type_of
 from sequent_py.gate import Gate
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
-from sequent_py.records import Record, record_shape
+from sequent_py.records import Record, RecordShape, record_shape
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection, Ledger
 from sequent_py.replay.worker import ReplayTask
@@ -27,6 +27,7 @@ from sequent_py.view_schema import table_files
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
+from sequent_py.view_schema.trial import AlterScript
 from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
 
 
@@ -68,13 +69,15 @@ class Context:
     def connect(self, purpose: str) -> Connection:
         """Open an autocommit connection whose name says what it is for."""
         return database.connect(
-            self.database_url, application_name=f"sequent {purpose} ({socket.gethostname()}:{os.getpid()})"
+            self.database_url,
+            application_name=f"sequent {purpose} ({socket.gethostname()}:{os.getpid()})",
+            autocommit=True,
         )
 
     @contextmanager
     def reading(self, purpose: str) -> Iterator[Connection]:
         """Open a connection that cannot write; for commands that only report."""
-        with database.closing(self.connect(purpose)) as (connection,):
+        with self.connect(purpose) as connection:
             connection.execute("SET default_transaction_read_only = on")
             yield connection
 
@@ -91,7 +94,7 @@ class Context:
         ForeignTransactionIds
             The store came from another cluster.
         """
-        with database.closing(self.connect(f"migrate {command}")) as (connection,):
+        with self.connect(f"migrate {command}") as connection:
             self.require_installed(connection)
             # A coordinator whose process died in mid-statement must not keep its lock until that statement ends.
             connection.execute("SET client_connection_check_interval = '1s'")
@@ -126,19 +129,14 @@ class Context:
             raise ForeignTransactionIds(
                 f"Event rows carry transaction ids up to {newest}, which lie in this server's future: the store was restored from"
                 " another cluster, and snapshot windows would be wrong.",
-                remedy="With all writers stopped, run as the owner of the tables: "
-                + sql.SQL(
-                    "ALTER TABLE {0} DISABLE TRIGGER USER; UPDATE {0} SET xact_id = '3'; ALTER TABLE {0} ENABLE TRIGGER USER;"
-                )
-                .format(sql.Identifier(self.schema, "events"))
-                .as_string(connection),
+                remedy="Run: sequent doctor --repair",
             )
 
-    def table_files(self, resolved: ResolvedPlan) -> list[tuple[type[Record], table_files.TableFiles]]:
+    def table_files(self, resolved: ResolvedPlan) -> list[tuple[RecordShape, table_files.TableFiles]]:
         """Read the table files of a plan's replays."""
         return [
             (
-                resolved.records[step.table_name],
+                record_shape(resolved.records[step.table_name]),
                 table_files.read_table_files(self.config.sql_path, step.table_name),
             )
             for step in resolved.plan.replays
@@ -148,9 +146,10 @@ class Context:
         """Read the alter files of a plan."""
         return [
             AlterScript(
-                record_shape(resolved.records[step.table_name]),
-                step.version,
-                table_files.read_alter_file(self.config.sql_path, step.table_name, step.version),
+                shape=record_shape(resolved.records[step.table_name]),
+                version=step.version,
+                sql=table_files.read_alter_file(self.config.sql_path, step.table_name, step.version),
+                files=table_files.read_table_files(self.config.sql_path, step.table_name),
             )
             for step in resolved.plan.alters
         ]
@@ -198,7 +197,10 @@ class Context:
         """Read the shapes of a plan's shadow tables."""
         return {
             resolved.records[step.table_name]: read_table_shape(
-                connection, record_shape(resolved.records[step.table_name]), self.config.view_schema, step.shadow_name
+                connection,
+                record_shape(resolved.records[step.table_name]),
+                self.config.view_schema,
+                step.shadow_name,
             )
             for step in resolved.plan.replays
         }
@@ -211,7 +213,9 @@ def replayed_projectors(resolved: ResolvedPlan) -> list[type[Projector]]:
 
 def replayed_event_names(resolved: ResolvedPlan) -> tuple[str, ...]:
     """Return the stored names, aliases included, of every event type that the plan's projectors handle."""
-    classes = [cls for item in resolved.projectors for cls in projector_definition(item.projector).event_classes]
+    classes = [
+        cls for item in resolved.projectors for cls in projector_definition(item.projector).event_classes
+    ]
     return tuple(dict.fromkeys(name for cls in classes for name in (event_type_of(cls), *aliases_of(cls))))
 
 
@@ -223,7 +227,9 @@ def live_blueprints(context: Context, connection: Connection) -> dict[str, Table
     }
 
 
-def shadow_blueprints(context: Context, connection: Connection, migration_id: int) -> dict[str, TableBlueprint]:
+def shadow_blueprints(
+    context: Context, connection: Connection, migration_id: int
+) -> dict[str, TableBlueprint]:
     """Return what a swap renames along with each shadow table of a migration, by plain name."""
     return {
         table.table_name: TableBlueprint.from_json(table.names)

@@ -7,13 +7,13 @@ installed yet.
 from __future__ import annotations
 
 from sequent_py.errors import SequentError
+from sequent_py.event_types import stored_event_types
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay import fence
-from sequent_py.replay.estimate import estimate_history
+from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
-from sequent_py.store import current_snapshot, stored_event_types
-from sequent_py.view_schema import dependents, table_files
-from sequent_py.view_schema.context import Context, replayed_event_names
+from sequent_py.view_schema import dependents, swap, table_files
+from sequent_py.view_schema.context import Context, live_blueprints, replayed_event_names
 from sequent_py.view_schema.passes import pending_events
 from sequent_py.view_schema.planner import plan as make_plan
 from sequent_py.view_schema.plans import Plan, resolve
@@ -39,6 +39,20 @@ def current_plan(context: Context, connection: Connection) -> Plan:
     )
 
 
+def check_swap(context: Context, connection: Connection, plan: Plan) -> tuple[str, ...]:
+    """Show that nothing stands in the way of the swap; return what it will not carry over.
+
+    Raises
+    ------
+    DependentObjects, DefinitionError
+        What does.
+    """
+    live = live_blueprints(context, connection)
+    warnings = dependents.check(connection, context.config.view_schema, plan, live)
+    swap.check_retired_names(connection, view_schema=context.config.view_schema, plan=plan, live=live)
+    return warnings
+
+
 def report_plan(context: Context) -> PlanReport:
     """Plan, check that the files are there and nothing depends on the tables, and size the replay.
 
@@ -52,16 +66,19 @@ def report_plan(context: Context) -> PlanReport:
         resolved = resolve(plan, context.definition)
         context.table_files(resolved)
         context.alter_scripts(resolved)
-        warnings = (*plan.warnings, *dependents.check(connection, context.config.view_schema, plan))
+        warnings = plan.warnings
         events, is_exact = 0, True
-        if plan.replays and context.is_installed(connection):
+        is_installed = context.is_installed(connection)
+        if is_installed:
+            warnings += check_swap(context, connection, plan)
+        if is_installed and plan.replays:
             stored = stored_event_types(connection, context.schema)
             ids = [stored[name] for name in replayed_event_names(resolved) if name in stored]
             samples, is_exact = estimate_history(
                 connection, context.schema, until=current_snapshot(connection), event_type_ids=ids
             )
             events = sum(sample.estimated_events for sample in samples.values())
-        return PlanReport(plan, events, is_exact, tuple(warnings))
+        return PlanReport(plan, events, is_exact, warnings)
 
 
 def report_status(context: Context, code_version: int | None) -> StatusReport:

@@ -20,20 +20,19 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import errors as pg
 
-from sequent_py import database
 from sequent_py.errors import InvalidTransition, SwapLockTimeout
+from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.store import stored_event_types
 from sequent_py.verification import Verification
-from sequent_py.view_schema import dependents, swap
+from sequent_py.view_schema import swap
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
     replayed_projectors,
     shadow_blueprints,
 )
-from sequent_py.view_schema.inspection import current_plan
+from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.online import resume
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
@@ -106,7 +105,8 @@ def run_offline(
         )
         passes.take_over()
         with watch.step("checking", progress):
-            warnings = _prove_swap(context, connection, plan)
+            # Checked at the door again: views, keys and names can have come since online.
+            warnings = check_swap(context, connection, plan)
         cut_over = _CutOver(context, connection, migration, resolved, passes, watch, progress)
         cut_over.approach(verify_sample)
         closed_at = time.monotonic()
@@ -128,15 +128,6 @@ def run_offline(
             step_seconds=watch.seconds,
             warnings=(*warnings, *result.warnings),
         )
-
-
-def _prove_swap(context: Context, connection: Connection, plan: Plan) -> tuple[str, ...]:
-    """Check again, at the door, what can have changed since ``online``: dependents and names."""
-    warnings = dependents.check(connection, context.config.view_schema, plan)
-    swap.check_retired_names(
-        connection, view_schema=context.config.view_schema, plan=plan, live=live_blueprints(context, connection)
-    )
-    return warnings
 
 
 class _CutOver:
@@ -241,10 +232,8 @@ class _CutOver:
             return
         verification = self._verification()
         aggregates = verification.sample(self._connection, until=until, size=size, since=since)
-        with database.closing(self._context.connect("verifying")) as (reader,):
-            self.verified += verification.check_aggregates(
-                self._connection, reader, aggregates, until=until
-            )
+        with self._context.connect("verifying") as reader:
+            self.verified += verification.check_aggregates(self._connection, reader, aggregates, until=until)
 
     def promote(self, lock_budget_seconds: float, closed_at: float) -> swap.SwapResult:
         """Swap in one transaction; a try that does not get its locks in time is rolled back and repeated."""
@@ -296,8 +285,8 @@ class _CutOver:
     def _blockers(self) -> str:
         """Name the sessions that hold locks on the tables to be swapped."""
         plan = self._resolved.plan
-        tables = [step.table_name for step in (*plan.replays, *plan.alters)]
-        tables += [step.shadow_name for step in plan.replays]
+        tables = [name for step in plan.replays for name in (step.table_name, step.shadow_name)]
+        tables += [step.table_name for step in plan.alters]
         rows = self._connection.execute(
             "SELECT DISTINCT a.pid, a.usename, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 60)"
             " FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace"

@@ -15,18 +15,19 @@ that writers or readers of the live tables could wait for is ever taken.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from sequent_py.errors import InvalidTransition, PlanChanged
 from sequent_py.progress import Progress
-from sequent_py.records import record_shape
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import dependents, executor, swap
-from sequent_py.view_schema.context import Context, live_blueprints
-from sequent_py.view_schema.inspection import current_plan
+from sequent_py.view_schema import executor
+from sequent_py.view_schema.blueprints import TableBlueprint
+from sequent_py.view_schema.context import Context, live_blueprints, shadow_blueprints
+from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.reports import OnlineReport
-from sequent_py.view_schema.states import Command, MigrationState, require, settled
+from sequent_py.view_schema.states import Command, MigrationState, require
 from sequent_py.view_schema.versions import ViewMigration
 
 
@@ -117,13 +118,11 @@ def resume(context: Context, connection: Connection, plan: Plan, command: Comman
             f"{what} for version {plan.target_version} is not what it was when the migration began.",
             remedy="Restore it, or begin anew: sequent migrate abort, then sequent migrate online",
         )
-    state = settled(unfinished.state, is_held=False)
-    if state is not unfinished.state:
-        # Its process died during the cut-over; the gate reopened with the death of the lock. Say so in the row as well.
-        assert state is not None
+    if unfinished.state.is_cut_over:
+        # Its process died during the cut-over; the gate reopened with the death of the lock. Say so in the rows as well.
         with connection.transaction():
             context.gate.reopen(connection)
-            unfinished = versions.transition(connection, unfinished.id, (unfinished.state,), state)
+            unfinished = versions.settle(connection, unfinished)
     require(unfinished.state, command)
     return unfinished
 
@@ -136,47 +135,41 @@ def _begin_or_resume(
         progress.note(f"Going on with migration {migration.id} ({migration.state}).")
         return migration, True, ()
     progress.step("checking the table files")
-    warnings = prove(context, connection, plan, resolved)
+    live = live_blueprints(context, connection)
+    # Writes nothing: whatever is wrong with the files, or in the way of the swap, is found here.
+    proved = executor.trial(
+        connection,
+        view_schema=context.config.view_schema,
+        replays=context.table_files(resolved),
+        alters=context.alter_scripts(resolved),
+        target_version=plan.target_version,
+        live=live,
+    )
+    warnings = check_swap(context, connection, plan)
     for warning in warnings:
         progress.note(warning)
     progress.step("creating the shadow tables")
-    return _begin(context, connection, plan, resolved), False, warnings
+    return _begin(context, connection, plan, resolved, proved.blueprints), False, warnings
 
 
-def prove(context: Context, connection: Connection, plan: Plan, resolved: ResolvedPlan) -> tuple[str, ...]:
-    """Show that the plan's files work and the swap will be possible, writing nothing; return warnings.
-
-    Raises
-    ------
-    TableFileError, DefinitionError, DependentObjects
-        Why not.
-    """
-    view_schema = context.config.view_schema
-    executor.trial(
-        connection,
-        view_schema=view_schema,
-        replays=[(record_shape(record), files) for record, files in context.table_files(resolved)],
-        alters=context.alter_scripts(resolved),
-        target_version=plan.target_version,
-    )
-    warnings = dependents.check(connection, view_schema, plan)
-    swap.check_retired_names(
-        connection, view_schema=view_schema, plan=plan, live=live_blueprints(context, connection)
-    )
-    return warnings
-
-
-def _begin(context: Context, connection: Connection, plan: Plan, resolved: ResolvedPlan) -> ViewMigration:
+def _begin(
+    context: Context,
+    connection: Connection,
+    plan: Plan,
+    resolved: ResolvedPlan,
+    blueprints: Mapping[str, TableBlueprint],
+) -> ViewMigration:
     """Write the migration's row and its empty shadow tables, all or nothing."""
     with connection.transaction():
         migration = context.versions.begin(connection, plan, context.fingerprint(plan))
-        blueprints = executor.create_shadow_tables(
+        created = executor.create_shadow_tables(
             connection,
             view_schema=context.config.view_schema,
-            replays=[(record_shape(record), files) for record, files in context.table_files(resolved)],
+            replays=context.table_files(resolved),
+            blueprints=blueprints,
             target_version=plan.target_version,
         )
-        for blueprint in blueprints:
+        for blueprint in created:
             context.versions.record_shadow(connection, migration.id, blueprint, plan.target_version)
     return migration
 
@@ -189,17 +182,19 @@ def _index_and_analyse(
     workers: int,
     progress: Progress,
 ) -> None:
-    unindexed = context.versions.unindexed(connection, migration.id)
-    files = [item for item in context.table_files(resolved) if item[1].table in unindexed]
+    versions = context.versions
+    unindexed = versions.unindexed(connection, migration.id)
+    files = [files for _, files in context.table_files(resolved) if files.table in unindexed]
     if files:
         progress.step("building indexes")
         executor.build_indexes(
             lambda: context.connect("indexing"),
             view_schema=context.config.view_schema,
-            files=[item[1] for item in files],
+            files=files,
+            blueprints=shadow_blueprints(context, connection, migration.id),
             target_version=resolved.plan.target_version,
             parallel=max(workers, 1),
-            on_built=lambda built, blueprint: context.versions.mark_indexed(built, migration.id, blueprint),
+            on_built=lambda built, blueprint: versions.mark_indexed(built, migration.id, blueprint),
         )
     progress.step("analysing")
     executor.analyse(

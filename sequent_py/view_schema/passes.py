@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
-from sequent_py.replay.estimate import estimate_history, estimate_window
+from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
 from sequent_py.replay.groups import cut
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.replayer import Replayer
-from sequent_py.store import current_snapshot, stored_event_types
 from sequent_py.view_schema.context import Context, replayed_event_names
 from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.versions import ViewMigration

@@ -139,7 +139,8 @@ def resolve(plan: Plan, definition: MigrationsDefinition) -> ResolvedPlan:
         The declaration no longer has one of them.
     """
     projectors = {name: definition.projector(name) for name in plan.projectors}
-    tables = dict.fromkeys(step.table_name for step in (*plan.replays, *plan.alters))
+    steps: tuple[ReplayStep | AlterStep, ...] = (*plan.replays, *plan.alters)
+    tables = dict.fromkeys(step.table_name for step in steps)
     missing = [f"projector {name}" for name, found in projectors.items() if found is None]
     missing += [f"table {name}" for name in tables if name not in definition.records]
     if missing:

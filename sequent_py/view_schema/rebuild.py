@@ -145,7 +145,8 @@ class ViewSchema:
             migration = context.versions.unfinished(connection)
             if migration is None or fence.coordinator(connection, context.schema) is None:
                 raise ConfigurationError(
-                    "No replay is running that a worker could join.", remedy="Start one: sequent migrate online"
+                    "No replay is running that a worker could join.",
+                    remedy="Start one: sequent migrate online",
                 )
             resolve(migration.plan, context.definition)
         progress.step("replaying")

@@ -65,7 +65,9 @@ def rename_all(connection: Connection, schema: str, renames: Iterable[Rename]) -
         A name is taken by something outside the batch.
     """
     # What is on a table goes first: it is addressed by the table's name, which changes last.
-    pending = sorted((item for item in renames if item.name != item.new), key=lambda item: item.kind == "table")
+    pending = sorted(
+        (item for item in renames if item.name != item.new), key=lambda item: item.kind == "table"
+    )
     parked = 0
     present: dict[str, str] = {}
     while pending:

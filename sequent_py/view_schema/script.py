@@ -40,11 +40,17 @@ def run_script(connection: Connection, text: str, *, source: str, search_path: S
     """
     if connection.info.transaction_status is not TransactionStatus.INTRANS:
         raise ValueError("run_script() needs a transaction of the caller's")
-    notices: list[psycopg.errors.Diagnostic] = []
+    cut_names: list[str] = []
+
+    def note(notice: psycopg.errors.Diagnostic) -> None:
+        # Read at once: the notice is gone when the handler returns.
+        if notice.sqlstate == _NAME_TOO_LONG:
+            cut_names.append(notice.message_primary or "")
+
     with searching(connection, search_path), _locally(connection, "client_min_messages", "notice"):
         connection.execute("SELECT pg_catalog.set_config('sequent.script', %s, true)", (text,))
         before = _settings(connection)
-        connection.add_notice_handler(notices.append)
+        connection.add_notice_handler(note)
         try:
             # Never prepared: it is the same statement every time, but not the same work.
             connection.execute(_RUN, prepare=False)
@@ -53,12 +59,12 @@ def run_script(connection: Connection, text: str, *, source: str, search_path: S
                 raise
             raise _translated(error, text, source) from error
         finally:
-            connection.remove_notice_handler(notices.append)
+            connection.remove_notice_handler(note)
         _refuse_changed_settings(connection, before, source)
-    for notice in notices:
-        if notice.sqlstate == _NAME_TOO_LONG:
-            message = notice.message_primary
-            raise TableFileError(f"{source}: a name is longer than 63 bytes: {message}.", remedy="Shorten it.")
+    if cut_names:
+        raise TableFileError(
+            f"{source}: names are longer than 63 bytes: {'; '.join(dict.fromkeys(cut_names))}.", remedy="Shorten them."
+        )
 
 
 @contextmanager
@@ -90,7 +96,9 @@ def _settings(connection: Connection) -> dict[str, str]:
 
 def _refuse_changed_settings(connection: Connection, before: dict[str, str], source: str) -> None:
     """Refuse a file that leaves a setting changed: it would hold for whatever the session does next."""
-    changed = sorted(name for name, value in _settings(connection).items() if before.get(name, value) != value)
+    changed = sorted(
+        name for name, value in _settings(connection).items() if before.get(name, value) != value
+    )
     if changed:
         raise TableFileError(
             f"{source} changes the setting {', '.join(changed)} of the session.",

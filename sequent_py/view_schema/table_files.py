@@ -115,7 +115,8 @@ def plan_fingerprint(directory: Path, plan: Plan) -> str:
         One of them cannot be read.
     """
     files: list[tuple[str, str]] = []
-    for table in dict.fromkeys(step.table_name for step in (*plan.replays, *plan.alters)):
+    tables = [step.table_name for step in plan.replays] + [step.table_name for step in plan.alters]
+    for table in dict.fromkeys(tables):
         found = read_table_files(directory, table)
         files.append((create_file_name(table), found.create_sql))
         files.append((indexes_file_name(table), found.indexes_sql or ""))
@@ -136,7 +137,8 @@ def _read(directory: Path, table: str, name: str) -> str:
         raise TableFileError(f"{path} does not exist.", remedy=f"Write the SQL of {table} there.") from None
     except UnicodeDecodeError as error:
         raise TableFileError(
-            f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}.", remedy="Save it as UTF-8."
+            f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}.",
+            remedy="Save it as UTF-8.",
         ) from error
     except OSError as error:
         raise TableFileError(f"{path} cannot be read: {error.strerror}.") from error

@@ -25,6 +25,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from sequent_py.errors import ConcurrentMigration, InvalidTransition, StoreNotInstalled
+from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.plans import LiveTable, Plan
 from sequent_py.view_schema.states import ONLINE_DONE_REQUIRED, MigrationState, is_reachable, settled
 
@@ -94,7 +95,7 @@ class ViewTable:
     retired_by: int | None
     """The migration whose swap retired it."""
     names: Mapping[str, Any]
-    """What the swap renames along with it; its form is the swap's own."""
+    """The JSON of its :class:`~sequent_py.view_schema.blueprints.TableBlueprint`: what a swap renames along with it."""
     rows: int | None
     """The row count that was last recorded; None when none was."""
     created_at: datetime
@@ -132,7 +133,7 @@ class Versions:
         """Whether the event store's schema has the tables of this module."""
         return self._missing(connection) is None
 
-    def begin(self, connection: Connection, plan: Plan, *, files_fingerprint: str) -> ViewMigration:
+    def begin(self, connection: Connection, plan: Plan, files_fingerprint: str) -> ViewMigration:
         """Record a new migration in state ``online_running``.
 
         Raises
@@ -169,6 +170,11 @@ class Versions:
         """Return the unfinished migration; None when there is none."""
         newest = self.current(connection)
         return None if newest is None or newest.state.is_finished else newest
+
+    def latest_state(self, connection: Connection) -> MigrationState | None:
+        """Return the stored state of the newest migration; None before the first."""
+        newest = self.current(connection)
+        return None if newest is None else newest.state
 
     def history(self, connection: Connection, *, limit: int | None = None) -> list[ViewMigration]:
         """Return the migrations, newest first."""
@@ -266,37 +272,47 @@ class Versions:
         self._execute(connection, query, (stall_milliseconds, migration_id))
 
     def record_shadow(
-        self,
-        connection: Connection,
-        *,
-        migration_id: int,
-        table_name: str,
-        physical_name: str,
-        version: int,
-        names: Mapping[str, Any] | None = None,
+        self, connection: Connection, migration_id: int, blueprint: TableBlueprint, version: int
     ) -> None:
-        """Record a shadow table, in the transaction that creates it."""
+        """Record a shadow table of the target ``version``, in the transaction that creates it."""
         self._execute(
             connection,
             "INSERT INTO {tables} (physical_name, table_name, role, version, built_version, migration_id, names) "
             "VALUES (%s, %s, 'shadow', %s, %s, %s, %s)",
-            (physical_name, table_name, version, version, migration_id, Jsonb(dict(names or {}))),
+            (
+                blueprint.physical_name,
+                blueprint.table,
+                version,
+                version,
+                migration_id,
+                Jsonb(blueprint.to_json()),
+            ),
         )
 
-    def mark_indexed(
-        self,
-        connection: Connection,
-        physical_name: str,
-        *,
-        names: Mapping[str, Any] | None = None,
-        rows: int | None = None,
-    ) -> None:
-        """Record that the relation has its keys and indexes; ``names`` and ``rows`` replace what was recorded when given."""
-        self._execute(
+    def mark_indexed(self, connection: Connection, migration_id: int, blueprint: TableBlueprint) -> None:
+        """Record that a shadow table has its keys and indexes, in the transaction that built the last; the blueprint knows them all.
+
+        Raises
+        ------
+        InvalidTransition
+            The migration has no such shadow table: it was aborted meanwhile.
+        """
+        marked = self._execute(
             connection,
-            "UPDATE {tables} SET indexed_at = clock_timestamp(), names = coalesce(%s, names), rows = coalesce(%s, rows) "
-            "WHERE physical_name = %s",
-            (None if names is None else Jsonb(dict(names)), rows, physical_name),
+            "UPDATE {tables} SET indexed_at = clock_timestamp(), names = %s "
+            "WHERE physical_name = %s AND role = 'shadow' AND migration_id = %s",
+            (Jsonb(blueprint.to_json()), blueprint.physical_name, migration_id),
+        )
+        if marked != 1:
+            raise InvalidTransition(
+                f"View migration {migration_id} has no shadow table {blueprint.physical_name}.",
+                remedy="Run: sequent migrate status",
+            )
+
+    def unindexed(self, connection: Connection, migration_id: int) -> frozenset[str]:
+        """Return the plain names of the migration's shadow tables that lack their keys and indexes."""
+        return frozenset(
+            table.table_name for table in self.shadows(connection, migration_id) if table.indexed_at is None
         )
 
     def record_names(self, connection: Connection, physical_name: str, names: Mapping[str, Any]) -> None:
@@ -424,9 +440,11 @@ class Versions:
             return cursor.execute(self._composed(query), parameters).rowcount
 
     def _composed(self, query: LiteralString) -> sql.Composed:
+        # psycopg looks for placeholders in the composed text, identifiers included. All statements here have parameters.
+        schema = self.schema.replace("%", "%%")
         return sql.SQL(query).format(
-            migrations=sql.Identifier(self.schema, "view_migrations"),
-            tables=sql.Identifier(self.schema, "view_tables"),
+            migrations=sql.Identifier(schema, "view_migrations"),
+            tables=sql.Identifier(schema, "view_tables"),
             migration_columns=_MIGRATION_COLUMNS,
             table_columns=_TABLE_COLUMNS,
         )

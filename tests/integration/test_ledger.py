@@ -28,10 +28,14 @@ def connections(store_database_url: str) -> Iterator[list[psycopg.Connection[Any
 
 @pytest.fixture
 def migration_id(connections: list[psycopg.Connection[Any]]) -> int:
-    row = connections[0].execute(
-        "INSERT INTO sequent_schema.view_migrations (from_version, target_version, state, plan, files_fingerprint)"
-        " VALUES (0, 1, 'online_running', '{}', '') RETURNING id"
-    ).fetchone()
+    row = (
+        connections[0]
+        .execute(
+            "INSERT INTO sequent_schema.view_migrations (from_version, target_version, state, plan, files_fingerprint)"
+            " VALUES (0, 1, 'online_running', '{}', '') RETURNING id"
+        )
+        .fetchone()
+    )
     assert row is not None
     return int(row[0])
 
@@ -40,9 +44,7 @@ def migration_id(connections: list[psycopg.Connection[Any]]) -> int:
 def ledger(connections: list[psycopg.Connection[Any]], migration_id: int) -> Ledger:
     ledger = Ledger(SCHEMA)
     groups = [Group(0, None, UUID(int=9), 10), Group(0, UUID(int=9), None, 30), Group(None, None, None, 20)]
-    ledger.create_pass(
-        connections[0], Pass(migration_id, 0, None, "100:100:", 60, True), groups, epoch=1
-    )
+    ledger.create_pass(connections[0], Pass(migration_id, 0, None, "100:100:", 60, True), groups, epoch=1)
     return ledger
 
 

@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from sequent_py.errors import ConcurrentMigration, InvalidTransition, PlanChanged, StoreNotInstalled
+from sequent_py.view_schema.blueprints import ObjectName, TableBlueprint
 from sequent_py.view_schema.plans import AlterStep, LiveTable, Plan, ReplayStep
 from sequent_py.view_schema.states import TRANSITIONS, MigrationState, state_check
 from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
@@ -45,13 +46,8 @@ FIRST = Plan(
 def begin(connection: Connection, plan: Plan = FIRST, versions: Versions = VERSIONS) -> ViewMigration:
     migration = versions.begin(connection, plan, files_fingerprint="abc")
     for step in plan.replays:
-        versions.record_shadow(
-            connection,
-            migration_id=migration.id,
-            table_name=step.table_name,
-            physical_name=step.shadow_name,
-            version=plan.target_version,
-        )
+        blueprint = TableBlueprint(step.table_name, step.shadow_name, ())
+        versions.record_shadow(connection, migration.id, blueprint, plan.target_version)
     return migration
 
 
@@ -79,6 +75,7 @@ def begin_in(connection: Connection, state: MigrationState, plan: Plan = FIRST) 
 def test_before_the_first_migration_there_is_nothing(connection: Connection) -> None:
     assert VERSIONS.is_installed(connection)
     assert VERSIONS.current(connection) is None
+    assert VERSIONS.latest_state(connection) is None
     assert VERSIONS.unfinished(connection) is None
     assert VERSIONS.history(connection) == []
     assert VERSIONS.live_tables(connection) == {}
@@ -146,6 +143,7 @@ def test_after_a_finished_migration_another_may_begin(connection: Connection, st
     first = begin_in(connection, state)
     assert VERSIONS.unfinished(connection) is None
     assert VERSIONS.current(connection) == first
+    assert VERSIONS.latest_state(connection) is state
     second = VERSIONS.begin(connection, Plan(1, 2), files_fingerprint="abc")
     assert VERSIONS.current(connection) == second
     assert VERSIONS.history(connection) == [second, first]
@@ -332,9 +330,14 @@ def promoted(connection: Connection, plan: Plan) -> ViewMigration:
     return migration
 
 
+ACCOUNTS = TableBlueprint(
+    "accounts", "accounts_1", (ObjectName("key", "accounts_1_pkey", "accounts_pkey", "accounts"),)
+)
+
+
 def test_shadow_tables_are_recorded_by_their_exact_names(connection: Connection) -> None:
     migration = begin(connection)
-    VERSIONS.mark_indexed(connection, "accounts_1", names={"accounts_1_pkey": "accounts_pkey"}, rows=7)
+    VERSIONS.record_rows(connection, "accounts_1", 7)
     accounts, messages = VERSIONS.shadows(connection, migration.id)
     assert (accounts.physical_name, accounts.table_name, accounts.role) == (
         "accounts_1",
@@ -342,27 +345,39 @@ def test_shadow_tables_are_recorded_by_their_exact_names(connection: Connection)
         TableRole.SHADOW,
     )
     assert (accounts.version, accounts.built_version, accounts.migration_id) == (1, 1, migration.id)
-    assert accounts.names == {"accounts_1_pkey": "accounts_pkey"}
-    assert accounts.rows == 7
-    assert accounts.indexed_at is not None
-    assert (messages.physical_name, messages.indexed_at, messages.rows, messages.names) == (
-        "messages_1",
-        None,
-        None,
-        {},
-    )
+    assert TableBlueprint.from_json(accounts.names) == TableBlueprint("accounts", "accounts_1", ())
+    assert (accounts.rows, messages.rows) == (7, None)
+    assert messages.physical_name == "messages_1"
     assert VERSIONS.shadows(connection, migration.id + 1) == []
     assert VERSIONS.live_tables(connection) == {}
 
 
-def test_marking_as_indexed_keeps_what_is_not_given(connection: Connection) -> None:
+def test_shadow_tables_are_unindexed_until_they_are_marked(connection: Connection) -> None:
     migration = begin(connection)
-    VERSIONS.record_names(connection, "accounts_1", {"x": "y"})
-    VERSIONS.record_rows(connection, "accounts_1", 3)
-    VERSIONS.mark_indexed(connection, "accounts_1")
+    assert VERSIONS.unindexed(connection, migration.id) == {"accounts", "messages"}
+    VERSIONS.mark_indexed(connection, migration.id, ACCOUNTS)
+    assert VERSIONS.unindexed(connection, migration.id) == {"messages"}
     accounts, _ = VERSIONS.shadows(connection, migration.id)
-    assert (accounts.names, accounts.rows) == ({"x": "y"}, 3)
     assert accounts.indexed_at is not None
+    assert TableBlueprint.from_json(accounts.names) == ACCOUNTS
+
+
+def test_a_shadow_table_that_was_dropped_meanwhile_cannot_be_marked_as_indexed(
+    connection: Connection,
+) -> None:
+    migration = begin(connection)
+    with pytest.raises(InvalidTransition, match="has no shadow table accounts_1"):
+        VERSIONS.mark_indexed(connection, migration.id + 1, ACCOUNTS)
+    VERSIONS.forget(connection, ["accounts_1"])
+    with pytest.raises(InvalidTransition, match="has no shadow table accounts_1"):
+        VERSIONS.mark_indexed(connection, migration.id, ACCOUNTS)
+
+
+def test_the_names_that_a_swap_leaves_are_recorded(connection: Connection) -> None:
+    promoted(connection, FIRST)
+    VERSIONS.record_names(connection, "accounts", {"x": "y"})
+    accounts, _ = VERSIONS.tables(connection, TableRole.LIVE)
+    assert accounts.names == {"x": "y"}
 
 
 def test_the_first_promotion_makes_shadow_tables_live_and_retires_nothing(connection: Connection) -> None:
@@ -430,6 +445,14 @@ def test_a_promotion_of_other_tables_than_recorded_is_refused(connection: Connec
     assert VERSIONS.retired(connection) == []
 
 
+def test_a_promotion_that_finds_no_live_table_to_retire_is_refused(connection: Connection) -> None:
+    migration = begin(connection)
+    changed = Plan(0, 1, replays=(replay("accounts", 1, retired=0),))
+    with pytest.raises(InvalidTransition, match="are not those of the plan"), connection.transaction():
+        VERSIONS.promote(connection, migration.id, changed)
+    assert VERSIONS.live_tables(connection) == {}
+
+
 def test_another_migrations_shadow_table_is_not_promoted(connection: Connection) -> None:
     migration = begin(connection)
     with pytest.raises(InvalidTransition, match="are not those of the plan"), connection.transaction():
@@ -458,10 +481,12 @@ READERS: list[Callable[[Versions, Connection], object]] = [
     Versions.current,
     Versions.unfinished,
     Versions.history,
+    Versions.latest_state,
     Versions.live_tables,
     Versions.retired,
     Versions.leftovers,
     lambda versions, connection: versions.shadows(connection, 1),
+    lambda versions, connection: versions.unindexed(connection, 1),
 ]
 
 

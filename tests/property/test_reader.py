@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import pytest
@@ -13,7 +14,13 @@ from sequent_py.replay.reader import RawEvent, parse
 INT8 = st.integers(-(2**63), 2**63 - 1)
 INT4 = st.integers(-(2**31), 2**31 - 1)
 raw_events = st.tuples(
-    INT8, INT8, st.binary(min_size=16, max_size=16), INT4, INT4, st.binary(max_size=200), st.binary(max_size=50)
+    INT8,
+    INT8,
+    st.binary(min_size=16, max_size=16),
+    INT4,
+    INT4,
+    st.binary(max_size=200),
+    st.binary(max_size=50),
 )
 
 
@@ -38,7 +45,7 @@ def copy_stream(rows: list[RawEvent]) -> bytes:
 def test_rows_survive_any_cut_of_the_stream(rows: list[RawEvent], cuts: list[int]) -> None:
     stream = copy_stream(rows)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    blocks = [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    blocks = [stream[start:end] for start, end in itertools.pairwise(edges)]
     assert list(parse(iter(blocks))) == rows
 
 

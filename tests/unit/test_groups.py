@@ -58,4 +58,6 @@ def test_one_long_aggregate_is_never_split() -> None:
 def test_there_are_enough_groups_for_the_workers(workers: int) -> None:
     ids = [UUID(int=number << 96) for number in range(2_000)]
     sampled = {number: PartitionSample(62_500, ids) for number in range(PARTITION_COUNT)}
-    assert len(cut(sampled, target_events=10_000_000, workers=workers)) >= max(PARTITION_COUNT, 4 * workers - 16)
+    assert len(cut(sampled, target_events=10_000_000, workers=workers)) >= max(
+        PARTITION_COUNT, 4 * workers - 16
+    )

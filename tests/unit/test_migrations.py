@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
@@ -161,7 +161,7 @@ def test_both_attributes_must_be_set() -> None:
         version = 1
 
     class WithoutVersion(Migrations):
-        versions: Mapping[int, Any] = {1: [AccountProjector]}
+        versions: ClassVar[Mapping[int, Any]] = {1: [AccountProjector]}
 
     with pytest.raises(DefinitionError, match=r"WithoutVersions\.versions must be a dict .* not nothing"):
         definition(WithoutVersions)

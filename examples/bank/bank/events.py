@@ -6,7 +6,6 @@ from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field
-
 from sequent_py import Event
 
 Amount = Annotated[int, Field(gt=0)]

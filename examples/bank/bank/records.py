@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Computed, DateTime
-from sqlalchemy.orm import Mapped, mapped_column
-
 from sequent_py import Record
+from sqlalchemy import Computed
+from sqlalchemy.orm import Mapped, mapped_column
 
 
 class AccountRecord(Record):
@@ -16,17 +15,17 @@ class AccountRecord(Record):
 
     __tablename__ = "account_records"
 
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
     aggregate_id: Mapped[UUID]
     owner: Mapped[str]
     currency: Mapped[str]
-    balance: Mapped[int] = mapped_column(BigInteger)
+    balance: Mapped[int]
     transactions: Mapped[int]
     """How often money moved."""
     status: Mapped[str]
     """``open`` or ``closed``."""
-    opened_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    opened_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
     is_active: Mapped[bool] = mapped_column(Computed("status = 'open' AND transactions > 0", persisted=True))
     """Since version 3; the database computes it."""
 
@@ -39,9 +38,9 @@ class StatementRecord(Record):
     aggregate_id: Mapped[UUID] = mapped_column(primary_key=True)
     sequence_number: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
-    amount: Mapped[int] = mapped_column(BigInteger)
+    amount: Mapped[int]
     """Signed: negative where money left."""
-    balance: Mapped[int] = mapped_column(BigInteger)
+    balance: Mapped[int]
     """After this line."""
     other_account: Mapped[UUID | None]
-    booked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    booked_at: Mapped[datetime]

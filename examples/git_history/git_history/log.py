@@ -149,7 +149,9 @@ def read_commits(repository: Repository) -> Iterator[Commit]:
         if git.returncode != 0:
             complaints.seek(0)
             said = complaints.read().decode(errors="replace").strip()
-            raise RepositoryError(f"git log failed on {repository.path} with exit code {git.returncode}: {said}")
+            raise RepositoryError(
+                f"git log failed on {repository.path} with exit code {git.returncode}: {said}"
+            )
     if truncated is not None:
         raise truncated
 
@@ -280,7 +282,14 @@ def _command(directory: Path, *arguments: str) -> list[str]:
 
 def _environment() -> Mapping[str, str]:
     """The caller's, without what would lead git to another repository than the one that was named (a hook's, for instance)."""
-    elsewhere = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"}
+    elsewhere = {
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_COMMON_DIR",
+        "GIT_NAMESPACE",
+        "GIT_PREFIX",
+    }
     kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
     return {**kept, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 

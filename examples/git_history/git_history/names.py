@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import BigInteger
-from sqlalchemy.orm import Mapped, mapped_column
-
 from sequent_py import Projector, Record, on
+from sqlalchemy.orm import Mapped, mapped_column
 
 from git_history.events import FileAdded, FileChanged, FileDeleted, FileRenamed
 
@@ -26,8 +24,8 @@ class FileNameRecord(Record):
     path: Mapped[str]
     changes: Mapped[int] = mapped_column(default=0)
     binary_changes: Mapped[int] = mapped_column(default=0)
-    lines_added: Mapped[int] = mapped_column(BigInteger, default=0)
-    lines_deleted: Mapped[int] = mapped_column(BigInteger, default=0)
+    lines_added: Mapped[int] = mapped_column(default=0)
+    lines_deleted: Mapped[int] = mapped_column(default=0)
 
 
 class FileNameProjector(Projector):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, MetaData
-from sqlalchemy.orm import Mapped, mapped_column
-
 from sequent_py import Migrations, Projector, Record, on
+from sqlalchemy.orm import Mapped, mapped_column
 
 from git_history.events import (
     CommitAuthored,
@@ -21,14 +19,7 @@ from git_history.events import (
 from git_history.names import FileEvent, FileNameProjector
 
 
-class Version1(Record):
-    """Tables of this version: a catalogue of their own, so that one process may hold the records of both versions."""
-
-    __abstract__ = True
-    metadata = MetaData()
-
-
-class FileRecord(Version1):
+class FileRecord(Record):
     """A file with all that was ever changed in it, under whatever name."""
 
     __tablename__ = "file_records"
@@ -39,12 +30,12 @@ class FileRecord(Version1):
     is_deleted: Mapped[bool] = mapped_column(default=True)
     changes: Mapped[int] = mapped_column(default=0)
     binary_changes: Mapped[int] = mapped_column(default=0)
-    lines_added: Mapped[int] = mapped_column(BigInteger, default=0)
-    lines_deleted: Mapped[int] = mapped_column(BigInteger, default=0)
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    lines_added: Mapped[int] = mapped_column(default=0)
+    lines_deleted: Mapped[int] = mapped_column(default=0)
+    updated_at: Mapped[datetime]
 
 
-class ActivityRecord(Version1):
+class ActivityRecord(Record):
     """What an author did in a month (of UTC)."""
 
     __tablename__ = "activity_records"

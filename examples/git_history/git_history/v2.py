@@ -8,10 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Computed, DateTime, MetaData
-from sqlalchemy.orm import Mapped, mapped_column
-
 from sequent_py import Migrations, Projector, Record, on
+from sqlalchemy import Computed
+from sqlalchemy.orm import Mapped, mapped_column
 
 from git_history.events import (
     CommitAuthored,
@@ -24,14 +23,7 @@ from git_history.events import (
 from git_history.names import FileEvent, FileNameProjector
 
 
-class Version2(Record):
-    """Tables of this version: a catalogue of their own, so that one process may hold the records of both versions."""
-
-    __abstract__ = True
-    metadata = MetaData()
-
-
-class FileRecord(Version2):
+class FileRecord(Record):
     """A file with all that was ever changed in it, under whatever name."""
 
     __tablename__ = "file_records"
@@ -42,16 +34,16 @@ class FileRecord(Version2):
     is_deleted: Mapped[bool] = mapped_column(default=True)
     changes: Mapped[int] = mapped_column(default=0)
     binary_changes: Mapped[int] = mapped_column(default=0)
-    lines_added: Mapped[int] = mapped_column(BigInteger, default=0)
-    lines_deleted: Mapped[int] = mapped_column(BigInteger, default=0)
-    net_lines: Mapped[int] = mapped_column(BigInteger, Computed("lines_added - lines_deleted", persisted=True))
-    largest_commit: Mapped[int] = mapped_column(BigInteger, default=0)
+    lines_added: Mapped[int] = mapped_column(default=0)
+    lines_deleted: Mapped[int] = mapped_column(default=0)
+    net_lines: Mapped[int] = mapped_column(Computed("lines_added - lines_deleted", persisted=True))
+    largest_commit: Mapped[int] = mapped_column(default=0)
     """The most lines that one commit added and deleted."""
-    first_commit_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    last_commit_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    first_commit_at: Mapped[datetime]
+    last_commit_at: Mapped[datetime]
 
 
-class ActivityRecord(Version2):
+class ActivityRecord(Record):
     """What an author did in a month (of UTC)."""
 
     __tablename__ = "activity_records"
@@ -64,8 +56,8 @@ class ActivityRecord(Version2):
     merges: Mapped[int] = mapped_column(default=0)
     files: Mapped[int] = mapped_column(default=0)
     """Changes of files, over all commits."""
-    lines_added: Mapped[int] = mapped_column(BigInteger, default=0)
-    lines_deleted: Mapped[int] = mapped_column(BigInteger, default=0)
+    lines_added: Mapped[int] = mapped_column(default=0)
+    lines_deleted: Mapped[int] = mapped_column(default=0)
 
 
 class FileProjector(Projector):

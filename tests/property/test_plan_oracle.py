@@ -96,11 +96,11 @@ files = st.one_of(
 @st.composite
 def spellings(draw: st.DrawFn, versions: Versions) -> dict[int | str, Any]:
     """The same declaration with its keys shuffled and each an integer or digits, its lists perhaps tuples."""
-    keys = draw(st.permutations(sorted(versions)))
-    return {
-        draw(st.sampled_from([key, str(key), f"0{key}"])): draw(st.sampled_from([list, tuple]))(versions[key])
-        for key in keys
-    }
+    spelled: dict[int | str, Any] = {}
+    for key in draw(st.permutations(sorted(versions))):
+        spellings_of_key: list[int | str] = [key, str(key), f"0{key}"]
+        spelled[draw(st.sampled_from(spellings_of_key))] = draw(st.sampled_from([list, tuple]))(versions[key])
+    return spelled
 
 
 @st.composite

@@ -1,0 +1,231 @@
+"""The live persistor: straight SQL, one statement per operation, inside the transaction of the events.
+
+Locks the rows it updates, from the read at the start of an update's block to the end of the transaction, so that two transactions that
+add to one row do so one after the other. Takes no other locks and commits nothing. After an error of the server the transaction is the
+caller's to roll back, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import tuple_row
+
+from sequent_py.errors import RecordNotFound, RecordNotManaged
+from sequent_py.persistors import DuplicateRecord
+from sequent_py.persistors.operations import Filter, RowOperations, Values, operations_of
+from sequent_py.persistors.statements import Statements, statements_of
+from sequent_py.persistors.tables import DefaultSource, TableShape
+from sequent_py.records import Record
+from sequent_py.row_classes import Row
+
+R = TypeVar("R", bound=Record)
+
+_PARAMETERS_PER_STATEMENT = 60_000
+"""The protocol counts parameters in 16 bits."""
+
+
+class LivePersistor:
+    """Projects straight into the tables over ``connection``. Cheap to make: what can be prepared lives with the tables."""
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], tables: Mapping[type[Record], TableShape]
+    ) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._live: dict[type[Record], LiveTable] = {}
+
+    def create_record(self, record: type[R], values: Mapping[str, Any]) -> R:
+        return cast(R, self._table(record).create([values])[0])
+
+    def create_records(self, record: type[R], rows: Iterable[Mapping[str, Any]]) -> list[R]:
+        return cast(list[R], self._table(record).create(list(rows)))
+
+    def update_record(
+        self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
+    ) -> AbstractContextManager[R]:
+        return cast(AbstractContextManager[R], LiveUpdate(self._table(record), where, touched, False))
+
+    def create_or_update_record(
+        self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
+    ) -> AbstractContextManager[R]:
+        return cast(AbstractContextManager[R], LiveUpdate(self._table(record), where, touched, True))
+
+    def get_record(self, record: type[R], where: Mapping[str, Any]) -> R:
+        row = self.find_record(record, where)
+        if row is None:
+            raise RecordNotFound(record.__name__, where)
+        return row
+
+    def find_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
+        table = self._table(record)
+        return cast("R | None", table.first(table.operations.filters(where), "ASC"))
+
+    def find_records(self, record: type[R], where: Mapping[str, Any]) -> list[R]:
+        table = self._table(record)
+        query, parameters = table.statements.select(table.operations.filters(where), order="ASC")
+        return cast(list[R], [table.operations.load(values) for values in table.run(query, parameters)])
+
+    def last_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
+        table = self._table(record)
+        return cast("R | None", table.first(table.operations.filters(where), "DESC"))
+
+    def update_all_records(
+        self, record: type[Record], where: Mapping[str, Any], values: Mapping[str, Any]
+    ) -> int:
+        table = self._table(record)
+        filters = table.operations.filters(where)
+        return table.update(filters, table.operations.coerced(values))
+
+    def delete_record(self, record: type[R], row: R) -> int:
+        return self.delete_all_records(record, self._table(record).operations.key_filters(row))
+
+    def delete_all_records(self, record: type[Record], where: Mapping[str, Any]) -> int:
+        table = self._table(record)
+        query, parameters = table.statements.delete(table.operations.filters(where))
+        return table.run(query, parameters).rowcount
+
+    def _table(self, record: type[Record]) -> LiveTable:
+        found = self._live.get(record)
+        if found is None:
+            if record not in self._tables:
+                raise RecordNotManaged("This persistor", getattr(record, "__name__", repr(record)))
+            found = self._live[record] = LiveTable(self._connection, self._tables[record])
+        return found
+
+
+class LiveTable:
+    """One table over one connection."""
+
+    def __init__(self, connection: psycopg.Connection[Any], table: TableShape) -> None:
+        self.name, self.connection = table.record_shape.name, connection
+        self.operations: RowOperations = operations_of(table)
+        self.statements: Statements = statements_of(table)
+        # Drawn singly: live transactions are short, and a block would be thrown away with each.
+        self.defaults = DefaultSource(connection, table, block_size=1)
+        self._cursor = connection.cursor(row_factory=tuple_row)
+
+    def run(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Execute a statement; the primary key's violation is told apart by the callers that can cause it."""
+        return self._cursor.execute(query, parameters)
+
+    def first(self, filters: Sequence[Filter], order: str, *, lock: bool = False) -> Row | None:
+        """Return the first row in the order of the primary key, ``order`` being "ASC" or "DESC"."""
+        query, parameters = self.statements.select(filters, order=order, limit=True, lock=lock)
+        values = self.run(query, [*parameters, 1, 0]).fetchone()
+        return None if values is None else self.operations.load(values)
+
+    def create(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Insert rows, every one checked before the first is sent, in as few statements as their columns allow."""
+        completed = [self.operations.completed(values) for values in rows]
+        created: list[Row] = []
+        for run in _runs(completed):
+            created += self._insert(run)
+        return created
+
+    def _insert(self, rows: Sequence[Values]) -> list[Row]:
+        given = tuple(rows[0])
+        query = self.statements.insert(given, 1 if not given else len(rows), returning=True)
+        parameters = [self.statements.dump(name, row[name]) for row in rows for name in given]
+        try:
+            return [self.operations.load(values) for values in self.run(query, parameters)]
+        except errors.UniqueViolation as error:
+            raise self.translated(error, rows[0] if len(rows) == 1 else {}) from error
+
+    def update(self, filters: Sequence[Filter], values: Values) -> int:
+        """Set columns of matching rows and return how many match."""
+        if not values:
+            query, parameters = self.statements.count(filters)
+            return int(cast(tuple[Any], self.run(query, parameters).fetchone())[0])
+        changed = tuple(values)
+        query, parameters = self.statements.update(changed, filters)
+        given = [self.statements.dump(name, values[name]) for name in changed]
+        try:
+            return self.run(query, [*given, *parameters]).rowcount
+        except errors.UniqueViolation as error:
+            raise self.translated(error, values) from error
+
+    def translated(self, error: errors.UniqueViolation, values: Values) -> Exception:
+        """Return DuplicateRecord if it was the primary key; other constraints are the table file's, and speak as the server does."""
+        return translate_unique_violation(self.operations, error, values)
+
+
+def translate_unique_violation(
+    operations: RowOperations, error: errors.UniqueViolation, values: Values
+) -> Exception:
+    """Return DuplicateRecord for a violated primary key, the error itself for other constraints."""
+    if error.diag.constraint_name not in operations.table.key_constraints:
+        return error
+    return DuplicateRecord(operations.name, {n: values[n] for n in operations.key_attributes if n in values})
+
+
+def _runs(rows: Sequence[Values]) -> Iterable[Sequence[Values]]:
+    """Cut rows into runs with the same columns that fit a statement. Runs keep the order, so that ids are drawn in it."""
+    start = 0
+    while start < len(rows):
+        names = rows[start].keys()
+        most = max(1, _PARAMETERS_PER_STATEMENT // len(names)) if names else 1
+        end = start + 1
+        while end < len(rows) and end - start < most and rows[end].keys() == names:
+            end += 1
+        yield rows[start:end]
+        start = end
+
+
+class LiveUpdate:
+    """The block of an update: reads and locks the row, yields a writable copy, writes what changed."""
+
+    __slots__ = ("_after", "_before", "_may_create", "_table", "_touched", "_where")
+
+    def __init__(
+        self, table: LiveTable, where: Mapping[str, Any], touched: Mapping[str, Any], may_create: bool
+    ) -> None:
+        self._table, self._where, self._touched, self._may_create = table, where, touched, may_create
+
+    def __enter__(self) -> Row:
+        table, operations = self._table, self._table.operations
+        filters = operations.filters(self._where)
+        self._before = table.first(filters, "ASC", lock=True)
+        if self._before is not None:
+            self._after = operations.shape.clone(self._before)
+        elif self._may_create:
+            self._after = operations.draft(self._where, filters, table.defaults.draw)
+        else:
+            raise RecordNotFound(table.name, self._where)
+        operations.touch(self._after, self._touched)
+        return self._after
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        after, before = self._after, self._before
+        try:
+            if kind is None:
+                self._insert(after) if before is None else self._write(before, after)
+        finally:
+            self._table.operations.lock(after)
+
+    def _insert(self, after: Row) -> None:
+        table, operations = self._table, self._table.operations
+        operations.check_draft(after)
+        values = {name: getattr(after, name) for name in operations.columns}
+        query = table.statements.insert(tuple(values), 1, returning=False)
+        try:
+            table.run(query, [table.statements.dump(name, value) for name, value in values.items()])
+        except errors.UniqueViolation as error:
+            raise table.translated(error, values) from error
+
+    def _write(self, before: Row, after: Row) -> None:
+        table, operations = self._table, self._table.operations
+        operations.finish(after, before)
+        changed = operations.changed(before, after)
+        if not changed:
+            return
+        key = operations.key_values(before)
+        if table.update(operations.filters(key), {name: getattr(after, name) for name in changed}) == 0:
+            raise RecordNotFound(table.name, key)

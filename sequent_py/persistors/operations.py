@@ -1,0 +1,323 @@
+"""Operations: what every persistor does to values and rows of one table, compiled once per table.
+
+``create_record`` and the end of an update run hundreds of thousands of times a second in a replay; looping over columns would cost more
+than the work itself. So functions are generated from the table's shape: straight-line code with the test for the usual type inline, and
+the full conversion only for what fails it. Generated source holds attribute names (checked identifiers), numbers, and nothing else of the
+user's; all values come by namespace.
+
+Filters are parsed here too, so that both persistors accept and refuse the same ones, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID
+
+from sequent_py.column_types import is_same, key, loader, passes
+from sequent_py.errors import DefinitionError, InvalidFilter, UnknownColumn
+from sequent_py.persistors import DuplicateRecord
+from sequent_py.persistors.tables import TableShape
+from sequent_py.records import ColumnShape
+from sequent_py.row_classes import Row, compile_functions
+
+Key = Any
+"""What stands for a row's primary key in memory: one value, or a tuple of them. Keys sort as the server sorts primary keys."""
+Where = Mapping[str, Any]
+Values = dict[str, Any]
+
+_NAMES = {"UUID": UUID, "datetime": datetime, "date": date, "UTC": UTC, "NUL": "\0", "new": object.__new__}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One parsed filter: any of ``values``, None among them meaning IS NULL. ``is_scalar`` tells a value from a list of one."""
+
+    column: ColumnShape
+    values: tuple[Any, ...]
+    is_scalar: bool
+
+
+class RowOperations:
+    """The compiled operations of one table; shared by all persistors on it through ``TableShape.memo``."""
+
+    def __init__(self, table: TableShape) -> None:
+        shape = table.record_shape
+        self.table, self.shape, self.name = table, shape, shape.name
+        self.columns = shape.by_attribute
+        self.key_attributes = tuple(column.attribute for column in shape.key_columns)
+        self.key_of: Callable[[Row], Key] = self.compile_key(self.key_attributes)
+        self.lock = shape.lock
+        self.detach: Callable[[Row], Row] | None = self._detach if shape.has_mutable else None
+        """Copies a row for a reader who could change JSON or arrays in place; None where rows can be shared."""
+        self.load: Callable[[Sequence[Any]], Row] = self._compile_load()
+        self.finish = self.compile_finish(self.key_attributes)
+
+    def _detach(self, row: Row) -> Row:
+        return self.lock(self.shape.clone(row))
+
+    # Checking
+
+    def column(self, attribute: str) -> ColumnShape:
+        """Return a column by attribute; UnknownColumn for others."""
+        column = self.columns.get(attribute)
+        if column is None:
+            raise UnknownColumn(self.name, attribute, tuple(self.columns))
+        return column
+
+    def coerced(self, values: Mapping[str, Any]) -> Values:
+        """Convert the values of some columns; every name is checked before any value."""
+        columns = [self.column(name) for name in values]
+        return {
+            name: column.coerce(value) for column, (name, value) in zip(columns, values.items(), strict=True)
+        }
+
+    def completed(self, values: Mapping[str, Any]) -> Values:
+        """Convert the values of a new row and add Python defaults; columns that are left to the table's defaults stay out.
+
+        A column that nothing fills and that is NOT NULL is an InvalidValue.
+        """
+        row = self.coerced(values)
+        table = self.table
+        for name, column in self.columns.items():
+            if name in row:
+                continue
+            default = self.shape.python_defaults.get(name)
+            if default is not None:
+                row[name] = column.coerce(default())
+            elif name not in table.constant_defaults and name not in table.drawn_defaults:
+                row[name] = column.coerce(None)
+        return row
+
+    def filters(self, where: Where) -> list[Filter]:
+        """Parse keyword filters.
+
+        Raises
+        ------
+        UnknownColumn, InvalidFilter, InvalidValue
+        """
+        columns = [self.column(name) for name in where]
+        for column in columns:
+            if column.type.unfilterable:
+                raise InvalidFilter(self.name, column.attribute, column.type.unfilterable)
+        return [_filter(column, value) for column, value in zip(columns, where.values(), strict=True)]
+    def touch(self, row: Row, touched: Mapping[str, Any]) -> None:
+        """Set the columns that note an event, before the block."""
+        for name, value in touched.items():
+            self.column(name)
+            setattr(row, name, value)
+
+    def draft(self, where: Where, filters: Iterable[Filter], draw: Callable[[str], Any]) -> Row:
+        """Return a writable new row with the filters' values and every default; columns that nothing fills are None until the block ends.
+
+        Raises
+        ------
+        InvalidFilter
+            A filter names several values: there is no telling which one the new row has.
+        """
+        values: Values = {}
+        for item in filters:
+            if not item.is_scalar:
+                raise InvalidFilter(self.name, item.column.attribute, "a new row needs one value, not a list")
+            values[item.column.attribute] = item.values[0]
+        table = self.table
+        for name, column in self.columns.items():
+            if name in values:
+                continue
+            if name in self.shape.python_defaults:
+                values[name] = column.coerce(self.shape.python_defaults[name]())
+            elif name in table.drawn_defaults:
+                values[name] = draw(name)
+            else:
+                values[name] = table.constant_defaults.get(name)
+        # Cloned for the sake of constant defaults that could be changed in place.
+        return self.shape.clone(self.shape.new_row([values[name] for name in self.columns]))
+
+    def fill(self, values: Values, draw: Callable[[str], Any]) -> Row:
+        """Return the locked row of completed values, the table's defaults added."""
+        table = self.table
+        for name in self.columns:
+            if name not in values:
+                values[name] = draw(name) if name in table.drawn_defaults else table.constant_defaults[name]
+        row = self.shape.new_row([values[name] for name in self.columns])
+        return row if self.detach is None else self.detach(row)
+
+    def check_draft(self, row: Row) -> None:
+        """Convert every value of a new row in place."""
+        for name, column in self.columns.items():
+            setattr(row, name, column.coerce(getattr(row, name)))
+
+    def changed(self, before: Row, after: Row) -> list[str]:
+        """Return the attributes in which two rows differ as stored."""
+        return [name for name in self.columns if not is_same(getattr(before, name), getattr(after, name))]
+
+    def key_values(self, row: Row) -> Values:
+        """Return the primary key by attribute."""
+        return {name: getattr(row, name) for name in self.key_attributes}
+
+    def key_filters(self, row: Row) -> Values:
+        """Return the filters that find a row given by a handler."""
+        if not isinstance(row, self.shape.row_class):
+            raise DefinitionError(f"A row of {self.name} is needed, not {row!r:.80}.")
+        return self.key_values(row)
+
+    def duplicate(self, row: Row) -> DuplicateRecord:
+        """Return the error for a row whose primary key exists."""
+        return DuplicateRecord(self.name, self.key_values(row))
+
+    # Generating
+
+    def compile_key(self, attributes: Sequence[str]) -> Callable[[Row], Key]:
+        """Return the function from a row to what stands for these of its values: one value, or a tuple for none or several."""
+        parts = [self._key_source(name, f"row.{name}") for name in attributes]
+        source = f"def key_of(row):\n    return {_joined(parts)}"
+        key_of: Callable[[Row], Key] = compile_functions(source, _NAMES, "key_of")["key_of"]
+        return key_of
+
+    def compile_where_key(
+        self, names: Sequence[str], attributes: Sequence[str], otherwise: Any
+    ) -> Callable[[Where], Key]:
+        """Return the function from filters given in the order of ``names`` to the key of an index on ``attributes``.
+
+        It returns ``otherwise`` when a value is not one that the column stores as it is: a list, None, or something to be converted.
+        """
+        variables = {name: f"v{number}" for number, name in enumerate(names)}
+        tests = [f"({passes(self.columns[name].type, variable)})" for name, variable in variables.items()]
+        parts = [key(self.columns[name].type, variables[name]) for name in attributes]
+        lines = ["def where_key(where):"]
+        if variables:
+            lines.append(f"    ({', '.join(variables.values())},) = where.values()")
+        lines.append(f"    return {_joined(parts)} if {' and '.join(tests) or 'True'} else otherwise")
+        names_used = {**_NAMES, "otherwise": otherwise}
+        where_key: Callable[[Where], Key] = compile_functions("\n".join(lines), names_used, "where_key")[
+            "where_key"
+        ]
+        return where_key
+
+    def value_key(self, attribute: str) -> Callable[[Any], Any]:
+        """Return the function from a converted value of one column to what stands for it in keys."""
+        # Filters may ask for None even where no row has it.
+        found = key(self.columns[attribute].type, "value")
+        source = f"def value_key(value):\n    return None if value is None else {found}"
+        value_key: Callable[[Any], Any] = compile_functions(source, _NAMES, "value_key")["value_key"]
+        return value_key
+
+    def _key_source(self, attribute: str, value: str) -> str:
+        column = self.columns[attribute]
+        source = key(column.type, value)
+        if source == value or not column.nullable:
+            return source
+        return f"(None if {value} is None else {source})"
+
+    def compile_finish(self, key_attributes: Iterable[str]) -> Callable[[Row, Row], bool]:
+        """Return the function ``finish(after, before)`` that converts in place what an update's block has set.
+
+        It answers whether one of ``key_attributes`` may have changed. Values that the block left alone are not looked at.
+        """
+        names: dict[str, Any] = dict(_NAMES)
+        lines = ["def finish(after, before):"]
+        for number, (name, column) in enumerate(self.columns.items()):
+            names[f"c{number}"] = column.coerce
+            lines.append(f"    v = after.{name}")
+            if column.mutable:
+                # The clone's value is a copy, so identity says nothing.
+                lines.append(f"    after.{name} = c{number}(v)")
+            else:
+                lines.append(f"    if v is not before.{name} and not ({passes(column.type, 'v')}):")
+                lines.append(f"        after.{name} = c{number}(v)")
+        moved = [f"after.{name} is not before.{name}" for name in dict.fromkeys(key_attributes)]
+        lines.append(f"    return {' or '.join(moved) or 'False'}")
+        finish: Callable[[Row, Row], bool] = compile_functions("\n".join(lines), names, "finish")["finish"]
+        return finish
+
+    def compile_create(
+        self, given: Sequence[str], drawer: Callable[[str], Callable[[], Any]]
+    ) -> Callable[[Where], Row]:
+        """Return the function that makes a locked row of values given in the order of ``given``, all defaults included.
+
+        Conversions come first, then draws: a row that is refused uses up no number.
+
+        Raises
+        ------
+        UnknownColumn
+            One of ``given`` is no column.
+        """
+        for name in given:
+            self.column(name)
+        names: dict[str, Any] = {**_NAMES, "Row": self.shape.row_class, "Locked": self.shape.locked_row_class}
+        variables = {name: f"v{number}" for number, name in enumerate(given)}
+        lines = ["def create(values):"]
+        if variables:
+            lines.append(f"    ({', '.join(variables.values())},) = values.values()")
+        draws: list[str] = []
+        sources = dict(variables)
+        for name, variable in variables.items():
+            names[f"c{variable}"] = self.columns[name].coerce
+            lines += [
+                f"    if not ({passes(self.columns[name].type, variable)}):",
+                f"        {variable} = c{variable}({variable})",
+            ]
+        for number, (name, column) in enumerate(self.columns.items(), start=len(given)):
+            if name in variables:
+                continue
+            variable = sources[name] = f"v{number}"
+            default = self.shape.python_defaults.get(name)
+            names[f"c{variable}"] = column.coerce
+            if default is not None:
+                names[f"d{variable}"] = default
+                lines.append(f"    {variable} = c{variable}(d{variable}())")
+            elif name in self.table.drawn_defaults:
+                names[f"d{variable}"] = drawer(name)
+                draws.append(f"    {variable} = d{variable}()")
+            elif self.table.constant_defaults.get(name) is not None:
+                names[f"d{variable}"] = self.table.constant_defaults[name]
+                # JSON and arrays are copied by their conversion.
+                sources[name] = f"c{variable}(d{variable})" if column.mutable else f"d{variable}"
+            else:
+                sources[name] = "None"
+                if not column.nullable:
+                    lines.append(f"    c{variable}(None)")
+        lines += [*draws, "    row = new(Row)"]
+        lines += [f"    row.{name} = {source}" for name, source in sources.items()]
+        lines += ["    row.__class__ = Locked", "    return row"]
+        create: Callable[[Where], Row] = compile_functions("\n".join(lines), names, "create")["create"]
+        return create
+
+    def _compile_load(self) -> Callable[[Sequence[Any]], Row]:
+        """Return the function that makes a locked row of what the driver returned for all columns."""
+        names: dict[str, Any] = {**_NAMES, "Row": self.shape.row_class, "Locked": self.shape.locked_row_class}
+        parameters = ", ".join(f"v{number}" for number in range(len(self.columns)))
+        lines = ["def load(values):", f"    ({parameters},) = values", "    row = new(Row)"]
+        for number, (name, column) in enumerate(self.columns.items()):
+            load = loader(column.type)
+            names[f"l{number}"] = load
+            value = (
+                f"v{number}" if load is None else f"v{number} if v{number} is None else l{number}(v{number})"
+            )
+            lines.append(f"    row.{name} = {value}")
+        lines += ["    row.__class__ = Locked", "    return row"]
+        function: Callable[[Sequence[Any]], Row] = compile_functions("\n".join(lines), names, "load")["load"]
+        return function
+
+
+def _filter(column: ColumnShape, value: Any) -> Filter:
+    is_scalar = not isinstance(value, list | tuple | set | frozenset)
+    values = [value] if is_scalar else value
+    # Each value once: a dictionary keeps the order, a set would not be the same in the next process.
+    converted = {None if item is None else column.coerce(item): None for item in values}
+    return Filter(column, tuple(converted), is_scalar)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"({''.join(part + ', ' for part in parts)})"
+
+
+def operations_of(table: TableShape) -> RowOperations:
+    """Return the operations of a table, compiled at first use."""
+    found = table.memo.get(RowOperations)
+    if found is None:
+        found = table.memo[RowOperations] = RowOperations(table)
+    assert isinstance(found, RowOperations)
+    return found

@@ -1,0 +1,177 @@
+"""The replay persistor: rows in memory, written in bulk.
+
+``backing="none"`` starts from nothing: look-ups see what was created since the last flush. Rows beyond ``max_rows_in_memory`` move to a
+temporary table of their own. ``flush`` appends everything to the tables by COPY and starts from nothing again.
+
+``backing="table"`` goes on from what the tables hold: misses read them, ``flush`` inserts, updates and deletes what differs. When memory
+is full the same happens early, within the caller's transaction.
+
+Locks nothing but the rows it writes and commits nothing: a worker's transaction makes a batch all or nothing, and after a failure the
+persistor is to be thrown away with the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal, TypeVar, cast
+
+import psycopg
+
+from sequent_py.errors import RecordNotFound, RecordNotManaged
+from sequent_py.persistors.backing import Residency, RowDelta
+from sequent_py.persistors.memory import MemoryTable, MemoryUpdate, MemoryUpsert
+from sequent_py.persistors.relations import Relation, Spill
+from sequent_py.persistors.tables import DefaultSource, TableShape
+from sequent_py.records import Record
+
+R = TypeVar("R", bound=Record)
+UUIDs = Iterable[Any]
+
+__all__ = ["ReplayPersistor", "RowDelta"]
+
+
+class _MemoryTables(dict[type[Record], MemoryTable]):
+    """Tables by record. A look-up that fails is an error of its own, so that those that succeed need no test."""
+
+    def __missing__(self, record: Any) -> MemoryTable:
+        raise RecordNotManaged("This persistor", getattr(record, "__name__", repr(record)))
+
+
+class ReplayPersistor:
+    """Projects into memory; ``connection`` draws defaults, reads what is missing and takes the flush."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        tables: Mapping[type[Record], TableShape],
+        *,
+        backing: Literal["none", "table"] = "none",
+        max_rows_in_memory: int = 200_000,
+    ) -> None:
+        self._connection, self._shapes, self._backing = connection, dict(tables), backing
+        self._budget = max_rows_in_memory
+        self._tables = _MemoryTables()
+        for record, table in tables.items():
+            memory = self._tables[record] = MemoryTable(table, DefaultSource(connection, table))
+            memory.make_room = self._make_room
+            memory.limit = max(1, max_rows_in_memory // len(tables))
+            if backing == "table":
+                relation = Relation(connection, table, (table.schema, table.name))
+                memory.residency = Residency(memory, relation, is_relation_empty=False)
+
+    def create_record(self, record: type[R], values: Mapping[str, Any]) -> R:
+        return self._tables[record].create(values)  # type: ignore[no-any-return]
+
+    def create_records(self, record: type[R], rows: Iterable[Mapping[str, Any]]) -> list[R]:
+        return self._tables[record].create_all(rows)
+
+    def update_record(
+        self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
+    ) -> AbstractContextManager[R]:
+        return MemoryUpdate(self._tables[record], where, touched)
+
+    def create_or_update_record(
+        self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
+    ) -> AbstractContextManager[R]:
+        return MemoryUpsert(self._tables[record], where, touched)
+
+    def get_record(self, record: type[R], where: Mapping[str, Any]) -> R:
+        row = self.find_record(record, where)
+        if row is None:
+            raise RecordNotFound(record.__name__, where)
+        return row
+
+    def find_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
+        table = self._tables[record]
+        key = table.first(where)
+        return None if key is None else table.read(key)
+
+    def find_records(self, record: type[R], where: Mapping[str, Any]) -> list[R]:
+        table = self._tables[record]
+        return [table.read(key) for key in table.matches(table.operations.filters(where))]
+
+    def last_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
+        table = self._tables[record]
+        key = table.last(where)
+        return None if key is None else table.read(key)
+
+    def update_all_records(
+        self, record: type[Record], where: Mapping[str, Any], values: Mapping[str, Any]
+    ) -> int:
+        table = self._tables[record]
+        filters = table.operations.filters(where)
+        return table.update_all(filters, table.operations.coerced(values))
+
+    def delete_record(self, record: type[R], row: R) -> int:
+        table = self._tables[record]
+        return table.delete_all(table.operations.filters(table.operations.key_filters(row)))
+
+    def delete_all_records(self, record: type[Record], where: Mapping[str, Any]) -> int:
+        table = self._tables[record]
+        return table.delete_all(table.operations.filters(where))
+
+    # What workers call
+
+    @property
+    def rows_in_memory(self) -> int:
+        """How many rows are held now."""
+        return sum(len(table.rows) for table in self._tables.values())
+
+    def prefetch(self, aggregate_ids: UUIDs) -> None:
+        """Load all rows of these aggregates at once, in one statement per table.
+
+        Worth a call per batch of events with any backing: what is in memory already, or was never spilled, costs nothing.
+        """
+        wanted = list(aggregate_ids)
+        for table in self._tables.values():
+            if table.residency is not None:
+                table.residency.prefetch(wanted)
+
+    def flush(self) -> Mapping[type[Record], RowDelta]:
+        """Write everything to the tables, forget all rows and say how many were added and taken per record.
+
+        May be called any number of times; each batch starts afresh.
+
+        Raises
+        ------
+        DuplicateRecord
+            A row was created under the primary key of one that the table had.
+        psycopg.Error
+            A constraint of the table file was violated.
+        """
+        return {record: self._flush(self._shapes[record], table) for record, table in self._tables.items()}
+
+    def _flush(self, shape: TableShape, memory: MemoryTable) -> RowDelta:
+        residency = memory.residency
+        if residency is not None and self._backing == "table":
+            residency.write_back()
+            residency.forget()
+            return residency.take_delta()
+        target = Relation(self._connection, shape, (shape.schema, shape.name))
+        inserted = 0
+        rows = list(memory.rows.values())
+        if residency is not None:
+            rows = residency.take_unwritten()
+            inserted = cast(Spill, residency.relation).move_to(target)
+            memory.residency = None
+        if rows:
+            inserted += target.insert(rows)
+        memory.clear()
+        return RowDelta(inserted, 0)
+
+    def _make_room(self, table: MemoryTable) -> None:
+        """Let ``table`` grow while all tables together are within the budget; else evict half of the largest."""
+        tables = self._tables.values()
+        spare = self._budget - self.rows_in_memory
+        if spare <= 0:
+            largest = max(tables, key=lambda candidate: len(candidate.rows))
+            if largest.residency is None:
+                spill = Spill(self._connection, self._shapes_of(largest))
+                largest.residency = Residency(largest, spill, is_relation_empty=True)
+            largest.residency.evict(len(largest.rows) // 2)
+            spare = self._budget - self.rows_in_memory
+        table.limit = len(table.rows) + max(1, spare // len(tables))
+
+    def _shapes_of(self, memory: MemoryTable) -> TableShape:
+        return memory.operations.table

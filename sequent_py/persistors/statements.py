@@ -1,0 +1,212 @@
+"""Statements: SQL on one relation with a record's columns, composed once per relation and shape of filter.
+
+Names are composed by psycopg.sql; parameters are cast to the column's type, so that what the driver guesses from a Python value does not
+matter. No statement locks more than the rows it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Json, Jsonb
+
+from sequent_py.column_types import dumper, json_text
+from sequent_py.persistors.operations import Filter
+from sequent_py.persistors.tables import TableShape, identifier, selected, trusted
+from sequent_py.records import ColumnShape
+
+Query = bytes
+
+
+class Statements:
+    """Statements on the relation ``relation`` (schema and name, or a temporary table's name alone) of a table's shape."""
+
+    def __init__(self, table: TableShape, relation: Sequence[str]) -> None:
+        self.table, self.shape = table, table.record_shape
+        self.relation = identifier(*relation)
+        self.columns = self.shape.columns
+        self.dumpers = {column.attribute: dump_parameter(column) for column in self.columns}
+        self._composed: dict[Any, Query] = {}
+        self._selected = sql.SQL(", ").join(
+            selected(table, column, identifier(column.name)) for column in self.columns
+        )
+
+    def dump(self, attribute: str, value: Any) -> Any:
+        """Return a row's value as a parameter."""
+        dump = self.dumpers[attribute]
+        return value if value is None or dump is None else dump(value)
+
+    def select(
+        self, filters: Sequence[Filter], *, order: str = "", limit: bool = False, lock: bool = False
+    ) -> tuple[Query, list[Any]]:
+        """Select matching rows; ``order`` is "ASC", "DESC" or none, ``limit`` appends parameters for LIMIT and OFFSET."""
+        condition, parameters = self.condition(filters)
+
+        def compose() -> sql.Composable:
+            parts: list[sql.Composable] = [
+                sql.SQL("SELECT {} FROM {}").format(self._selected, self.relation),
+                condition,
+            ]
+            if order:
+                parts.append(
+                    sql.SQL("ORDER BY {}").format(
+                        self._order(sql.SQL("DESC") if order == "DESC" else sql.SQL("ASC"))
+                    )
+                )
+            if limit:
+                parts.append(sql.SQL("LIMIT %s OFFSET %s"))
+            if lock:
+                # Two appends that update one row must not both start from the same values. No key: foreign keys may be checked meanwhile.
+                parts.append(sql.SQL("FOR NO KEY UPDATE"))
+            return sql.SQL(" ").join(parts)
+
+        return self._once(("select", _shape_of(filters), order, limit, lock), compose), parameters
+
+    def insert(self, given: Sequence[str], rows: int, *, returning: bool) -> Query:
+        """Insert ``rows`` rows of parameters in the order of ``given``; other columns get the table's defaults."""
+
+        def compose() -> sql.Composable:
+            named = [column for column in self.columns if column.attribute in given]
+            by_attribute = {column.attribute: column for column in named}
+            values = sql.SQL("({})").format(
+                sql.SQL(", ").join(self._parameter(by_attribute[name]) for name in given)
+            )
+            parts: list[sql.Composable] = [sql.SQL("INSERT INTO {}").format(self.relation)]
+            if given:
+                names = sql.SQL(", ").join(identifier(by_attribute[name].name) for name in given)
+                # Keys that are always generated are drawn ahead, or given by the handler; without identities this says nothing.
+                parts.append(sql.SQL("({}) OVERRIDING SYSTEM VALUE VALUES").format(names))
+                parts.append(sql.SQL(", ").join([values] * rows))
+            else:
+                parts.append(sql.SQL("DEFAULT VALUES"))
+            if returning:
+                parts.append(sql.SQL("RETURNING {}").format(self._selected))
+            return sql.SQL(" ").join(parts)
+
+        return self._once(("insert", tuple(given), rows, returning), compose)
+
+    def update(self, changed: Sequence[str], filters: Sequence[Filter]) -> tuple[Query, list[Any]]:
+        """Set columns of matching rows; parameters of ``changed`` go before those returned."""
+        condition, parameters = self.condition(filters)
+
+        def compose() -> sql.Composable:
+            by_attribute = {column.attribute: column for column in self.columns}
+            sets = sql.SQL(", ").join(
+                sql.SQL("{} = {}").format(
+                    identifier(by_attribute[name].name), self._parameter(by_attribute[name])
+                )
+                for name in changed
+            )
+            return sql.SQL("UPDATE {} SET {} {}").format(self.relation, sets, condition)
+
+        return self._once(("update", tuple(changed), _shape_of(filters)), compose), parameters
+
+    def delete(self, filters: Sequence[Filter]) -> tuple[Query, list[Any]]:
+        """Delete matching rows."""
+        condition, parameters = self.condition(filters)
+        return self._once(
+            ("delete", _shape_of(filters)),
+            lambda: sql.SQL("DELETE FROM {} {}").format(self.relation, condition),
+        ), parameters
+
+    def delete_keys(self, keys: Sequence[Mapping[str, Any]]) -> tuple[Query, list[Any]]:
+        """Delete rows by primary key; ``keys`` by attribute."""
+        columns = self.shape.key_columns
+
+        def compose() -> sql.Composable:
+            names = [sql.Identifier(f"k{number}") for number in range(len(columns))]
+            arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(self.cast(column)) for column in columns)
+            matches = sql.SQL(" AND ").join(
+                sql.SQL("t.{} = k.{}").format(identifier(column.name), name)
+                for column, name in zip(columns, names, strict=True)
+            )
+            return sql.SQL("DELETE FROM {} AS t USING unnest({}) AS k({}) WHERE {}").format(
+                self.relation, arrays, sql.SQL(", ").join(names), matches
+            )
+
+        parameters = [[self.dump(c.attribute, key[c.attribute]) for key in keys] for c in columns]
+        return self._once("delete_keys", compose), parameters
+
+    def count(self, filters: Sequence[Filter]) -> tuple[Query, list[Any]]:
+        """Count matching rows."""
+        condition, parameters = self.condition(filters)
+        return self._once(
+            ("count", _shape_of(filters)),
+            lambda: sql.SQL("SELECT count(*) FROM {} {}").format(self.relation, condition),
+        ), parameters
+
+    def condition(self, filters: Sequence[Filter]) -> tuple[sql.Composable, list[Any]]:
+        """Return the WHERE clause, and its parameters."""
+        parameters: list[Any] = []
+        for item in filters:
+            present = [self.dump(item.column.attribute, value) for value in item.values if value is not None]
+            if not item.is_scalar:
+                parameters.append(present)
+            elif present:
+                parameters.append(present[0])
+        clauses = [self._clause(item) for item in filters]
+        if not clauses:
+            return sql.SQL(""), parameters
+        return sql.SQL("WHERE {}").format(sql.SQL(" AND ").join(clauses)), parameters
+
+    def _clause(self, item: Filter) -> sql.Composable:
+        name, cast_to = identifier(item.column.name), self.cast(item.column)
+        has_null = None in item.values
+        if item.is_scalar:
+            if has_null:
+                return sql.SQL("{} IS NULL").format(name)
+            return sql.SQL("{} = %s::{}").format(name, cast_to)
+        template = "({} = ANY(%s::{}[]) OR {} IS NULL)" if has_null else "{} = ANY(%s::{}[])"
+        return (
+            sql.SQL(template).format(name, cast_to, name)
+            if has_null
+            else sql.SQL(template).format(name, cast_to)
+        )
+
+    def cast(self, column: ColumnShape) -> sql.Composable:
+        """Return the type that parameters of a column are cast to."""
+        return trusted(self.table.type_texts[column.attribute])
+
+    def _parameter(self, column: ColumnShape) -> sql.Composable:
+        return sql.SQL("%s::{}").format(self.cast(column))
+
+    def _order(self, direction: sql.SQL) -> sql.Composable:
+        terms = []
+        for column in self.shape.key_columns:
+            name: sql.Composable = identifier(column.name)
+            if column.type.family == "text":
+                # By code point, as Python sorts; enums and citext are cast because they have orders of their own.
+                is_plain = column.type.name in ("text", "varchar", "bpchar")
+                name = sql.SQL('{} COLLATE "C"' if is_plain else '{}::text COLLATE "C"').format(name)
+            terms.append(sql.SQL("{} {}").format(name, direction))
+        return sql.SQL(", ").join(terms)
+
+    def _once(self, key: Any, compose: Any) -> Query:
+        query = self._composed.get(key)
+        if query is None:
+            query = self._composed[key] = compose().as_bytes(None)
+        return query
+
+
+def dump_parameter(column: ColumnShape) -> Any:
+    """Return what makes a row's value (not None) a parameter; None where it is one. One spelling of JSON for every way into a table."""
+    if column.type.family == "json":
+        return partial(Jsonb if column.type.name == "jsonb" else Json, dumps=json_text)
+    return dumper(column.type)
+
+
+def _shape_of(filters: Iterable[Filter]) -> tuple[Any, ...]:
+    """Return what of the filters shows in the SQL text."""
+    return tuple((item.column.attribute, item.is_scalar, None in item.values) for item in filters)
+
+
+def statements_of(table: TableShape) -> Statements:
+    """Return the statements on the table itself, composed at first use."""
+    found = table.memo.get(Statements)
+    if found is None:
+        found = table.memo[Statements] = Statements(table, (table.schema, table.name))
+    assert isinstance(found, Statements)
+    return found

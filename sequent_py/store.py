@@ -1,0 +1,394 @@
+"""The event store: append, load, read by range and by snapshot window.
+
+Writes ``events`` through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events: one round trip,
+in autocommit, when there is no live projection; one transaction with one. Locks: those of that function, and none for reading.
+
+Guarantees:
+
+* A batch is recorded whole or not at all, with its projections. When append raises, nothing of it will ever be visible: on a caller's
+  connection the transaction is left aborted, as PostgreSQL does, also when a Python handler was to blame.
+* Within an aggregate, sequence numbers have no gaps, and positions rise with them.
+* What append returns equals what load returns, to the microsecond.
+
+After a crash there is nothing to clean up: everything is in the server's transactions. If the connection breaks during an append, the
+caller learns that the outcome is unknown, and an ``expected_version`` makes the retry safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import datetime
+from typing import Any, LiteralString, Protocol, cast
+from uuid import UUID
+
+import psycopg
+import sqlalchemy
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+from pydantic_core import from_json
+
+from sequent_py.database import for_parameters, raw_connection
+from sequent_py.encoding import Batch, encode_batch, jsonb
+from sequent_py.errors import StoreError, WrongExpectedVersion
+from sequent_py.event_types import EventTypeIds
+from sequent_py.events import Envelope, Event, EventTypes, aliases_of, event_type_of
+from sequent_py.store_errors import translated
+from sequent_py.windows import window_condition
+
+WINDOW_FETCH_EVENTS = 2_000
+"""Rows per fetch of a window's cursor: past it the round trips no longer show, and the memory would."""
+
+AnyConnection = sqlalchemy.Connection | psycopg.Connection
+
+
+class Projection(Protocol):
+    """What append calls with the events it recorded, in their transaction, once a version is live."""
+
+    version: int
+    """The view-schema version of this code."""
+
+    def project(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
+        """Apply the events to the live tables; whatever it raises undoes the append."""
+
+
+class EventStore:
+    """The events of one schema. Safe for threads, as the engine is."""
+
+    def __init__(
+        self,
+        engine: sqlalchemy.Engine,
+        schema: str,
+        event_types: EventTypes,
+        projection: Projection | None = None,
+    ) -> None:
+        self.engine = engine
+        self.schema = schema
+        self.event_types = event_types
+        self.projection = projection
+        self._queries: dict[str, bytes] = {}
+        self._ids = EventTypeIds(schema, lambda: self._own_connection(autocommit=True))
+
+    # Writing
+
+    def append(
+        self,
+        aggregate_id: UUID,
+        events: Sequence[Event],
+        expected_version: int | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime | None = None,
+        connection: AnyConnection | None = None,
+    ) -> list[Event]:
+        """Record events at the end of an aggregate and return them with their envelopes.
+
+        ``expected_version`` is the number of events that the caller decided on, 0 for a new aggregate; None appends after whatever is
+        there. ``created_at`` is the server's time unless given. On a ``connection`` everything happens in its transaction, which is neither committed nor
+        rolled back; without one it is committed on return.
+
+        Raises
+        ------
+        WrongExpectedVersion
+            The aggregate is at another version, or another transaction has just appended to it.
+        MaintenanceModeActive
+            The gate is closed.
+        VersionMismatch
+            Another view-schema version is live than this code's.
+        InvalidEvent
+            Something cannot be stored, was recorded before, or is no event.
+        ProjectionFailed
+            A handler raised.
+        StoreNotInstalled, DatabaseUnavailable
+            There is no event store, or no server.
+        """
+        if expected_version is not None and (
+            not isinstance(expected_version, int)
+            or isinstance(expected_version, bool)
+            or expected_version < 0
+        ):
+            raise StoreError(
+                f"expected_version is a number of events, 0 for a new aggregate, not {expected_version!r:.80}."
+            )
+        batch = encode_batch(self.event_types, aggregate_id, events, metadata, created_at)
+        type_ids = self._stored_type_ids(batch.type_names)
+        if connection is not None:
+            return self._append(raw_connection(connection), batch, type_ids, expected_version)
+        try:
+            with self._own_connection(autocommit=self.projection is None) as own:
+                return self._append(own, batch, type_ids, expected_version)
+        except WrongExpectedVersion as error:
+            if error.actual is not None:
+                raise
+            # The unique key was faster than our reading; the winner has committed, and now its version can be read.
+            raise WrongExpectedVersion(
+                aggregate_id, expected_version, self.version_of(aggregate_id)
+            ) from error
+
+    def import_history(
+        self,
+        events: Iterable[tuple[UUID, Event, datetime | None]],
+        *,
+        batch_events: int = 10_000,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Copy the history of new aggregates into a store that has no live version; return the number of events.
+
+        One transaction: an interrupted import leaves nothing. Events get positions in the given order and sequence numbers from 1 by
+        aggregate. ``progress`` is called with the number of events sent so far, every ``batch_events`` of them and at the end.
+
+        Raises
+        ------
+        ImportRefused
+            A version is live, whose tables would miss these events, or an aggregate has events already.
+        MaintenanceModeActive, InvalidEvent, StoreNotInstalled
+            As in :meth:`append`.
+        """
+        from sequent_py.history import import_history
+
+        with self._own_connection() as own:
+            return import_history(
+                own,
+                self.schema,
+                events,
+                encode=self.event_types.encode,
+                type_id_of=lambda name: self._stored_type_ids([name])[0],
+                batch_events=batch_events,
+                progress=progress,
+            )
+
+    # Reading
+
+    def load(
+        self,
+        aggregate_id: UUID,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        connection: AnyConnection | None = None,
+    ) -> list[Event]:
+        """Return the events of an aggregate in order, those with ``after < sequence_number <= until``; of an unknown one, none.
+
+        Raises
+        ------
+        UnknownEventType, InvalidPayload
+            Naming type, aggregate and sequence number.
+        """
+        return self._select(
+            "aggregate_id = %s AND sequence_number > %s AND sequence_number <= coalesce(%s, 2147483647)"
+            " ORDER BY sequence_number",
+            [aggregate_id, after, until],
+            connection,
+        )
+
+    def load_range(
+        self,
+        *,
+        after_position: int = 0,
+        limit: int = 1000,
+        event_types: Sequence[type[Event]] | None = None,
+    ) -> list[Event]:
+        """Return up to ``limit`` events after a position, by position.
+
+        For looking around. Not for following the store: a transaction may commit lower positions later, which only :meth:`window` does not miss.
+        """
+        return self._select(
+            "position > %s AND (%s::integer[] IS NULL OR event_type_id = ANY (%s)) ORDER BY position LIMIT %s",
+            [after_position, *[self._type_filter(event_types)] * 2, limit],
+            None,
+        )
+
+    def window(
+        self,
+        since: str | None,
+        until: str | None = None,
+        *,
+        event_types: Sequence[type[Event]] | None = None,
+    ) -> Iterator[Event]:
+        """Yield the events visible in snapshot ``until`` and not in ``since``, in position order.
+
+        Snapshots are texts that :meth:`snapshot` returned earlier; None is the beginning, or now. Consecutive windows hold every
+        committed event once, and keep the order within every aggregate. Memory stays bounded; the connection is held until the last event.
+
+        Raises
+        ------
+        StoreError
+            A text is not a snapshot.
+        """
+        condition = for_parameters(window_condition(since, until))
+        type_ids = self._type_filter(event_types)
+        return self._stream(
+            sql.SQL("({}) AND (%s::integer[] IS NULL OR event_type_id = ANY (%s)) ORDER BY position").format(
+                condition
+            ),
+            [type_ids, type_ids],
+        )
+
+    def snapshot(self) -> str:
+        """Return the present snapshot, as text to be kept."""
+        with self._own_connection(autocommit=True) as own:
+            return str(_one(own.execute("SELECT pg_current_snapshot()::text")))
+
+    def version_of(self, aggregate_id: UUID) -> int:
+        """Return the number of an aggregate's events; 0 for an unknown one."""
+        with self._own_connection(autocommit=True) as own, self._translated():
+            query = self._query(
+                "SELECT coalesce(max(sequence_number), 0) FROM {events} WHERE aggregate_id = %s"
+            )
+            return int(_one(own.execute(query, [aggregate_id])))
+
+    # Inside
+
+    def _append(
+        self, connection: psycopg.Connection, batch: Batch, type_ids: list[int], expected_version: int | None
+    ) -> list[Event]:
+        code_version = self.projection.version if self.projection is not None else 0
+        is_idle = connection.info.transaction_status == TransactionStatus.IDLE
+        needs_transaction = self.projection is not None and connection.autocommit and is_idle
+        with connection.transaction() if needs_transaction else nullcontext():
+            with translated(
+                self.schema,
+                connection,
+                aggregate_id=batch.aggregate_id,
+                expected_version=expected_version,
+                code_version=code_version,
+            ):
+                row = connection.execute(
+                    self._query("SELECT * FROM {append_events}(%b, %b, %b, %b, %b, %b, %b)"),
+                    [
+                        batch.aggregate_id,
+                        expected_version,
+                        type_ids,
+                        [jsonb(payload) for payload in batch.payloads],
+                        jsonb(batch.metadata),
+                        batch.created_at,
+                        code_version,
+                    ],
+                ).fetchone()
+            first_sequence_number, positions, created_at, live_version = cast(tuple[Any, ...], row)
+            recorded = batch.recorded(first_sequence_number, positions, created_at)
+            if self.projection is not None and live_version > 0:
+                try:
+                    self.projection.project(connection, recorded)
+                except BaseException:
+                    _abort(connection)
+                    raise
+            return recorded
+
+    def _stored_type_ids(self, names: Sequence[str]) -> list[int]:
+        with self._translated():
+            return self._ids.ids_of(names)
+
+    def _type_filter(self, event_types: Sequence[type[Event]] | None) -> list[int] | None:
+        if event_types is None:
+            return None
+        names = [name for cls in event_types for name in (event_type_of(cls), *aliases_of(cls))]
+        with self._translated():
+            return self._ids.known_ids_of(names)
+
+    def _select(
+        self, condition: LiteralString, parameters: list[Any], connection: AnyConnection | None
+    ) -> list[Event]:
+        query = self._query(_SELECT + condition)
+        if connection is not None:
+            raw = raw_connection(connection)
+            with self._translated(raw):
+                rows = raw.execute(query, parameters).fetchall()
+        else:
+            with self._own_connection(autocommit=True) as own, self._translated(own):
+                rows = own.execute(query, parameters).fetchall()
+        return [self._decoded(row) for row in rows]
+
+    def _stream(self, condition: sql.Composable, parameters: list[Any]) -> Iterator[Event]:
+        query = (
+            sql.SQL(_SELECT).format(events=for_parameters(sql.Identifier(self.schema, "events"))) + condition
+        )
+        with self._own_connection() as own, self._translated(own), own.cursor("sequent_window") as cursor:
+            cursor.itersize = WINDOW_FETCH_EVENTS
+            cursor.execute(query, parameters)
+            for row in cursor:
+                yield self._decoded(row)
+
+    def _decoded(self, row: tuple[Any, ...]) -> Event:
+        aggregate_id, sequence_number, created_at, position, metadata, event_type_id, payload = row
+        envelope = Envelope(aggregate_id, sequence_number, created_at, position, from_json(metadata))
+        return self.event_types.decode(self._ids.name_of(event_type_id), payload.encode(), envelope)
+
+    def _query(self, text: LiteralString) -> bytes:
+        """Fill in the store's names; composing them anew would add a tenth to an append."""
+        query = self._queries.get(text)
+        if query is None:
+            composed = sql.SQL(text).format(
+                events=for_parameters(sql.Identifier(self.schema, "events")),
+                append_events=for_parameters(sql.Identifier(self.schema, "append_events_v1")),
+            )
+            query = self._queries[text] = composed.as_bytes(None)
+        return query
+
+    def _translated(self, connection: psycopg.Connection | None = None) -> Any:
+        return translated(self.schema, connection)
+
+    @contextmanager
+    def _own_connection(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
+        """Lend a pooled connection: committed at the end, rolled back on any exception."""
+        pooled = self.engine.raw_connection()
+        connection = cast(psycopg.Connection, pooled.driver_connection)
+        try:
+            connection.autocommit = autocommit
+            yield connection
+            if not autocommit:
+                connection.commit()
+        finally:
+            if connection.closed:
+                pooled.invalidate()
+                # The others in the pool were probably cut off by the same event, and each would fail one append.
+                self.engine.dispose()
+            else:
+                if connection.info.transaction_status != TransactionStatus.IDLE:
+                    connection.rollback()
+                connection.autocommit = False
+                pooled.close()
+
+
+def foreign_transaction_ids(connection: psycopg.Connection, schema: str) -> int | None:
+    """Return the highest stored transaction id if this cluster has not given it out yet; None when all is well.
+
+    That happens when a store is restored into another cluster: windows would take its events for ones that are still to come. Cheap: the end of an
+    index, sixteen times.
+
+    Raises
+    ------
+    StoreNotInstalled
+        There is no event store.
+    """
+    query = sql.SQL(
+        "SELECT max(xact_id)::text, pg_snapshot_xmax(pg_current_snapshot())::text,"
+        " pg_current_xact_id_if_assigned()::text FROM {}"
+    ).format(sql.Identifier(schema, "events"))
+    with translated(schema, connection):
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    highest, xmax, own = (int(value) if value is not None else 0 for value in row)
+    # What the statement sees has ended and lies below its snapshot's xmax, but for rows of its own transaction.
+    return highest if highest >= xmax and highest != own else None
+
+
+_SELECT: LiteralString = (
+    "SELECT aggregate_id, sequence_number, created_at, position, metadata::text, event_type_id, payload::text"
+    " FROM {events} WHERE "
+)
+
+
+def _abort(connection: psycopg.Connection) -> None:
+    """Leave the transaction aborted: a caller that goes on after a handler's exception must not commit events without their projection."""
+    if connection.info.transaction_status == TransactionStatus.INTRANS:
+        with suppress(psycopg.Error):
+            connection.execute(
+                "DO $$ BEGIN RAISE 'a projection failed: this transaction cannot commit'; END $$"
+            )
+
+
+def _one(cursor: psycopg.Cursor[Any]) -> Any:
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0]

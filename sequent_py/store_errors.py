@@ -1,0 +1,69 @@
+"""What the server says about the event store, as errors of ours: the one place that knows its SQLSTATEs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from sequent_py.errors import (
+    DatabaseUnavailable,
+    MaintenanceModeActive,
+    SequentError,
+    StoreNotInstalled,
+    VersionMismatch,
+    WrongExpectedVersion,
+)
+
+_NOT_INSTALLED = {"3F000": "does not exist", "42P01": "does not exist", "42883": "is older than this library"}
+
+
+@contextmanager
+def translated(
+    schema: str,
+    connection: psycopg.Connection | None,
+    *,
+    aggregate_id: Any = None,
+    expected_version: int | None = None,
+    code_version: int = 0,
+) -> Iterator[None]:
+    """Raise the store's errors for the driver's, ``from`` them; others pass as they are."""
+    try:
+        yield
+    except psycopg.Error as error:
+        found = _translate(error, schema, aggregate_id, expected_version, code_version)
+        if found is None and connection is not None and connection.closed:
+            found = DatabaseUnavailable(
+                "The connection was lost; whether the last statement took effect is not known.",
+                remedy="Look, and try again.",
+            )
+        if found is None:
+            raise
+        raise found from error
+
+
+def _translate(
+    error: psycopg.Error, schema: str, aggregate_id: Any, expected_version: int | None, code_version: int
+) -> SequentError | None:
+    detail = error.diag.message_detail or ""
+    match error.diag.sqlstate:
+        case "SQ001":
+            return WrongExpectedVersion(aggregate_id, expected_version, int(detail))
+        case "SQ002":
+            return MaintenanceModeActive(detail)
+        case "SQ003":
+            return VersionMismatch(code_version, int(detail))
+        case "23505" if _is_events_key(error.diag, schema):
+            return WrongExpectedVersion(aggregate_id, expected_version, None)
+        case "3F000" | "42P01" | "42883" as state:
+            return StoreNotInstalled(schema, _NOT_INSTALLED[state])
+        case _:
+            return None
+
+
+def _is_events_key(diagnostic: psycopg.errors.Diagnostic, schema: str) -> bool:
+    # The key of a partition, events_00_pkey to events_15_pkey; the error names no parent.
+    name = diagnostic.constraint_name or ""
+    return diagnostic.schema_name == schema and name.startswith("events_") and name.endswith("_pkey")

@@ -1,0 +1,193 @@
+"""The executor: runs the DDL of a plan in earnest, after a trial has shown that it works.
+
+Owns no table. Shadow tables are created in the caller's transaction, together with the rows that record them; keys and indexes are built
+one table per transaction, each together with the caller's mark, so that a killed build is repeated for the unfinished tables only.
+Nothing but shadow tables is locked, save what a file refers to without a suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from sequent_py.errors import TableFileError
+from sequent_py.records import RecordShape
+from sequent_py.view_schema import catalog, table_files
+from sequent_py.view_schema.blueprints import SHARABLE_KINDS, CatalogObject, Key, TableBlueprint
+from sequent_py.view_schema.drops import drop_blueprints, drop_tables, lock_holders
+from sequent_py.view_schema.script import run_script
+from sequent_py.view_schema.table_files import TableFiles, with_suffix
+from sequent_py.view_schema.trial import AlterScript, TrialResult, run_files, trial
+
+__all__ = [
+    "AlterScript",
+    "TrialResult",
+    "analyse",
+    "build_indexes",
+    "create_shadow_tables",
+    "drop_blueprints",
+    "drop_tables",
+    "lock_holders",
+    "trial",
+]
+
+Connection = psycopg.Connection[Any]
+
+MAINTENANCE_WORK_MEM_MB = 256
+"""For each index build that runs at once; more than this hardly shortens a sort, and several builds add up."""
+
+
+def create_shadow_tables(
+    connection: Connection,
+    *,
+    view_schema: str,
+    replays: Sequence[tuple[RecordShape, TableFiles]],
+    blueprints: Mapping[str, TableBlueprint],
+    target_version: int,
+) -> list[TableBlueprint]:
+    """Create the shadow tables in the caller's transaction, and the view schema if it is missing.
+
+    Returns the trial's blueprints with the names that the objects really got.
+
+    Raises
+    ------
+    TableFileError
+        A file fails now, though it did not in the trial.
+    """
+    catalog.ensure_schema(connection, view_schema)
+    created = run_files(
+        connection,
+        [files for _, files in replays],
+        f"_{target_version}",
+        schema=view_schema,
+        view_schema=view_schema,
+        search_path=(view_schema, "public"),
+        with_indexes=False,
+    )
+    return [_with_actual_names(blueprints[table], objects) for table, objects in created.items()]
+
+
+def build_indexes(
+    connect: Callable[[], Connection],
+    *,
+    view_schema: str,
+    files: Sequence[TableFiles],
+    blueprints: Mapping[str, TableBlueprint],
+    target_version: int,
+    on_built: Callable[[Connection, TableBlueprint], None],
+    parallel: int = 1,
+    maintenance_work_mem_mb: int = MAINTENANCE_WORK_MEM_MB,
+    lock_timeout_seconds: float = 5.0,
+) -> list[TableBlueprint]:
+    """Build the keys and indexes of the given tables, several tables at once.
+
+    ``connect`` opens an autocommit connection, which is closed here; it is called from several threads. ``on_built`` runs in the
+    transaction that builds the table's indexes, and gets the blueprint with the names that the objects really got. Tables that are
+    already built must be left out by the caller. A table that fails is tried once more, alone and in the given order, since its file
+    may need a key of another table, or have met it in a deadlock.
+
+    Raises
+    ------
+    TableFileError
+        A file fails, also for the rows that are now in the table: duplicate keys, for example. Tables that are done stay done.
+    """
+
+    def build(item: TableFiles) -> TableBlueprint:
+        connection = connect()
+        try:
+            with connection.transaction():
+                timeout = f"{round(lock_timeout_seconds * 1000)}ms"
+                connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (timeout,))
+                _raise_work_mem(connection, maintenance_work_mem_mb)
+                blueprint = _build_indexes(
+                    connection, view_schema, item, blueprints[item.table], target_version
+                )
+                on_built(connection, blueprint)
+            return blueprint
+        finally:
+            connection.close()
+
+    def attempt(item: TableFiles) -> TableBlueprint | None:
+        try:
+            return build(item)
+        except (TableFileError, errors.DeadlockDetected, errors.LockNotAvailable):
+            return None
+
+    if len(files) == 1 or parallel <= 1:
+        return [build(item) for item in files]
+    with ThreadPoolExecutor(max_workers=min(parallel, len(files))) as threads:
+        built = list(threads.map(attempt, files))
+    return [done or build(item) for done, item in zip(built, files, strict=True)]
+
+
+def analyse(connection: Connection, view_schema: str, tables: Iterable[str]) -> None:
+    """Gather planner statistics, so that the first queries after the swap are planned as well as the last before it."""
+    for table in tables:
+        connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(view_schema, table)))
+
+
+def _build_indexes(
+    connection: Connection,
+    view_schema: str,
+    files: TableFiles,
+    blueprint: TableBlueprint,
+    target_version: int,
+) -> TableBlueprint:
+    if files.indexes_sql is None:
+        return blueprint
+    own = [item.name for item in blueprint.names if item.kind == "table"]
+    source = table_files.indexes_file_name(files.table)
+    before = catalog.take_inventory(connection, view_schema)
+    text = with_suffix(files.indexes_sql, f"_{target_version}")
+    run_script(connection, text, source=source, search_path=(view_schema, "public"))
+    created = catalog.created_since(
+        connection, before, schema=view_schema, view_schema=view_schema, source=source, tables=own
+    )
+    return _with_actual_names(blueprint, created)
+
+
+def _with_actual_names(blueprint: TableBlueprint, created: Sequence[CatalogObject]) -> TableBlueprint:
+    """Take over the names that objects got in earnest.
+
+    They are those of the trial unless a name that the server chose has been taken meanwhile; then the next free one was chosen, and
+    what the trial had at its place in the order of creation is meant.
+    """
+    plain_tables = {item.name: item.plain for item in blueprint.names if item.kind == "table"}
+    expected = {(item.kind, item.table, item.name): item for item in blueprint.names}
+    found = {(item.kind, plain_tables.get(item.table, item.table), item.name) for item in created}
+    unexpected = sorted(found - expected.keys())
+    if not unexpected:
+        return blueprint
+    shared_kinds = {key for key in unexpected if key[0] in SHARABLE_KINDS}
+    renamed: dict[Key, str] = {}
+    for kind, table, name in (item for item in unexpected if item not in shared_kinds):
+        missing = [
+            key for key in expected if key[:2] == (kind, table) and key not in found and key not in renamed
+        ]
+        if not missing:
+            raise TableFileError(
+                f"The files of {blueprint.table} create the {kind} {name}, which they did not in the trial.",
+                remedy="Begin anew: sequent migrate abort, then sequent migrate online",
+            )
+        renamed[missing[0]] = name
+    names = tuple(
+        replace(item, name=renamed.get((item.kind, item.table, item.name), item.name))
+        for item in blueprint.names
+    )
+    return replace(blueprint, names=names)
+
+
+def _raise_work_mem(connection: Connection, megabytes: int) -> None:
+    """Give index builds more memory; never less than the server is set to."""
+    row = connection.execute(
+        "SELECT setting::int8 / 1024 FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'"
+    ).fetchone()
+    if row is not None and megabytes > row[0]:
+        connection.execute(
+            "SELECT pg_catalog.set_config('maintenance_work_mem', %s, true)", (f"{megabytes}MB",)
+        )

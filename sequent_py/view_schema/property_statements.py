@@ -1,0 +1,179 @@
+"""The statements that give a table one property, or take it away. Pure: values in, composed SQL out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, LiteralString
+
+from psycopg import sql
+
+_FIRE: dict[str, LiteralString] = {
+    "O": "ALTER TABLE {table} ENABLE {kind} {name}",
+    "D": "ALTER TABLE {table} DISABLE {kind} {name}",
+    "R": "ALTER TABLE {table} ENABLE REPLICA {kind} {name}",
+    "A": "ALTER TABLE {table} ENABLE ALWAYS {kind} {name}",
+}
+_STORAGE = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}
+_COMPRESSION = {"": "DEFAULT", "p": "PGLZ", "l": "LZ4"}
+_COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
+
+
+def statements(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> Iterator[sql.Composed]:
+    """Yield what takes a property from its present value to the wanted one; None is no such property."""
+    kind, table_name, *rest = key
+    table = sql.Identifier(schema, table_name)
+    match kind, *rest:
+        case ("owner",):
+            yield sql.SQL("ALTER TABLE {} OWNER TO {}").format(table, sql.Identifier(wanted))
+        case "grant", *_:
+            yield from _grants(schema, key, present, wanted)
+        case "comment", of, name:
+            yield sql.SQL("COMMENT ON {} IS {}").format(
+                _commented(schema, table, of, name), sql.Literal(wanted)
+            )
+        case "option", of, name, option:
+            what = sql.SQL("INDEX" if of == "index" else "TABLE")
+            target = sql.SQL("ALTER {} {}").format(what, sql.Identifier(schema, name))
+            yield sql.SQL("{} {}").format(target, _option(option, wanted))
+        case "column option", column, option:
+            target = sql.SQL("ALTER TABLE {} ALTER COLUMN {}").format(table, sql.Identifier(column))
+            yield sql.SQL("{} {}").format(target, _option(option, wanted))
+        case "statistics target", column:
+            yield sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STATISTICS {}").format(
+                table, sql.Identifier(column), sql.Literal(wanted)
+            )
+        case "storage", column:
+            yield sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STORAGE {}").format(
+                table, sql.Identifier(column), sql.SQL(_STORAGE[wanted])
+            )
+        case "compression", column:
+            yield sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET COMPRESSION {}").format(
+                table, sql.Identifier(column), sql.SQL(_COMPRESSION[wanted])
+            )
+        case ("replica identity",):
+            yield sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}").format(table, _replica_identity(*wanted))
+        case ("clustered",):
+            if wanted is None:
+                yield sql.SQL("ALTER TABLE {} SET WITHOUT CLUSTER").format(table)
+            else:
+                yield sql.SQL("ALTER TABLE {} CLUSTER ON {}").format(table, sql.Identifier(wanted))
+        case ("row security",):
+            verb = sql.SQL("ENABLE" if wanted else "DISABLE")
+            yield sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(table, verb)
+        case ("forced row security",):
+            verb = sql.SQL("FORCE" if wanted else "NO FORCE")
+            yield sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(table, verb)
+        case "statistics", name:
+            yield from _extended_statistics(schema, name, present, wanted)
+        case "publication", name:
+            yield from _publication(table, name, present, wanted)
+        case (("policy" | "trigger" | "rule"), name):
+            if present is not None:
+                yield sql.SQL("DROP {} {} ON {}").format(sql.SQL(kind.upper()), sql.Identifier(name), table)
+            if wanted is not None and kind == "policy":
+                yield _policy(table, name, wanted)
+            elif wanted is not None:
+                definition, fires = wanted
+                yield sql.SQL("{}").format(sql.SQL(definition))
+                yield sql.SQL(_FIRE[fires]).format(
+                    table=table, kind=sql.SQL(kind.upper()), name=sql.Identifier(name)
+                )
+        case _:
+            raise ValueError(f"unknown property {key}")
+
+
+def _grants(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> Iterator[sql.Composed]:
+    """Yield grants; the value is whether the grantee may grant it on."""
+    _, _, of, name, column, grantee_kind, grantee, privilege = key
+    if not privilege.isalpha():
+        raise ValueError(f"unknown privilege {privilege!r}")
+    right = (
+        sql.SQL(privilege)
+        if not column
+        else sql.SQL("{} ({})").format(sql.SQL(privilege), sql.Identifier(column))
+    )
+    on = sql.SQL("{} {}").format(sql.SQL(of.upper()), sql.Identifier(schema, name))
+    role = sql.SQL("PUBLIC") if grantee_kind == "public" else sql.Identifier(grantee)
+    if wanted is None:
+        yield sql.SQL("REVOKE {} ON {} FROM {}").format(right, on, role)
+        return
+    if present and not wanted:
+        yield sql.SQL("REVOKE GRANT OPTION FOR {} ON {} FROM {}").format(right, on, role)
+    option = sql.SQL(" WITH GRANT OPTION" if wanted else "")
+    yield sql.SQL("GRANT {} ON {} TO {}{}").format(right, on, role, option)
+
+
+def _commented(schema: str, table: sql.Identifier, of: str, name: str) -> sql.Composed:
+    match of:
+        case "table":
+            return sql.SQL("TABLE {}").format(table)
+        case "column":
+            return sql.SQL("COLUMN {}.{}").format(table, sql.Identifier(name))
+        case "index" | "sequence" | "statistics":
+            return sql.SQL("{} {}").format(sql.SQL(of.upper()), sql.Identifier(schema, name))
+        case "constraint" | "trigger" | "policy" | "rule":
+            return sql.SQL("{} {} ON {}").format(sql.SQL(of.upper()), sql.Identifier(name), table)
+    raise ValueError(f"unknown kind {of!r}")
+
+
+def _option(option: str, wanted: Any) -> sql.Composed:
+    name = sql.SQL(".").join(sql.Identifier(part) for part in option.split("."))
+    if wanted is None:
+        return sql.SQL("RESET ({})").format(name)
+    return sql.SQL("SET ({} = {})").format(name, sql.Literal(wanted))
+
+
+def _replica_identity(setting: str, index: str | None) -> sql.Composable:
+    match setting:
+        case "f":
+            return sql.SQL("FULL")
+        case "n":
+            return sql.SQL("NOTHING")
+        case "i" if index is not None:
+            return sql.SQL("USING INDEX {}").format(sql.Identifier(index))
+    return sql.SQL("DEFAULT")
+
+
+def _policy(table: sql.Identifier, name: str, value: Any) -> sql.Composed:
+    roles = sql.SQL(", ").join(
+        sql.SQL("PUBLIC") if role is None else sql.Identifier(role) for role in value["roles"]
+    )
+    using = sql.SQL(f" USING ({value['using']})") if value["using"] is not None else sql.SQL("")
+    check = sql.SQL(f" WITH CHECK ({value['check']})") if value["check"] is not None else sql.SQL("")
+    return sql.SQL("CREATE POLICY {} ON {} AS {} FOR {} TO {}{}{}").format(
+        sql.Identifier(name),
+        table,
+        sql.SQL("PERMISSIVE" if value["permissive"] else "RESTRICTIVE"),
+        sql.SQL(_COMMANDS[value["command"]]),
+        roles,
+        using,
+        check,
+    )
+
+
+def _extended_statistics(schema: str, name: str, present: Any, wanted: Any) -> Iterator[sql.Composed]:
+    if present is not None and (wanted is None or wanted[0] != present[0]):
+        yield sql.SQL("DROP STATISTICS {}").format(sql.Identifier(schema, name))
+        present = None
+    if wanted is not None:
+        definition, target = wanted
+        if present is None:
+            yield sql.SQL("{}").format(sql.SQL(definition))
+        if target != (-1 if present is None else present[1]):
+            yield sql.SQL("ALTER STATISTICS {} SET STATISTICS {}").format(
+                sql.Identifier(schema, name), sql.Literal(target)
+            )
+
+
+def _publication(table: sql.Identifier, name: str, present: Any, wanted: Any) -> Iterator[sql.Composed]:
+    publication = sql.Identifier(name)
+    if present is not None:
+        yield sql.SQL("ALTER PUBLICATION {} DROP TABLE {}").format(publication, table)
+    if wanted is not None:
+        columns = (
+            sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, wanted["columns"])))
+            if wanted["columns"]
+            else sql.SQL("")
+        )
+        where = sql.SQL(f" WHERE ({wanted['where']})") if wanted["where"] is not None else sql.SQL("")
+        yield sql.SQL("ALTER PUBLICATION {} ADD TABLE {}{}{}").format(publication, table, columns, where)

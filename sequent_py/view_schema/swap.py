@@ -1,0 +1,309 @@
+"""The swap: shadow tables take the place of the live ones, which retire, in the caller's transaction.
+
+Locks live, altered and shadow tables ACCESS EXCLUSIVE in the order of their names, so that two swaps, or a swap and another tool that does the
+same, cannot deadlock; the caller sets ``lock_timeout`` and repeats. Everything after the locks is catalog work of milliseconds: nothing
+is rewritten or scanned, save what an alter file does. Whatever carries the table's name is renamed with it: the retired table's objects
+get the names that they were built under, the new table's the plain ones, so that ``pg_dump`` shows the table as its files create it. What
+was done to the live table by hand follows (:mod:`sequent_py.view_schema.carry_over`). Nothing is dropped, except that a retired table
+gives up its foreign keys to tables that stay: its old rows would keep theirs from being deleted.
+
+Retired tables can be promoted again by the same function: their blueprints are the shadows then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from sequent_py.config import NAME_LIMIT_BYTES
+from sequent_py.errors import DefinitionError, MigrationError
+from sequent_py.view_schema import carry_over, catalog, dependents, table_files
+from sequent_py.view_schema.blueprints import (
+    ON_TABLE_KINDS,
+    CatalogObject,
+    Key,
+    ObjectName,
+    SuspendedConstraint,
+    TableBlueprint,
+)
+from sequent_py.view_schema.plans import Plan
+from sequent_py.view_schema.renames import Rename, rename_all, suffixed_name
+from sequent_py.view_schema.script import run_script, searching
+from sequent_py.view_schema.trial import AlterScript
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SwapResult:
+    """What a swap did; to be recorded in its transaction."""
+
+    live: tuple[TableBlueprint, ...]
+    """Of each table that was promoted or altered."""
+    retired_blueprints: tuple[TableBlueprint, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def retired(self) -> tuple[str, ...]:
+        """The retired tables' names."""
+        return tuple(blueprint.physical_name for blueprint in self.retired_blueprints)
+
+
+def check_retired_names(
+    connection: Connection, *, view_schema: str, plan: Plan, live: Mapping[str, TableBlueprint]
+) -> None:
+    """Refuse a plan whose retired tables could not get their names; to be called before any work is done.
+
+    Raises
+    ------
+    DefinitionError
+        A name is longer than PostgreSQL keeps, or taken.
+    """
+    taken = catalog.taken_names(connection, view_schema)
+    for step in plan.replays:
+        if step.table_name not in live or step.retired_name is None:
+            continue
+        size = len(step.retired_name.encode())
+        if size > NAME_LIMIT_BYTES:
+            raise DefinitionError(
+                f"The retired table would be called {step.retired_name}, which is {size} bytes long; "
+                f"PostgreSQL cuts names at {NAME_LIMIT_BYTES}.",
+                remedy=f"Shorten the name of {step.table_name}.",
+            )
+        if step.retired_name in taken:
+            raise DefinitionError(
+                f"The retired table would be called {step.retired_name}, and the schema {view_schema} has something of that name.",
+                remedy="Rename or drop it.",
+            )
+
+
+def swap(
+    connection: Connection,
+    *,
+    view_schema: str,
+    plan: Plan,
+    shadows: Mapping[str, TableBlueprint],
+    live: Mapping[str, TableBlueprint],
+    alters: Sequence[AlterScript] = (),
+) -> SwapResult:
+    """Promote the plan's shadow tables and run its alter files, in the caller's transaction.
+
+    ``shadows`` and ``live`` are blueprints by plain table name.
+
+    Raises
+    ------
+    psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
+        Not now; roll back and try again.
+    DependentObjects
+        Something has come to depend on a live table since the plan was checked.
+    TableFileError
+        An alter file fails.
+    MigrationError
+        Objects are missing, or a property cannot be carried over.
+    """
+    promoted = [shadows[step.table_name] for step in plan.replays]
+    retiring = [live[blueprint.table] for blueprint in promoted if blueprint.table in live]
+    altered = list(dict.fromkeys(item.files.table for item in alters))
+    _lock(connection, view_schema, promoted, retiring, altered)
+    dependents.refuse(
+        dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
+    )
+    serving = carry_over.read_properties(connection, view_schema, _tables(retiring))
+    retired = _retire(connection, view_schema, plan, retiring, promoted)
+    _promote(connection, view_schema, promoted)
+    promoted, warnings = _carry_over(connection, view_schema, promoted, retired, serving)
+    changed = [_alter(connection, view_schema, live[table], alters) for table in altered]
+    return SwapResult((*promoted, *changed), tuple(retired), tuple(warnings))
+
+
+def _lock(
+    connection: Connection,
+    schema: str,
+    promoted: Sequence[TableBlueprint],
+    retiring: Sequence[TableBlueprint],
+    altered: Sequence[str],
+) -> None:
+    names = {*altered, *_tables(retiring)}
+    names |= {item.name for blueprint in promoted for item in blueprint.names if item.kind == "table"}
+    if names:
+        tables = sql.SQL(", ").join(sql.Identifier(schema, name) for name in sorted(names))
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
+
+
+def _tables(blueprints: Iterable[TableBlueprint]) -> list[str]:
+    return [name for blueprint in blueprints for name in carry_over.tables_of(blueprint)]
+
+
+def _retire(
+    connection: Connection,
+    schema: str,
+    plan: Plan,
+    retiring: Sequence[TableBlueprint],
+    promoted: Sequence[TableBlueprint],
+) -> list[TableBlueprint]:
+    """Rename the live tables and all that is theirs out of the way."""
+    names = {step.table_name: step.retired_name for step in plan.replays}
+    taken = {*catalog.taken_names(connection, schema)}
+    taken |= {item.plain for blueprint in promoted for item in blueprint.names}
+    suspended = _suspend_foreign_keys(connection, schema, _tables(retiring))
+    retired: list[TableBlueprint] = []
+    renames: list[Rename] = []
+    for blueprint in retiring:
+        name = names[blueprint.table]
+        if name is None:
+            raise MigrationError(
+                f"The plan does not say what {blueprint.table} will be called when it retires."
+            )
+        objects = _serving_objects(connection, schema, blueprint)
+        gone = tuple(item for item in suspended if item.table in carry_over.tables_of(blueprint))
+        own_names = _own_names(blueprint, objects, name, f"_{plan.from_version}", taken)
+        renames += [Rename(item.kind, item.table, item.plain, item.name, item.source) for item in own_names]
+        retired.append(replace(blueprint, physical_name=name, names=tuple(own_names), suspended=gone))
+    rename_all(connection, schema, renames)
+    return retired
+
+
+def _serving_objects(connection: Connection, schema: str, blueprint: TableBlueprint) -> list[CatalogObject]:
+    """Return what the live table has now, whether its files created it or not."""
+    standing = {
+        (item.kind, item.plain) for item in blueprint.names if item.table == "" and item.kind != "table"
+    }
+    return [
+        *catalog.attached_objects(connection, schema, carry_over.tables_of(blueprint)),
+        *catalog.standing_objects(connection, schema, standing),
+    ]
+
+
+def _own_names(
+    blueprint: TableBlueprint, objects: Iterable[CatalogObject], table_name: str, suffix: str, taken: set[str]
+) -> list[ObjectName]:
+    """Choose what the objects of a live table will be called: as when they were built, if that name is free and not the plain one.
+
+    It is not where PostgreSQL shortened an automatic name, suffix and all; and what an alter file or an administrator created has none.
+    """
+    recorded: dict[Key, ObjectName] = {(item.kind, item.table, item.plain): item for item in blueprint.names}
+    chosen: list[ObjectName] = []
+    for found in objects:
+        known = recorded.get((found.kind, found.table, found.name))
+        if found.kind == "table" and found.name == blueprint.table:
+            name = table_name
+        elif found.kind in ON_TABLE_KINDS - {"key"} or found.kind == "function":
+            name = known.name if known else found.name
+        elif known and known.name not in taken:
+            name = known.name
+        else:
+            name = suffixed_name(found.name, suffix, taken)
+        taken.add(name)
+        known = known or ObjectName(found.kind, name, found.name, found.table)
+        chosen.append(replace(known, name=name))
+    return chosen
+
+
+def _suspend_foreign_keys(
+    connection: Connection, schema: str, tables: Collection[str]
+) -> list[SuspendedConstraint]:
+    """Drop the tables' foreign keys to tables that stay, and return what they were."""
+    with searching(connection, []):
+        rows = connection.execute(
+            """
+            WITH tables AS (
+                SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = %s AND c.relname = ANY (%s))
+            SELECT c.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid)
+            FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+            WHERE k.contype = 'f' AND k.conrelid IN (SELECT oid FROM tables) AND k.confrelid NOT IN (SELECT oid FROM tables)
+            ORDER BY 1, 2
+            """,
+            (schema, list(tables)),
+        ).fetchall()
+    suspended = [SuspendedConstraint(*row) for row in rows]
+    for item in suspended:
+        statement = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}")
+        connection.execute(statement.format(sql.Identifier(schema, item.table), sql.Identifier(item.name)))
+    return suspended
+
+
+def _promote(connection: Connection, schema: str, promoted: Sequence[TableBlueprint]) -> None:
+    """Give the shadow tables and all that is theirs the plain names."""
+    renames: list[Rename] = []
+    for blueprint in promoted:
+        physical = {item.plain: item.name for item in blueprint.names if item.kind == "table"}
+        renames += [
+            Rename(item.kind, physical.get(item.table, ""), item.name, item.plain, item.plain_source)
+            for item in blueprint.names
+        ]
+    try:
+        rename_all(connection, schema, renames)
+    except (errors.UndefinedTable, errors.UndefinedObject, errors.UndefinedFunction) as error:
+        raise MigrationError(
+            f"The tables to be promoted are not as they were built: {error.diag.message_primary}.",
+            remedy="Build them anew: sequent migrate abort, then sequent migrate online",
+        ) from error
+    for blueprint in promoted:
+        for item in blueprint.suspended:
+            statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}")
+            table, name = sql.Identifier(schema, item.table), sql.Identifier(item.name)
+            connection.execute(statement.format(table, name, sql.SQL(item.definition)), prepare=False)
+
+
+def _carry_over(
+    connection: Connection,
+    schema: str,
+    promoted: Sequence[TableBlueprint],
+    retired: Sequence[TableBlueprint],
+    serving: carry_over.Properties,
+) -> tuple[list[TableBlueprint], list[str]]:
+    """Do to the new tables what was done by hand to the old ones."""
+    present = carry_over.read_properties(connection, schema, _tables(promoted))
+    predecessors = {blueprint.table: blueprint for blueprint in retired}
+    results: list[TableBlueprint] = []
+    warnings: list[str] = []
+    for blueprint in promoted:
+        tables = carry_over.tables_of(blueprint)
+        own = carry_over.of_tables(present, tables)
+        # A retired table that comes back has been through this before: what it has by hand must not pass for its files' work.
+        new = carry_over.from_json(blueprint.as_built) if blueprint.as_built else own
+        predecessor = predecessors.get(blueprint.table)
+        if predecessor is not None:
+            was_built = carry_over.from_json(predecessor.as_built)
+            wanted = carry_over.merge(was_built, carry_over.of_tables(serving, tables), new)
+            warnings += carry_over.carry_over(connection, schema, own, wanted)
+            _leave_publications(connection, schema, predecessor)
+        results.append(
+            replace(blueprint, physical_name=blueprint.table, as_built=carry_over.to_json(new), suspended=())
+        )
+    return results, warnings
+
+
+def _leave_publications(connection: Connection, schema: str, retired: TableBlueprint) -> None:
+    """Take a retired table out of publications: subscribers know it by the name that it gave up."""
+    for item in retired.names:
+        if item.kind == "table":
+            rows = connection.execute(
+                "SELECT p.pubname FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid "
+                "JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE n.nspname = %s AND c.relname = %s",
+                (schema, item.name),
+            ).fetchall()
+            for (name,) in rows:
+                statement = sql.SQL("ALTER PUBLICATION {} DROP TABLE {}")
+                connection.execute(statement.format(sql.Identifier(name), sql.Identifier(schema, item.name)))
+
+
+def _alter(
+    connection: Connection, schema: str, blueprint: TableBlueprint, alters: Sequence[AlterScript]
+) -> TableBlueprint:
+    """Run a live table's alter files, and count what they did as built rather than as done by hand."""
+    tables = carry_over.tables_of(blueprint)
+    before = carry_over.read_properties(connection, schema, tables)
+    for item in sorted(alters, key=lambda item: item.version):
+        if item.files.table == blueprint.table:
+            source = table_files.alter_file_name(blueprint.table, item.version)
+            run_script(connection, item.sql, source=source, search_path=(schema, "public"))
+    after = carry_over.read_properties(connection, schema, tables)
+    as_built = carry_over.merge(before, after, carry_over.from_json(blueprint.as_built))
+    return replace(blueprint, as_built=carry_over.to_json(as_built))

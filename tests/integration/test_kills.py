@@ -1,0 +1,255 @@
+"""Kill anything: the same command goes on, nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from sequent_py import Config, Sequent
+from shop import SQL_DIRECTORY, LineAdded, OrderPlaced, Shop1, actual_rows, expected_rows
+from uuid import UUID
+
+ORDERS = 3_000
+LINES = 8
+GROUP_EVENTS = 1_000
+
+
+@pytest.fixture
+def url(store_database_url: str) -> str:
+    with application(store_database_url) as app:
+        app.store.import_history(history())
+    return store_database_url
+
+
+def history() -> Iterator[tuple[UUID, Any, None]]:
+    for number in range(ORDERS):
+        order = UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128)
+        yield order, OrderPlaced(customer=f"c{number}"), None
+        for line in range(LINES):
+            yield order, LineAdded(product=f"p{line}", cents=line), None
+
+
+def application(url: str) -> Sequent:
+    config = Config(
+        database_url=url, sql_directory=SQL_DIRECTORY, workers=2, group_target_events=GROUP_EVENTS
+    )
+    return Sequent(config, migrations=Shop1)
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+from test_kills import application
+with application({url!r}) as app:
+    app.view_schema.{command}()
+"""
+
+
+def start(url: str, command: str) -> subprocess.Popen[bytes]:
+    """Run a command in a process of its own, as an operator would."""
+    script = textwrap.dedent(SCRIPT).format(path=[str(Path(__file__).parent)], url=url, command=command)
+    return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+    return found
+
+
+def worker_pids(coordinator: int) -> list[int]:
+    """The worker processes of a coordinator, by the parent that the kernel knows."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(status[1]) == coordinator and b"sequent_py.replay.worker" in command:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+def groups_done(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("SELECT count(*) FROM sequent_schema.replay_groups WHERE done_at IS NOT NULL").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def finish(url: str, connection: psycopg.Connection[Any]) -> None:
+    with application(url) as app:
+        app.view_schema.online()
+        app.view_schema.offline()
+    assert actual_rows(connection) == expected_rows(connection)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.wait(60)
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("after_groups", [0, 1, 5, 12])
+def test_a_killed_coordinator_leaves_finished_groups_and_nothing_else(
+    url: str, connection: psycopg.Connection[Any], after_groups: int
+) -> None:
+    process = start(url, "online")
+    wait_until(lambda: groups_done(connection) >= after_groups and worker_pids(process.pid))
+    workers = worker_pids(process.pid)
+    process.kill()
+    end(process)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    done = groups_done(connection)
+    with application(url) as app:
+        status = app.view_schema.status()
+        assert (status.state, status.holder) == ("online_running", None)
+        report = app.view_schema.online()
+        assert report.is_resumed
+        kept = connection.execute(
+            "SELECT count(*) FROM sequent_schema.replay_groups g JOIN sequent_schema.view_migrations m ON m.id = g.migration_id"
+            " WHERE g.epoch < m.epoch"
+        ).fetchone()
+        assert kept == (done,), "finished groups were not replayed again"
+    finish(url, connection)
+
+
+def test_a_killed_worker_is_replaced(url: str, connection: psycopg.Connection[Any]) -> None:
+    process = start(url, "online")
+    wait_until(lambda: groups_done(connection) >= 2)
+    os.kill(wait_until(lambda: worker_pids(process.pid))[0], signal.SIGKILL)
+    assert process.wait(60) == 0
+    end(process)
+    finish(url, connection)
+
+
+def test_a_terminated_worker_backend_is_replaced(url: str, connection: psycopg.Connection[Any]) -> None:
+    process = start(url, "online")
+    wait_until(lambda: groups_done(connection) >= 2)
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sequent worker'"
+        " AND datname = current_database() LIMIT 1"
+    )
+    assert process.wait(60) == 0
+    end(process)
+    finish(url, connection)
+
+
+def test_a_terminated_coordinator_backend_fails_cleanly(url: str, connection: psycopg.Connection[Any]) -> None:
+    process = start(url, "online")
+    wait_until(lambda: groups_done(connection) >= 2)
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sequent migrate online%'"
+        " AND datname = current_database()"
+    )
+    assert process.wait(60) != 0
+    end(process)
+    finish(url, connection)
+
+
+def test_a_worker_that_outlives_its_coordinator_never_writes_into_a_later_run(
+    url: str, connection: psycopg.Connection[Any]
+) -> None:
+    process = start(url, "online")
+    wait_until(lambda: groups_done(connection) >= 2)
+    frozen = wait_until(lambda: worker_pids(process.pid))
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    process.kill()
+    end(process)
+    try:
+        with application(url) as app:
+            app.view_schema.abort()
+            app.view_schema.online()
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in frozen))
+            app.view_schema.offline()
+    finally:
+        for pid in frozen:
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, signal.SIGKILL)
+    assert actual_rows(connection) == expected_rows(connection)
+
+
+def test_a_killed_offline_reopens_the_gate_by_dying(url: str, connection: psycopg.Connection[Any]) -> None:
+    with application(url) as app:
+        app.view_schema.online()
+        with psycopg.connect(url) as slow:
+            # A writer in flight holds the drain up, so that the gate is closed for as long as we need.
+            app.store.append(UUID(int=1), [OrderPlaced(customer="slow")], connection=slow)
+            process = start(url, "offline")
+            wait_until(lambda: app.view_schema.status().gate.is_closed)  # type: ignore[union-attr]
+            assert app.view_schema.status().state == "offline_running"
+            process.kill()
+            end(process)
+            wait_until(lambda: not app.view_schema.status().gate.is_closed)  # type: ignore[union-attr]
+            assert app.view_schema.status().state == "online_done"
+            app.store.append(UUID(int=2), [OrderPlaced(customer="goes on")])
+            slow.commit()
+        app.view_schema.offline()
+    assert actual_rows(connection) == expected_rows(connection)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8])
+def test_offline_killed_at_any_moment_leaves_the_old_state_or_the_new_one(
+    url: str, connection: psycopg.Connection[Any], delay: float
+) -> None:
+    with application(url) as app:
+        app.view_schema.online()
+        process = start(url, "offline")
+        wait_until(lambda: app.view_schema.status().holder or process.poll() is not None)
+        time.sleep(delay)
+        process.kill()
+        end(process)
+        wait_until(lambda: app.view_schema.status().holder is None)
+        status = app.view_schema.status()
+        assert status.state in ("online_done", "live")
+        app.store.append(UUID(int=2), [OrderPlaced(customer="goes on")])
+        app.view_schema.offline()
+    assert actual_rows(connection) == expected_rows(connection)
+
+
+def test_two_coordinators_at_once_make_one_migration(url: str, connection: psycopg.Connection[Any]) -> None:
+    processes = [start(url, "online") for _ in range(2)]
+    codes = sorted(process.wait(60) for process in processes)
+    errors = b"".join(process.stderr.read() for process in processes if process.stderr)
+    for process in processes:
+        end(process)
+    assert codes in ([0, 1], [0, 0]), errors
+    if codes == [0, 1]:
+        assert b"ConcurrentMigration" in errors
+    row = connection.execute("SELECT count(*) FROM sequent_schema.view_migrations").fetchone()
+    assert row == (1,)
+    finish(url, connection)
+
+
+def test_the_bytes_do_not_depend_on_workers_or_group_size(url: str, connection: psycopg.Connection[Any]) -> None:
+    seen = set()
+    for workers, size in ((0, 100_000), (1, 3_000), (3, 500)):
+        with application(url) as app:
+            app.view_schema.online(workers=workers, group_target_events=size)
+            seen.add(json.dumps(actual_rows(connection, "_1"), default=str))
+            app.view_schema.abort()
+    assert len(seen) == 1

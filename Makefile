@@ -51,7 +51,7 @@ demo: $(READY) ## a view migration of 200 000 events under a writer, and its pro
 	$(BIN)/sequent demo
 
 bench: $(READY) ## events per second, beside a set-based INSERT … SELECT and a drained COPY
-	$(BIN)/python -m bench
+	$(BIN)/python bench/replay.py --write docs/performance.md
 
 docs: $(READY) ## write the pages that are derived from the code
 	$(BIN)/python -m sequent_py.view_schema.state_diagram > docs/state-diagram.md.new

@@ -125,6 +125,7 @@ CREATE TABLE events (
     PRIMARY KEY (aggregate_id, sequence_number)
 ) PARTITION BY HASH (aggregate_id);
 CREATE INDEX events_xact_id ON events (xact_id);
+CREATE INDEX events_position ON events (position);
 COMMENT ON TABLE events IS 'All events. Whatever writes here passes the gate.';
 COMMENT ON COLUMN events.xact_id IS 'The writing transaction: it says which snapshots see the event. Snapshot windows are cut by it.';
 """

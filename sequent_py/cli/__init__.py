@@ -27,7 +27,7 @@ from typing import Annotated
 
 import typer
 
-from sequent_py.cli import demo, doctor, init, maintenance, migrate
+from sequent_py.cli import demo, doctor, init, maintenance, migrate, schema
 from sequent_py.cli.failures import Interrupted, failure_of
 from sequent_py.cli.invocation import DebugOption, Invocation, JsonOption, ProjectOption
 from sequent_py.cli.render import Output
@@ -73,12 +73,7 @@ root.command("doctor")(doctor.doctor)
 root.command("demo", short_help="Run a whole migration on scratch data.")(demo.demo)
 root.add_typer(migrate.app, name="migrate")
 root.add_typer(maintenance.app, name="maintenance")
-try:  # TEMPORARY: while cli/schema.py is being written
-    from sequent_py.cli import schema
-
-    root.add_typer(schema.app, name="schema")
-except ImportError:
-    pass
+root.add_typer(schema.app, name="schema")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ The modules, from values to effects::
     bank_events  a deterministic history of a bank
     scratch      a database for one run, dropped at the end unless it is to be kept
     writer       the second process, seen from here; ``writer_process`` is its code
+    session      what both do: timed phases, one version through online and offline
     bank, git    the two demonstrations
     bank_check, git_check    what the tables must hold, computed without any projector
 

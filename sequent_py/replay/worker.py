@@ -43,6 +43,9 @@ from sequent_py.view_schema.migrations import Migrations, definition
 CATCH_UP_BATCH_EVENTS = 20_000
 """Catch-up reads the affected rows of this many events at once: few round trips, bounded memory."""
 
+READER_WORK_MEM = "64MB"
+"""Holds the sort of a group of 100 000 events of some hundred bytes each."""
+
 LOST_LIFE_LINE = 3
 """Exit status of a worker whose coordinator died."""
 
@@ -99,7 +102,6 @@ class GroupReplayer:
         self._projectors: list[type[Projector]] = [by_name[name] for name in task.projectors]
         self._event_types = event_types
         self._tables: dict[type[Record], TableShape] = {}
-        self._stored_types: dict[str, int] = {}
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(
@@ -123,7 +125,6 @@ class GroupReplayer:
     def _prepare(self, connection: Connection) -> None:
         """Read what the database knows, after the migration has begun and before the first group."""
         with connection.transaction():
-            self._stored_types = stored_event_types(connection, self._task.event_store_schema)
             for projector in self._projectors:
                 for record in projector_definition(projector).records:
                     if record not in self._tables:
@@ -164,13 +165,15 @@ class GroupReplayer:
         self, claimed: ClaimedGroup, reader: Connection, writer: Connection
     ) -> tuple[int, dict[str, int]]:
         is_catch_up = claimed.since is not None
+        # Anew for each group: a worker that goes on from one pass to the next must not miss a type that is new since.
+        stored_types = stored_event_types(writer, self._task.event_store_schema)
         persistor = ReplayPersistor(
             writer,
             self._tables,
             backing="table" if is_catch_up else "none",
             max_rows_in_memory=self._task.max_rows_in_memory,
         )
-        fold = Fold(self._projectors, persistor, self._event_types, self._stored_types)
+        fold = Fold(self._projectors, persistor, self._event_types, stored_types)
         query = group_query(
             self._task.event_store_schema,
             claimed.group,
@@ -235,6 +238,8 @@ def event_types_of(migrations: type[Migrations]) -> EventTypes:
 def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connection, Connection]:
     """Open a worker's reader and writer; the writer holds the worker lock from now on."""
     reader = database.connect(database_url, application_name="sequent worker (reader)", autocommit=True)
+    # A group is sorted by position; the default of 4 MB would send every sort to disk.
+    reader.execute("SELECT set_config('work_mem', %s, false)", (READER_WORK_MEM,))
     writer = database.connect(database_url, application_name="sequent worker", autocommit=True)
     fence.become_worker(writer, event_store_schema)
     return reader, writer

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from psycopg import sql
+import psycopg
 
 from sequent_py import database
 from sequent_py.config import Config
@@ -97,7 +97,9 @@ class Context:
         with self.connect(f"migrate {command}") as connection:
             self.require_installed(connection)
             # A coordinator whose process died in mid-statement must not keep its lock until that statement ends.
-            connection.execute("SET client_connection_check_interval = '1s'")
+            with suppress(psycopg.errors.InvalidParameterValue):  # not on every platform of the server
+                connection.execute("SET client_connection_check_interval = '1s'")
+            connection.execute("SET lock_timeout = '10s'")
             fence.become_coordinator(connection, self.schema)
             self._require_own_transaction_ids(connection)
             yield connection

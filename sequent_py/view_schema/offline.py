@@ -40,7 +40,7 @@ from sequent_py.view_schema.reports import OfflineReport
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.versions import ViewMigration
 
-SMALL_WINDOW_EVENTS = 1_000
+SMALL_WINDOW_EVENTS = 200
 """Catching up with the gate open stops below this: the rest takes some tens of milliseconds."""
 MOST_CATCH_UP_PASSES = 5
 """Where writers are faster than the replay, more passes would not help."""
@@ -159,15 +159,20 @@ class _CutOver:
         """Do with the gate open whatever can be done with the gate open."""
         if not self._resolved.plan.replays:
             return
+        self._catch_up()
+        with self._watch.step("verifying", self._progress):
+            self._verify(until=self._passes.last().until, since=None, size=verify_sample)
+        # Writers went on while we compared.
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Replay until only a small window is left, or writers prove to be as fast as we are."""
         with self._watch.step("catching up", self._progress):
-            self.catch_up_events = self._passes.finish()
+            self.catch_up_events += self._passes.finish()
             for _ in range(MOST_CATCH_UP_PASSES):
                 if self._passes.pending_events() <= SMALL_WINDOW_EVENTS:
                     break
                 self.catch_up_events += self._passes.catch_up()
-        with self._watch.step("verifying", self._progress):
-            last = self._passes.last()
-            self._verify(until=last.until, since=None, size=verify_sample)
 
     @contextmanager
     def gate_closed(self, drain_timeout_seconds: float) -> Iterator[None]:

@@ -106,11 +106,17 @@ SELECT ARRAY['column', c."table", c.name], jsonb_build_array(pg_catalog.format_t
 FROM columns c LEFT JOIN pg_catalog.pg_attrdef e ON e.adrelid = c.attrelid AND e.adnum = c.attnum
 UNION ALL
 SELECT ARRAY['constraint', t.relname, k.conname], to_jsonb(pg_catalog.pg_get_constraintdef(k.oid))
-FROM tables t JOIN pg_catalog.pg_constraint k ON k.conrelid = t.oid WHERE k.contype <> 't'
+FROM tables t JOIN pg_catalog.pg_constraint k ON k.conrelid = t.oid WHERE k.contype NOT IN ('p', 'u', 'x', 't')
 UNION ALL
-SELECT ARRAY['index', r."table", r.name], to_jsonb(pg_catalog.pg_get_indexdef(r.oid))
-FROM relations r WHERE r.kind = 'index'
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = r.oid AND k.contype IN ('p', 'u', 'x'))
+-- Without the index's options, which are properties of their own.
+SELECT ARRAY[CASE WHEN k.oid IS NULL THEN 'index' ELSE 'constraint' END, r."table", r.name], to_jsonb(concat_ws(' ',
+    CASE WHEN i.indisprimary THEN 'PRIMARY KEY' WHEN k.contype = 'x' THEN 'EXCLUDE' WHEN i.indisunique THEN 'UNIQUE' END,
+    (SELECT '(' || string_agg(pg_catalog.pg_get_indexdef(i.indexrelid, n, false), ', ' ORDER BY n) || ')'
+     FROM generate_series(1, i.indnatts) n),
+    'WHERE ' || pg_catalog.pg_get_expr(i.indpred, i.indrelid), CASE WHEN k.condeferrable THEN 'DEFERRABLE' END))
+FROM relations r JOIN pg_catalog.pg_index i ON i.indexrelid = r.oid
+LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = r.oid AND k.contype IN ('p', 'u', 'x')
+WHERE r.kind = 'index'
 UNION ALL
 SELECT ARRAY['tablespace', "table", name], to_jsonb((SELECT spcname FROM pg_catalog.pg_tablespace WHERE oid = reltablespace))
 FROM relations WHERE reltablespace <> 0

@@ -251,7 +251,16 @@ def test_a_version_taken_meanwhile_is_noticed_in_every_isolation_level(
         connection.rollback()
         with pytest.raises(WrongExpectedVersion):
             store.append(aggregate_id, deposits(2), 0, connection=connection)
-    assert amounts(store.load(aggregate_id)) == [1]
+        connection.rollback()
+        store.load(aggregate_id, connection=connection)
+        store.append(aggregate_id, deposits(2))
+        if level == psycopg.IsolationLevel.READ_COMMITTED:
+            store.append(aggregate_id, deposits(3), connection=connection)
+        else:
+            # Nothing was expected, but this transaction cannot see where the end is.
+            with pytest.raises((WrongExpectedVersion, psycopg.errors.SerializationFailure)):
+                store.append(aggregate_id, deposits(3), connection=connection)
+    assert amounts(store.load(aggregate_id)) == [1, 2]
 
 
 def test_of_two_concurrent_appends_of_one_version_exactly_one_commits(

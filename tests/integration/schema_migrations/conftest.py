@@ -58,10 +58,12 @@ class Database:
     def filenames(self) -> list[str]:
         return [row[0] for row in self.sql("SELECT filename FROM schema_migrations ORDER BY filename")]
 
-    def dump(self) -> str:
-        """The schema as ``pg_dump -s`` prints it, without the version of the integer tracking table's owner or anything random."""
+    def dump(self, *, without_tracking: bool = False) -> str:
+        """The schema as ``pg_dump -s`` prints it, without anything random."""
         program = embedded_binaries() / "pg_dump"
         arguments = ["--schema-only", "--restrict-key=x", f"--dbname={self.url}"]
+        if without_tracking:
+            arguments.append("--exclude-table=schema_info")
         return subprocess.run([program, *arguments], capture_output=True, text=True, check=True).stdout
 
 

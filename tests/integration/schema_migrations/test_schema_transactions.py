@@ -229,7 +229,7 @@ def test_a_busy_lock_is_an_error_at_once(db, files):
     with psycopg.connect(db.url, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
         with pytest.raises(
-            MigrationLockHeld, match="(?i)unable to acquire advisory lock 4966325471869609408"
+            MigrationLockHeld, match=r"(?i)unable to acquire advisory lock 4966325471869609408"
         ):
             choice.run(db.engine, files.path)
         assert db.all_tables == set()

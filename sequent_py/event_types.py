@@ -75,5 +75,7 @@ class EventTypeIds:
 
 def stored_event_types(connection: psycopg.Connection[Any], schema: str) -> dict[str, int]:
     """Return the ids of all stored event types by name, as this moment's transaction sees them."""
-    rows = connection.execute(sql.SQL("SELECT name, id FROM {}").format(sql.Identifier(schema, "event_types")))
-    return {name: type_id for name, type_id in rows}
+    rows = connection.execute(
+        sql.SQL("SELECT name, id FROM {}").format(sql.Identifier(schema, "event_types"))
+    )
+    return dict(rows.fetchall())

@@ -26,8 +26,11 @@ tables         what the database knows of a table; defaults drawn in blocks
 operations     code generated per table: make, copy and finish rows; parse filters
 statements     SQL composed per table
 copying        binary COPY
-memory         rows and their hash indexes
-backing        the relation behind memory, which of its rows memory overrides, and when memory makes room
+indexes        from filter values to keys
+memory         rows of one table
+blocks         updates of rows in memory
+relations      rows in the database behind memory: the table itself, a spill
+backing        which rows of a relation memory speaks for
 live, replay   the two persistors
 =============  =======================================================================================
 
@@ -50,9 +53,9 @@ R = TypeVar("R", bound=Record)
 class DuplicateRecord(ProjectionError):
     """A row with this primary key exists."""
 
-    def __init__(self, record: str, key: Mapping[str, Any]) -> None:
-        values = ", ".join(f"{name}={value!r}" for name, value in key.items())
-        super().__init__(f"A {record} with {values or 'this primary key'} exists already.")
+    def __init__(self, record: str, key: Mapping[str, Any], detail: str | None = None) -> None:
+        values = ", ".join(f"{name}={value!r}" for name, value in key.items()) or "this primary key"
+        super().__init__(f"A {record} with {values} exists already.{' ' + detail if detail else ''}")
         self.record, self.key = record, dict(key)
 
 

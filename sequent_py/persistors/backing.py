@@ -23,8 +23,9 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from sequent_py.persistors.memory import Lookup, MemoryTable
-from sequent_py.persistors.operations import Filter, Key, Values
+from sequent_py.persistors.indexes import Lookup
+from sequent_py.persistors.memory import MemoryTable
+from sequent_py.persistors.operations import Filter, Key, Values, Where
 from sequent_py.persistors.relations import Relation
 from sequent_py.row_classes import Row
 
@@ -42,6 +43,34 @@ class RowDelta:
     deleted: int
 
 
+class AggregateFilter:
+    """Which aggregates a spill may have rows of, as a Bloom filter of fixed size.
+
+    Without it every new aggregate would cost a query once something has been spilled. Two bits in 2 MiB: of a million aggregates 1 % are
+    asked for in vain, of five million 20 %.
+    """
+
+    __slots__ = ("_bits",)
+    _MASK = (1 << 24) - 1
+
+    def __init__(self) -> None:
+        self._bits = bytearray((self._MASK + 1) // 8)
+
+    def add(self, aggregate: Any) -> None:
+        """Remember an aggregate."""
+        for place in self._places(aggregate):
+            self._bits[place >> 3] |= 1 << (place & 7)
+
+    def __contains__(self, aggregate: Any) -> bool:
+        """Whether the aggregate may have been added."""
+        return all(self._bits[place >> 3] >> (place & 7) & 1 for place in self._places(aggregate))
+
+    def _places(self, aggregate: Any) -> tuple[int, int]:
+        # Multiplied, because ids that somebody numbers differ in few bits.
+        mixed = hash(aggregate) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        return mixed >> 40, mixed >> 16 & self._MASK
+
+
 class Residency:
     """What of ``relation`` is in memory, as ``rows`` of ``memory``."""
 
@@ -54,6 +83,7 @@ class Residency:
         self._recent: dict[Key, None] = dict.fromkeys(memory.rows)
         self._complete: set[tuple[tuple[str, ...], Any]] = {((), ())} if is_relation_empty else set()
         self._complete_aggregates: set[Any] = set()
+        self._seen = AggregateFilter() if is_relation_empty else None
         self._aggregate_of = (
             self._operations.compile_key(("aggregate_id",))
             if self._operations.shape.has_aggregate_id
@@ -86,7 +116,10 @@ class Residency:
             return True
         if "aggregate_id" in lookup.attributes:
             place = lookup.attributes.index("aggregate_id")
-            if (value if len(lookup.attributes) == 1 else value[place]) in self._complete_aggregates:
+            aggregate = value if len(lookup.attributes) == 1 else value[place]
+            if aggregate in self._complete_aggregates:
+                return True
+            if self._seen is not None and aggregate not in self._seen:
                 return True
         return (lookup.attributes, value) in self._complete or ((), ()) in self._complete
 
@@ -97,8 +130,19 @@ class Residency:
             self._keep(self.relation.select(filters))
             self._remember(lookup, values)
 
+    def load_first_of(self, lookup: Lookup, where: Where) -> bool:
+        """Do as :meth:`load_first` for single values that need no conversion; whether anything was missing."""
+        if self.is_complete(lookup, lookup.key(where)):
+            return False
+        self.load_first(lookup, self._operations.filters(where), "ASC")
+        return True
+
     def load_first(self, lookup: Lookup, filters: Sequence[Filter], order: str) -> None:
         """Load as many matching rows as decide which one comes first."""
+        if lookup.index is None:
+            # By primary key there is one row for each value.
+            self.load_all(lookup, filters)
+            return
         values = self._missing(lookup, filters)
         if not values:
             return
@@ -174,6 +218,8 @@ class Residency:
     def update_all(self, filters: Sequence[Filter], values: Values) -> int:
         """Set columns of all matching rows in the relation."""
         self.write_back()
+        if self._seen is not None and "aggregate_id" in values:
+            self._seen.add(self._operations.value_key("aggregate_id")(values["aggregate_id"]))
         updated = self.relation.update_matching(filters, values)
         self.forget()
         return updated
@@ -199,6 +245,9 @@ class Residency:
         if new:
             self._inserted += self.relation.insert(new)
         held.update(self._dirty)
+        if self._seen is not None and self._aggregate_of is not None:
+            for key in self._dirty:
+                self._seen.add(self._aggregate_of(rows[key]))
         self._dirty.clear()
 
     def evict(self, keep: int) -> None:

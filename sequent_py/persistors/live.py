@@ -194,7 +194,7 @@ class LiveUpdate:
         if self._before is not None:
             self._after = operations.shape.clone(self._before)
         elif self._may_create:
-            self._after = operations.draft(self._where, filters, table.defaults.draw)
+            self._after = operations.draft(filters, table.defaults.draw)
         else:
             raise RecordNotFound(table.name, self._where)
         operations.touch(self._after, self._touched)

@@ -28,6 +28,9 @@ Key = Any
 Where = Mapping[str, Any]
 Values = dict[str, Any]
 
+Entry = tuple[Sequence[str], Callable[[Any, Key], Any], Callable[[Any, Any, Key], None]]
+"""An index as generated code knows it: its attributes, ``setdefault`` of its entries, and what to do when a value has an entry."""
+
 _NAMES = {"UUID": UUID, "datetime": datetime, "date": date, "UTC": UTC, "NUL": "\0", "new": object.__new__}
 
 
@@ -103,13 +106,14 @@ class RowOperations:
             if column.type.unfilterable:
                 raise InvalidFilter(self.name, column.attribute, column.type.unfilterable)
         return [_filter(column, value) for column, value in zip(columns, where.values(), strict=True)]
+
     def touch(self, row: Row, touched: Mapping[str, Any]) -> None:
         """Set the columns that note an event, before the block."""
         for name, value in touched.items():
             self.column(name)
             setattr(row, name, value)
 
-    def draft(self, where: Where, filters: Iterable[Filter], draw: Callable[[str], Any]) -> Row:
+    def draft(self, filters: Iterable[Filter], draw: Callable[[str], Any]) -> Row:
         """Return a writable new row with the filters' values and every default; columns that nothing fills are None until the block ends.
 
         Raises
@@ -176,25 +180,34 @@ class RowOperations:
         key_of: Callable[[Row], Key] = compile_functions(source, _NAMES, "key_of")["key_of"]
         return key_of
 
-    def compile_where_key(
-        self, names: Sequence[str], attributes: Sequence[str], otherwise: Any
-    ) -> Callable[[Where], Key]:
-        """Return the function from filters given in the order of ``names`` to the key of an index on ``attributes``.
+    def compile_lookup(
+        self,
+        names: Sequence[str],
+        attributes: Sequence[str],
+        otherwise: Any,
+        answer: str = "key",
+        **namespace: Any,
+    ) -> Callable[[Where], Any]:
+        """Return the function from filters given in the order of ``names`` to ``answer``: source that may use ``key`` and ``namespace``.
 
-        It returns ``otherwise`` when a value is not one that the column stores as it is: a list, None, or something to be converted.
+        ``key`` is the key of an index on ``attributes``. The function returns ``otherwise`` when a value is not one that the column
+        stores as it is: a list, None, or something to be converted.
         """
         variables = {name: f"v{number}" for number, name in enumerate(names)}
         tests = [f"({passes(self.columns[name].type, variable)})" for name, variable in variables.items()]
         parts = [key(self.columns[name].type, variables[name]) for name in attributes]
-        lines = ["def where_key(where):"]
+        lines = ["def lookup(where):"]
         if variables:
             lines.append(f"    ({', '.join(variables.values())},) = where.values()")
-        lines.append(f"    return {_joined(parts)} if {' and '.join(tests) or 'True'} else otherwise")
-        names_used = {**_NAMES, "otherwise": otherwise}
-        where_key: Callable[[Where], Key] = compile_functions("\n".join(lines), names_used, "where_key")[
-            "where_key"
+        lines += [
+            f"    if {' and '.join(tests) or 'True'}:",
+            f"        key = {_joined(parts)}",
+            f"        return {answer}",
+            "    return otherwise",
         ]
-        return where_key
+        names_used = {**_NAMES, **namespace, "otherwise": otherwise}
+        lookup: Callable[[Where], Any] = compile_functions("\n".join(lines), names_used, "lookup")["lookup"]
+        return lookup
 
     def value_key(self, attribute: str) -> Callable[[Any], Any]:
         """Return the function from a converted value of one column to what stands for it in keys."""
@@ -233,11 +246,15 @@ class RowOperations:
         return finish
 
     def compile_create(
-        self, given: Sequence[str], drawer: Callable[[str], Callable[[], Any]]
+        self,
+        given: Sequence[str],
+        drawer: Callable[[str], Callable[[], Any]],
+        store: tuple[dict[Key, Row], Sequence[Entry]] | None = None,
     ) -> Callable[[Where], Row]:
         """Return the function that makes a locked row of values given in the order of ``given``, all defaults included.
 
-        Conversions come first, then draws: a row that is refused uses up no number.
+        With ``store``, rows by key and the entries of indexes, it stores the row, too. Conversions come first, then draws: a row that is
+        refused uses up no number.
 
         Raises
         ------
@@ -246,44 +263,77 @@ class RowOperations:
         """
         for name in given:
             self.column(name)
-        names: dict[str, Any] = {**_NAMES, "Row": self.shape.row_class, "Locked": self.shape.locked_row_class}
+        names: dict[str, Any] = {
+            **_NAMES,
+            "Row": self.shape.row_class,
+            "Locked": self.shape.locked_row_class,
+            "duplicate": self.duplicate,
+        }
         variables = {name: f"v{number}" for number, name in enumerate(given)}
         lines = ["def create(values):"]
         if variables:
             lines.append(f"    ({', '.join(variables.values())},) = values.values()")
-        draws: list[str] = []
-        sources = dict(variables)
         for name, variable in variables.items():
             names[f"c{variable}"] = self.columns[name].coerce
-            lines += [
-                f"    if not ({passes(self.columns[name].type, variable)}):",
-                f"        {variable} = c{variable}({variable})",
-            ]
+            test = passes(self.columns[name].type, variable)
+            lines += [f"    if not ({test}):", f"        {variable} = c{variable}({variable})"]
+        conversions, draws, sources = self._default_sources(variables, drawer, names)
+        lines += [*conversions, *draws, "    row = new(Row)"]
+        lines += [f"    row.{name} = {source}" for name, source in sources.items()]
+        lines.append("    row.__class__ = Locked")
+        if store is not None:
+            lines += self._store_source(*store, names)
+        lines.append("    return row")
+        create: Callable[[Where], Row] = compile_functions("\n".join(lines), names, "create")["create"]
+        return create
+
+    def _default_sources(
+        self, given: Mapping[str, str], drawer: Callable[[str], Callable[[], Any]], names: dict[str, Any]
+    ) -> tuple[list[str], list[str], dict[str, str]]:
+        """Return lines that convert defaults, lines that draw them, and the source of every column's value."""
+        conversions: list[str] = []
+        draws: list[str] = []
+        sources = dict(given)
         for number, (name, column) in enumerate(self.columns.items(), start=len(given)):
-            if name in variables:
+            if name in given:
                 continue
             variable = sources[name] = f"v{number}"
-            default = self.shape.python_defaults.get(name)
             names[f"c{variable}"] = column.coerce
-            if default is not None:
-                names[f"d{variable}"] = default
-                lines.append(f"    {variable} = c{variable}(d{variable}())")
+            constant = self.table.constant_defaults.get(name)
+            if name in self.shape.python_defaults:
+                names[f"d{variable}"] = self.shape.python_defaults[name]
+                conversions.append(f"    {variable} = c{variable}(d{variable}())")
             elif name in self.table.drawn_defaults:
                 names[f"d{variable}"] = drawer(name)
                 draws.append(f"    {variable} = d{variable}()")
-            elif self.table.constant_defaults.get(name) is not None:
-                names[f"d{variable}"] = self.table.constant_defaults[name]
+            elif constant is not None:
+                names[f"d{variable}"] = constant
                 # JSON and arrays are copied by their conversion.
                 sources[name] = f"c{variable}(d{variable})" if column.mutable else f"d{variable}"
             else:
                 sources[name] = "None"
                 if not column.nullable:
-                    lines.append(f"    c{variable}(None)")
-        lines += [*draws, "    row = new(Row)"]
-        lines += [f"    row.{name} = {source}" for name, source in sources.items()]
-        lines += ["    row.__class__ = Locked", "    return row"]
-        create: Callable[[Where], Row] = compile_functions("\n".join(lines), names, "create")["create"]
-        return create
+                    conversions.append(f"    c{variable}(None)")
+        return conversions, draws, sources
+
+    def _store_source(
+        self, rows: dict[Key, Row], entries: Sequence[Entry], names: dict[str, Any]
+    ) -> list[str]:
+        names["enter"] = rows.setdefault
+        lines = [
+            f"    key = {_joined([self._key_source(name, f'row.{name}') for name in self.key_attributes])}",
+            "    if enter(key, row) is not row:",
+            "        raise duplicate(row)",
+        ]
+        for number, (attributes, setdefault, collide) in enumerate(entries):
+            names[f"enter{number}"], names[f"collide{number}"] = setdefault, collide
+            lines += [
+                f"    value = {_joined([self._key_source(name, f'row.{name}') for name in attributes])}",
+                f"    found = enter{number}(value, key)",
+                "    if found is not key:",
+                f"        collide{number}(value, found, key)",
+            ]
+        return lines
 
     def _compile_load(self) -> Callable[[Sequence[Any]], Row]:
         """Return the function that makes a locked row of what the driver returned for all columns."""

@@ -14,7 +14,6 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.rows import tuple_row
 
-from sequent_py.errors import SequentError
 from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.copying import copier_of
 from sequent_py.persistors.operations import Filter, Values, operations_of
@@ -73,12 +72,11 @@ class Relation:
                 return self._copier.copy(cursor, self.name, rows)
         except errors.UniqueViolation as error:
             if self.is_key_violation(error):
-                raise self._duplicate() from error
+                raise self._duplicate(error) from error
             raise
 
-    def _duplicate(self) -> SequentError:
-        # COPY does not say which row; the server's message, chained, does.
-        return DuplicateRecord(self.operations.name, {})
+    def _duplicate(self, error: errors.UniqueViolation) -> DuplicateRecord:
+        return DuplicateRecord(self.operations.name, {}, error.diag.message_detail)
 
     def delete(self, keys: Sequence[Values]) -> int:
         """Delete rows by primary key and return how many."""
@@ -135,7 +133,7 @@ class Relation:
                 return cursor.execute(query, [*given, *parameters]).rowcount
         except errors.UniqueViolation as error:
             if self.is_key_violation(error):
-                raise DuplicateRecord(self.operations.name, {}) from error
+                raise self._duplicate(error) from error
             raise
 
     def delete_matching(self, filters: Sequence[Filter]) -> int:
@@ -189,7 +187,7 @@ class Spill(Relation):
                 moved = cursor.execute(query).rowcount
         except errors.UniqueViolation as error:
             if target.is_key_violation(error):
-                raise self._duplicate() from error
+                raise self._duplicate(error) from error
             raise
         self.drop()
         return moved

@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar, cast
+from uuid import UUID
 
 import psycopg
 
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.persistors.backing import Residency, RowDelta
-from sequent_py.persistors.memory import MemoryTable, MemoryUpdate, MemoryUpsert
+from sequent_py.persistors.blocks import MemoryUpdate, MemoryUpsert
+from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.relations import Relation, Spill
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.records import Record
 
 R = TypeVar("R", bound=Record)
-UUIDs = Iterable[Any]
 
 __all__ = ["ReplayPersistor", "RowDelta"]
 
@@ -118,7 +119,7 @@ class ReplayPersistor:
         """How many rows are held now."""
         return sum(len(table.rows) for table in self._tables.values())
 
-    def prefetch(self, aggregate_ids: UUIDs) -> None:
+    def prefetch(self, aggregate_ids: Iterable[UUID]) -> None:
         """Load all rows of these aggregates at once, in one statement per table.
 
         Worth a call per batch of events with any backing: what is in memory already, or was never spilled, costs nothing.
@@ -167,11 +168,8 @@ class ReplayPersistor:
         if spare <= 0:
             largest = max(tables, key=lambda candidate: len(candidate.rows))
             if largest.residency is None:
-                spill = Spill(self._connection, self._shapes_of(largest))
+                spill = Spill(self._connection, largest.operations.table)
                 largest.residency = Residency(largest, spill, is_relation_empty=True)
             largest.residency.evict(len(largest.rows) // 2)
             spare = self._budget - self.rows_in_memory
         table.limit = len(table.rows) + max(1, spare // len(tables))
-
-    def _shapes_of(self, memory: MemoryTable) -> TableShape:
-        return memory.operations.table

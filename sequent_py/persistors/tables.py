@@ -166,6 +166,9 @@ def _known_type(
         details["unfilterable"] = (
             "its collation is not deterministic; only the server knows which texts are equal"
         )
+    if kind == "d":
+        # Only as an array's element: nothing says what a domain's array is made of.
+        return None
     if kind == "e":
         return text_type("enum", labels=tuple(labels or ()))
     if not is_own:
@@ -227,6 +230,8 @@ def _column_problems(shape: RecordShape, column: ColumnShape, found: ReflectedCo
         yield f"the table's column {column.name} is {found.type_text}, which records cannot have"
     elif _family(found.type) != _family(column.type):
         yield f"the table's column {column.name} is {found.type}, {named} is {column.type}"
+    elif column.primary_key and found.type.unfilterable:
+        yield f"the table's column {column.name} cannot be part of the primary key: {found.type.unfilterable}"
     if found.is_generated and not column.generated:
         yield f"the table's column {column.name} is generated; declare {named} with mapped_column(Computed(…))"
     if column.generated and not found.is_generated:

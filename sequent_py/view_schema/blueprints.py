@@ -127,7 +127,8 @@ def pair(plain: Sequence[CatalogObject], suffixed: Sequence[CatalogObject], desc
             left, right = lefts.get(key, []), rights.get(key, [])
             if len(left) != len(right):
                 raise TableFileError(
-                    _difference(describe, key[0], left, right), remedy="Put %SUFFIX% after every name that they create."
+                    _difference(describe, key[0], left, right),
+                    remedy="Put %SUFFIX% after every name that they create.",
                 )
             pairs += zip(left, right, strict=True)
     return pairs

@@ -63,7 +63,8 @@ def run_script(connection: Connection, text: str, *, source: str, search_path: S
         _refuse_changed_settings(connection, before, source)
     if cut_names:
         raise TableFileError(
-            f"{source}: names are longer than 63 bytes: {'; '.join(dict.fromkeys(cut_names))}.", remedy="Shorten them."
+            f"{source}: names are longer than 63 bytes: {'; '.join(dict.fromkeys(cut_names))}.",
+            remedy="Shorten them.",
         )
 
 

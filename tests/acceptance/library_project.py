@@ -1,7 +1,7 @@
 """A small project of its own, written into a directory and driven as its users drive it: by the command line and the public API.
 
-A library lends books. Version 1 has one table; version 2 gives it a column and adds a second one. ``LIBRARY_DELAY`` slows every handler
-down, and a book with the title ``CURSED`` makes one fail.
+A library lends books. Version 1 has one table; version 2 gives it a column and adds a second one. A book with the title ``CURSED`` makes a
+handler fail. While the project's file ``pace`` says ``slow``, adding a book takes its time; while it says ``hold``, it waits.
 """
 
 from __future__ import annotations
@@ -65,12 +65,22 @@ class BookRecord(Record):
 """
 
 PROJECTORS = """
-import os
 import time
+from pathlib import Path
 
 from library.events import BookAdded, BookLent, BookReturned
 from library.records import BookRecord
 from sequent_py import Projector, on
+
+
+PACE = Path(__file__).parent.parent / "pace"
+
+
+def keep_pace() -> None:
+    while PACE.exists() and PACE.read_text() == "hold":
+        time.sleep(0.02)
+    if PACE.exists():
+        time.sleep(0.3)
 
 
 class BookProjector(Projector):
@@ -78,7 +88,7 @@ class BookProjector(Projector):
 
     @on(BookAdded)
     def added(self, event: BookAdded) -> None:
-        time.sleep(float(os.environ.get("LIBRARY_DELAY", "0")))
+        keep_pace()
         if event.title == "CURSED":
             raise LookupError("no shelf for this one")
         self.create_record(BookRecord, aggregate_id=event.aggregate_id, title=event.title)
@@ -180,6 +190,25 @@ with Sequent.load() as app:
         app.store.append(book, [BookAdded(title=title), BookLent(reader="Ann"), BookReturned(), BookLent(reader="Bob")])
 """
 
+IMPORT = """
+import sys
+import uuid
+from library.events import BookAdded, BookLent, BookReturned
+from sequent_py import Sequent
+
+def history(books, lendings):
+    for number in range(books):
+        book = uuid.uuid5(uuid.NAMESPACE_OID, str(number))
+        yield book, BookAdded(title=f"Volume {number:03}"), None
+        for _ in range(lendings):
+            yield book, BookLent(reader="Ann"), None
+            yield book, BookReturned(), None
+        yield book, BookLent(reader="Bob"), None
+
+with Sequent.load() as app:
+    app.store.import_history(history(*map(int, sys.argv[1:])))
+"""
+
 
 @dataclass
 class Library:
@@ -249,6 +278,15 @@ class Library:
             encoding="utf-8",
             start_new_session=True,
         )
+
+    def pace(self, pace: str | None) -> None:
+        """Set the pace of every handler that runs from now on: ``slow``, ``hold``, or None for as fast as it can."""
+        file, new = self.directory / "pace", self.directory / "pace.new"
+        if pace is None:
+            file.unlink(missing_ok=True)
+        else:
+            new.write_text(pace)
+            new.rename(file)
 
     def migrate(self) -> None:
         """Run online and offline."""

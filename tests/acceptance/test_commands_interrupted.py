@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,55 +11,71 @@ from subprocess import Popen
 
 import psutil
 import pytest
-from library_project import Library, eventually
+from library_project import IMPORT, Library, eventually
 
-TITLES = [f"Volume {number:02}" for number in range(40)]
-EVENTS = 4 * len(TITLES)
-SLOW = {"LIBRARY_DELAY": "0.1"}
-"""Forty books take two workers two seconds: long enough to be killed in the middle."""
+BOOKS = 40
+LENDINGS = 300
+EVENTS = BOOKS * (2 * LENDINGS + 2)
+"""More than a replay does without starting worker processes."""
 
 
 @pytest.fixture
 def shelves(project: Library) -> Library:
-    """A library with forty books and nothing migrated."""
+    """A library with forty books that were much read, and nothing migrated."""
     project.sequent("init")
-    project.append(*TITLES)
+    project.python(IMPORT, str(BOOKS), str(LENDINGS))
     return project
 
 
 @contextmanager
-def slow_online(library: Library) -> Iterator[Popen[str]]:
-    """Start a slow online and wait until it has finished a group; leave no process behind."""
-    process = library.start("migrate", "online", "--workers", "2", "--group-events", "8", **SLOW)
+def held_online(library: Library, *, workers: int = 2) -> Iterator[Popen[str]]:
+    """Start online, and hold its workers once they have finished some groups and not all; leave no process behind."""
+    library.pace("slow")
+    process = library.start("migrate", "online", "--workers", str(workers), "--group-events", "1200")
     try:
 
-        def has_begun() -> bool:
+        def has_rows() -> bool:
             assert process.poll() is None, process.communicate()
-            # A group commits its rows together with its being done.
-            (shadow,) = library.query("SELECT to_regclass('view_schema.book_records_1') IS NOT NULL")
-            return shadow[0] and bool(library.query("SELECT 1 FROM view_schema.book_records_1 LIMIT 1"))
+            ((exists,),) = library.query("SELECT to_regclass('view_schema.book_records_1') IS NOT NULL")
+            # A group's rows become visible together with its being done.
+            return exists and bool(library.query("SELECT 1 FROM view_schema.book_records_1 LIMIT 1"))
 
-        eventually(has_begun)
+        eventually(has_rows)
+        library.pace("hold")
         yield process
     finally:
+        library.pace(None)
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
+def finish(library: Library, process: Popen[str]) -> None:
+    """Let a held online go on, and see it succeed."""
+    library.pace(None)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+
+
 def assert_complete(library: Library) -> None:
     """Go on where the interrupted command stopped, and compare the result with the events."""
+    library.pace(None)
     resumed = library.json("migrate", "online", "--workers", "2")
     assert resumed["is_resumed"] is True
     assert 0 < resumed["events"] < EVENTS
     library.sequent("migrate", "offline")
+    assert_all_books(library)
+
+
+def assert_all_books(library: Library) -> None:
+    """Compare the live table with what the events say."""
     assert library.query("SELECT title, reader FROM view_schema.book_records ORDER BY title") == [
-        (t, "Bob") for t in TITLES
+        (f"Volume {number:03}", "Bob") for number in range(BOOKS)
     ]
 
 
 def test_a_killed_coordinator_is_followed_by_a_run_that_finishes_only_the_rest(shelves: Library) -> None:
-    with slow_online(shelves) as process:
+    with held_online(shelves) as process:
         workers = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -69,33 +86,27 @@ def test_a_killed_coordinator_is_followed_by_a_run_that_finishes_only_the_rest(s
 
 
 def test_a_killed_worker_costs_its_group_alone(shelves: Library) -> None:
-    with slow_online(shelves) as process:
-        backends = {
-            pid
-            for (pid,) in shelves.query("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
-        }
-        children = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if child.pid not in backends
-        ]
-        # The youngest are workers; a resource tracker of multiprocessing is older.
-        os.kill(max(children, key=lambda child: child.create_time()).pid, signal.SIGKILL)
-        process.wait(timeout=60)
+    with held_online(shelves) as process:
+        # The workers are the coordinator's only children.
+        worker, *_ = psutil.Process(process.pid).children()
+        os.kill(worker.pid, signal.SIGKILL)
+        shelves.pace(None)
+        process.communicate(timeout=60)
     if process.returncode == 0:
         # The others have taken its group over.
         shelves.sequent("migrate", "offline")
-        assert len(shelves.query("SELECT 1 FROM view_schema.book_records")) == len(TITLES)
+        assert_all_books(shelves)
     else:
         assert process.returncode == 1
         assert_complete(shelves)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_online_says_what_is_kept_and_how_to_go_on(
-    shelves: Library, number: signal.Signals, code: int
+    shelves: Library, number: signal.Signals, code: int, workers: int
 ) -> None:
-    with slow_online(shelves) as process:
+    with held_online(shelves, workers=workers) as process:
         os.kill(process.pid, number)
         _, stderr = process.communicate(timeout=30)
         assert process.returncode == code
@@ -106,7 +117,7 @@ def test_an_interrupted_online_says_what_is_kept_and_how_to_go_on(
 
 
 def test_ctrl_c_in_the_terminal_reaches_the_workers_too_and_prints_one_message(shelves: Library) -> None:
-    with slow_online(shelves) as process:
+    with held_online(shelves) as process:
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
         assert process.returncode == 130
@@ -116,25 +127,27 @@ def test_ctrl_c_in_the_terminal_reaches_the_workers_too_and_prints_one_message(s
 
 
 def test_two_at_once_the_second_is_refused_and_changes_nothing(shelves: Library) -> None:
-    with slow_online(shelves) as process:
+    with held_online(shelves) as process:
         for command in ("online", "offline", "abort"):
             error = shelves.json("migrate", command, expect=1)["error"]
             assert error["type"] == "ConcurrentMigration"
         assert shelves.json("migrate", "status")["holder"] is not None
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 0, stderr
+        finish(shelves, process)
     shelves.sequent("migrate", "offline")
-    assert len(shelves.query("SELECT 1 FROM view_schema.book_records")) == len(TITLES)
+    assert_all_books(shelves)
 
 
 def test_a_worker_joins_from_another_process(shelves: Library) -> None:
-    with slow_online(shelves) as process:
-        joined = shelves.json("migrate", "worker")
-        assert joined["groups"] > 0
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 0, stderr
+    with held_online(shelves) as process:
+        worker = shelves.start("migrate", "worker", "--json")
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sequent worker'"
+        eventually(lambda: shelves.query(query)[0][0] >= 3)
+        finish(shelves, process)
+        stdout, stderr = worker.communicate(timeout=60)
+        assert worker.returncode == 0, stderr
+        assert json.loads(stdout)["groups"] >= 0
     shelves.sequent("migrate", "offline")
-    assert len(shelves.query("SELECT 1 FROM view_schema.book_records")) == len(TITLES)
+    assert_all_books(shelves)
 
 
 def test_a_worker_without_a_replay_says_so(shelves: Library) -> None:
@@ -142,7 +155,7 @@ def test_a_worker_without_a_replay_says_so(shelves: Library) -> None:
 
 
 def test_a_killed_migration_can_be_aborted(shelves: Library) -> None:
-    with slow_online(shelves) as process:
+    with held_online(shelves) as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         eventually(lambda: shelves.json("migrate", "status")["holder"] is None)

@@ -30,7 +30,9 @@ def shape(table: str, **columns: Any) -> RecordShape:
     columns = columns or {"id": int, "name": str}
     fields: dict[str, Any] = {name: mapped_column(primary_key=name == "id") for name in columns}
     annotations = {name: Mapped[kind] for name, kind in columns.items()}
-    return record_shape(type("TestRecord", (Record,), {**fields, "__tablename__": table, "__annotations__": annotations}))
+    return record_shape(
+        type("TestRecord", (Record,), {**fields, "__tablename__": table, "__annotations__": annotations})
+    )
 
 
 def files(table: str, create: str, indexes: str | None = None) -> TableFiles:
@@ -39,7 +41,11 @@ def files(table: str, create: str, indexes: str | None = None) -> TableFiles:
 
 
 def plan(
-    from_version: int, target_version: int, tables: Iterable[str], live: Iterable[str], alters: Iterable[AlterScript] = ()
+    from_version: int,
+    target_version: int,
+    tables: Iterable[str],
+    live: Iterable[str],
+    alters: Iterable[AlterScript] = (),
 ) -> Plan:
     """Return a plan that replays tables."""
     return Plan(
@@ -71,7 +77,9 @@ class Generations:
         self.live: dict[str, TableBlueprint] = {}
         self.retired: dict[str, TableBlueprint] = {}
 
-    def trial(self, *tables: TableFiles, version: int | None = None, alters: Iterable[AlterScript] = ()) -> TrialResult:
+    def trial(
+        self, *tables: TableFiles, version: int | None = None, alters: Iterable[AlterScript] = ()
+    ) -> TrialResult:
         """Try tables."""
         return executor.trial(
             self.connection,
@@ -147,7 +155,9 @@ class Generations:
 
     def execute(self, statement: str, **names: str) -> list[tuple[Any, ...]]:
         """Run a statement with ``{schema}`` and other identifiers filled in."""
-        identifiers = {name: sql.Identifier(value) for name, value in {"schema": self.schema, **names}.items()}
+        identifiers = {
+            name: sql.Identifier(value) for name, value in {"schema": self.schema, **names}.items()
+        }
         cursor = self.connection.execute(sql.SQL(statement).format(**identifiers))  # type: ignore[arg-type]
         return cursor.fetchall() if cursor.description else []
 
@@ -180,7 +190,11 @@ def dump(url: str, schema: str, table: str) -> str:
     command = [_pg_dump(major), "--schema-only", "--table", ".".join(quoted), url]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(major))
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog", line)]
+    lines = [
+        line
+        for line in done.stdout.splitlines()
+        if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog", line)
+    ]
     return "\n".join(line for line in lines if line.strip())
 
 
@@ -205,7 +219,8 @@ def _stored(blueprints: Mapping[str, TableBlueprint]) -> dict[str, TableBlueprin
     import json
 
     return {
-        table: TableBlueprint.from_json(json.loads(json.dumps(item.to_json()))) for table, item in blueprints.items()
+        table: TableBlueprint.from_json(json.loads(json.dumps(item.to_json())))
+        for table, item in blueprints.items()
     }
 
 
@@ -215,7 +230,11 @@ def _doubled(name: str) -> str:
 
 def _pg_dump(major: int) -> str:
     debian = Path(f"/usr/lib/postgresql/{major}/bin/pg_dump")
-    candidates = [Path(os.environ.get("POSTGRES_BINARIES", "/nonexistent")) / "pg_dump", debian, embedded_binaries() / "pg_dump"]
+    candidates = [
+        Path(os.environ.get("POSTGRES_BINARIES", "/nonexistent")) / "pg_dump",
+        debian,
+        embedded_binaries() / "pg_dump",
+    ]
     return str(next(path for path in candidates if path.exists() and _major(path) == major))
 
 

@@ -144,7 +144,8 @@ def test_a_stranger_under_the_recorded_process_id_is_neither_waited_for_nor_harm
         record.write_text(
             f"{stranger.pid}\n{home / 'data'}\n1700000000\n5432\n{home / 'socket'}\n\n  0 0\nready   \n"
         )
-        (home / f"socket/{embedded.SOCKET_FILE}.lock").write_text(f"{stranger.pid}\n")
+        if (home / "socket").exists():
+            (home / f"socket/{embedded.SOCKET_FILE}.lock").write_text(f"{stranger.pid}\n")
         server = EmbeddedServer.join(home)
         assert answers(server.url)
         server.release()

@@ -81,7 +81,8 @@ def test_dollar_quotes_blocks_and_odd_characters_pass_whole(generations: Generat
 
 
 @pytest.mark.parametrize(
-    "text", ["COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT s", "PREPARE TRANSACTION 'x'", "END", "ROLLBACK; BEGIN"]
+    "text",
+    ["COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT s", "PREPARE TRANSACTION 'x'", "END", "ROLLBACK; BEGIN"],
 )
 def test_transaction_control_cannot_slip_through(generations: Generations, text: str) -> None:
     for item in (files("lines", f"{CREATE} {text};"), files("lines", CREATE, f"{text}; -- %SUFFIX%")):
@@ -89,7 +90,11 @@ def test_transaction_control_cannot_slip_through(generations: Generations, text:
 
 
 def test_transaction_control_inside_a_block_cannot_slip_through(generations: Generations) -> None:
-    refused(generations, files("lines", CREATE + "DO $$ BEGIN COMMIT; END $$;"), match="transaction control inside a block")
+    refused(
+        generations,
+        files("lines", CREATE + "DO $$ BEGIN COMMIT; END $$;"),
+        match="transaction control inside a block",
+    )
 
 
 def test_an_sql_error_names_file_line_and_message(generations: Generations) -> None:
@@ -103,7 +108,10 @@ def test_an_sql_error_names_file_line_and_message(generations: Generations) -> N
     ("create", "named"),
     [
         (CREATE + "CREATE INDEX lines_name ON lines%SUFFIX% (name);", "lines_name"),
-        ("CREATE TABLE lines%SUFFIX% (id int CONSTRAINT lines_key PRIMARY KEY, name text NOT NULL);", "lines_key"),
+        (
+            "CREATE TABLE lines%SUFFIX% (id int CONSTRAINT lines_key PRIMARY KEY, name text NOT NULL);",
+            "lines_key",
+        ),
         (CREATE + "CREATE SEQUENCE lines_seq;", "lines_seq"),
         (CREATE + "CREATE VIEW lines_view AS SELECT * FROM lines%SUFFIX%;", "lines_view"),
         (CREATE + "CREATE STATISTICS lines_stats ON id, name FROM lines%SUFFIX%;", "lines_stats"),
@@ -113,37 +121,66 @@ def test_an_sql_error_names_file_line_and_message(generations: Generations) -> N
         (CREATE + "CREATE OR REPLACE VIEW lines_view AS SELECT id FROM lines%SUFFIX%;", "lines_view"),
     ],
 )
-def test_a_name_without_suffix_is_found_in_the_first_migration(generations: Generations, create: str, named: str) -> None:
+def test_a_name_without_suffix_is_found_in_the_first_migration(
+    generations: Generations, create: str, named: str
+) -> None:
     assert named in refused(generations, files("lines", create), match="suffix|%SUFFIX%")
 
 
 def test_a_file_that_does_not_create_its_table_is_refused(generations: Generations) -> None:
-    message = refused(generations, files("lines", "CREATE TABLE line%SUFFIX% (id int);"), match="does not create the table lines")
+    message = refused(
+        generations,
+        files("lines", "CREATE TABLE line%SUFFIX% (id int);"),
+        match="does not create the table lines",
+    )
     assert "it creates table line" in message
     refused(generations, files("lines", "SELECT 1 -- %SUFFIX%"), match="it creates nothing")
-    refused(generations, files("lines", "CREATE VIEW lines%SUFFIX% AS SELECT 1"), match="it creates view lines")
+    refused(
+        generations, files("lines", "CREATE VIEW lines%SUFFIX% AS SELECT 1"), match="it creates view lines"
+    )
 
 
 @pytest.mark.parametrize(
     ("create", "match"),
     [
         ("CREATE TABLE public.lines%SUFFIX% (id int);", "in the schema public, which it names itself"),
-        (CREATE + "CREATE FUNCTION public.f%SUFFIX%() RETURNS int LANGUAGE sql AS 'SELECT 1';", "in the schema public"),
+        (
+            CREATE + "CREATE FUNCTION public.f%SUFFIX%() RETURNS int LANGUAGE sql AS 'SELECT 1';",
+            "in the schema public",
+        ),
         (CREATE + "CREATE SCHEMA s%SUFFIX%;", "creates the schema s"),
         (CREATE + "CREATE PUBLICATION p%SUFFIX% FOR TABLE lines%SUFFIX%;", "creates the publication p"),
         (CREATE + "CREATE TYPE r%SUFFIX% AS RANGE (subtype = int);", "creates the type r"),
         ("CREATE TEMPORARY TABLE lines%SUFFIX% (id int);", "temporary"),
-        ("CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY) PARTITION BY HASH (id);", "partitioned table lines"),
+        (
+            "CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY) PARTITION BY HASH (id);",
+            "partitioned table lines",
+        ),
         (CREATE + "SET search_path = public;", "changes the setting search_path"),
-        (CREATE + "SET lock_timeout = 0; SELECT set_config('work_mem', '1MB', false);", "setting lock_timeout, work_mem"),
+        (
+            CREATE + "SET lock_timeout = 0; SELECT set_config('work_mem', '1MB', false);",
+            "setting lock_timeout, work_mem",
+        ),
         (CREATE + "SET ROLE pg_monitor;", "setting role"),
         (CREATE + "CREATE INDEX CONCURRENTLY i%SUFFIX% ON lines%SUFFIX% (name);", "Remove CONCURRENTLY"),
-        (CREATE + f"CREATE INDEX {'i' * 63}%SUFFIX% ON lines%SUFFIX% (name);", "longer than 63 bytes.*will be truncated"),
-        (CREATE + f'CREATE INDEX "{"é" * 31}%SUFFIX%" ON lines%SUFFIX% (name);', "longer than 63 bytes.*will be truncated"),
+        (
+            CREATE + f"CREATE INDEX {'i' * 63}%SUFFIX% ON lines%SUFFIX% (name);",
+            "longer than 63 bytes.*will be truncated",
+        ),
+        (
+            CREATE + f'CREATE INDEX "{"é" * 31}%SUFFIX%" ON lines%SUFFIX% (name);',
+            "longer than 63 bytes.*will be truncated",
+        ),
         (CREATE + "COMMENT ON TABLE lines%SUFFIX% IS 'of %SUFFIX%';", "comment: 'of _1' instead of 'of '"),
-        (CREATE + "ALTER TABLE lines%SUFFIX% ALTER id SET DEFAULT nextval('lines%SUFFIX%_id_seq'::text);", "would differ"),
-        (CREATE + "CREATE FUNCTION f%SUFFIX%() RETURNS int LANGUAGE sql AS 'SELECT 1';"
-         "CREATE FUNCTION f%SUFFIX%(int) RETURNS int LANGUAGE sql AS 'SELECT 1';", "overloads"),
+        (
+            CREATE + "ALTER TABLE lines%SUFFIX% ALTER id SET DEFAULT nextval('lines%SUFFIX%_id_seq'::text);",
+            "would differ",
+        ),
+        (
+            CREATE + "CREATE FUNCTION f%SUFFIX%() RETURNS int LANGUAGE sql AS 'SELECT 1';"
+            "CREATE FUNCTION f%SUFFIX%(int) RETURNS int LANGUAGE sql AS 'SELECT 1';",
+            "overloads",
+        ),
     ],
 )
 def test_what_a_swap_could_not_follow_is_refused(generations: Generations, create: str, match: str) -> None:
@@ -164,14 +201,24 @@ def test_relations_of_others_are_neither_taken_nor_touched(generations: Generati
     refused(generations, LINES, match="has a table lines that no view migration made")
     generations.execute("ALTER TABLE {schema}.lines RENAME TO other")
     generations.execute("CREATE INDEX lines_name ON {schema}.other (id)")
-    refused(generations, LINES, match="index lines_name_1 of lines will be called lines_name .* something else")
+    refused(
+        generations, LINES, match="index lines_name_1 of lines will be called lines_name .* something else"
+    )
 
 
 def test_a_file_that_changes_or_drops_another_relation_is_refused(generations: Generations) -> None:
     generations.migrate(LINES)
-    refused(generations, files("lines", CREATE + "ALTER TABLE lines ADD extra int;"), match="without|changes lines")
+    refused(
+        generations,
+        files("lines", CREATE + "ALTER TABLE lines ADD extra int;"),
+        match="without|changes lines",
+    )
     schema = f'"{VIEW_SCHEMA.replace(chr(34), chr(34) * 2)}"'
-    refused(generations, files("lines", CREATE + f"ALTER TABLE {schema}.lines ADD extra int;"), match="changes lines")
+    refused(
+        generations,
+        files("lines", CREATE + f"ALTER TABLE {schema}.lines ADD extra int;"),
+        match="changes lines",
+    )
     refused(generations, files("lines", CREATE + f"DROP TABLE {schema}.lines;"), match="drops lines")
     refused(
         generations,
@@ -198,25 +245,38 @@ def test_a_function_may_be_shared_by_all_generations(generations: Generations) -
     def shared(body: str) -> TableFiles:
         return files(
             "lines",
-            CREATE + f"CREATE OR REPLACE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;"
+            CREATE
+            + f"CREATE OR REPLACE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;"
             "CREATE TRIGGER stamp BEFORE INSERT ON lines%SUFFIX% FOR EACH ROW EXECUTE FUNCTION stamp();",
         )
 
     generations.migrate(shared(""))
     generations.migrate(shared(""))
-    refused(generations, shared("NEW.name := '!';"), match="change the function stamp, which the tables that serve use too")
+    refused(
+        generations,
+        shared("NEW.name := '!';"),
+        match="change the function stamp, which the tables that serve use too",
+    )
 
 
 def test_all_mismatches_with_the_records_come_in_one_error(generations: Generations) -> None:
     other = files("orders", "CREATE TABLE orders%SUFFIX% (id text PRIMARY KEY, name text NOT NULL);")
-    message = refused(generations, files("lines", "CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY);"), other, match="do not agree")
+    message = refused(
+        generations,
+        files("lines", "CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY);"),
+        other,
+        match="do not agree",
+    )
     assert "lines.sql: " in message
     assert "orders.sql: " in message
 
 
 def test_references_between_tables_of_a_plan_need_the_suffix(generations: Generations) -> None:
     def orders(target: str) -> TableFiles:
-        return files("orders", f"CREATE TABLE orders%SUFFIX% (id int PRIMARY KEY, name text NOT NULL, line bigint REFERENCES {target});")
+        return files(
+            "orders",
+            f"CREATE TABLE orders%SUFFIX% (id int PRIMARY KEY, name text NOT NULL, line bigint REFERENCES {target});",
+        )
 
     generations.migrate(LINES, orders("lines%SUFFIX%"))
     generations.trial(LINES, orders("lines%SUFFIX%"))
@@ -226,7 +286,10 @@ def test_references_between_tables_of_a_plan_need_the_suffix(generations: Genera
 
 def test_a_trial_gives_up_on_a_held_table(generations: Generations, database_url: str) -> None:
     generations.migrate(LINES)
-    orders = files("orders", "CREATE TABLE orders%SUFFIX% (id int PRIMARY KEY, name text NOT NULL, line bigint REFERENCES lines);")
+    orders = files(
+        "orders",
+        "CREATE TABLE orders%SUFFIX% (id int PRIMARY KEY, name text NOT NULL, line bigint REFERENCES lines);",
+    )
     with psycopg.connect(database_url) as other:
         other.execute(f'LOCK TABLE "{VIEW_SCHEMA.replace(chr(34), chr(34) * 2)}".lines')
         with pytest.raises(psycopg.errors.LockNotAvailable):
@@ -241,19 +304,31 @@ def test_a_trial_gives_up_on_a_held_table(generations: Generations, database_url
             )
 
 
-def alter(text: str, version: int = 2, create: str = "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL, n int DEFAULT 1);") -> AlterScript:
+def alter(
+    text: str,
+    version: int = 2,
+    create: str = "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL, n int DEFAULT 1);",
+) -> AlterScript:
     return AlterScript(shape("lines"), version, text, files("lines", create))
 
 
 def test_an_alter_is_tried_on_a_copy(generations: Generations) -> None:
     generations.migrate(LINES)
     generations.execute("INSERT INTO {schema}.lines (name) VALUES ('kept')")
-    generations.execute("CREATE TRIGGER t BEFORE UPDATE ON {schema}.lines EXECUTE FUNCTION suppress_redundant_updates_trigger()")
+    generations.execute(
+        "CREATE TRIGGER t BEFORE UPDATE ON {schema}.lines EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    )
     before = everything(generations.connection)
     generations.trial(
         alters=[
-            alter("ALTER TABLE lines ADD m int; UPDATE lines SET m = 1; DROP INDEX lines_name; DROP TRIGGER t ON lines;", 2),
-            alter("ALTER TABLE lines DROP m, ADD n int DEFAULT 1, DROP CONSTRAINT lines_pkey, ADD PRIMARY KEY (id);", 3),
+            alter(
+                "ALTER TABLE lines ADD m int; UPDATE lines SET m = 1; DROP INDEX lines_name; DROP TRIGGER t ON lines;",
+                2,
+            ),
+            alter(
+                "ALTER TABLE lines DROP m, ADD n int DEFAULT 1, DROP CONSTRAINT lines_pkey, ADD PRIMARY KEY (id);",
+                3,
+            ),
         ]
     )
     assert everything(generations.connection) == before
@@ -274,7 +349,9 @@ def test_an_alter_is_tried_on_a_copy(generations: Generations) -> None:
 )
 def test_an_alter_that_leads_elsewhere_is_a_definition_error(generations: Generations, text: str) -> None:
     generations.migrate(LINES)
-    with pytest.raises(DefinitionError, match=r"lines_2\.sql and lines\.sql lead to different columns of lines: "):
+    with pytest.raises(
+        DefinitionError, match=r"lines_2\.sql and lines\.sql lead to different columns of lines: "
+    ):
         generations.trial(alters=[alter(text)])
 
 
@@ -290,7 +367,9 @@ def test_an_alter_that_fails_or_names_a_schema_is_refused(generations: Generatio
             generations.trial(alters=[alter(text)])
 
 
-def test_indexes_are_built_in_parallel_each_with_its_mark(generations: Generations, database_url: str) -> None:
+def test_indexes_are_built_in_parallel_each_with_its_mark(
+    generations: Generations, database_url: str
+) -> None:
     tables = [
         files(f"lines_{letter}", f"CREATE TABLE lines_{letter}%SUFFIX% (id int, name text NOT NULL);",
               f"ALTER TABLE lines_{letter}%SUFFIX% ADD PRIMARY KEY (id);")
@@ -309,10 +388,15 @@ def test_indexes_are_built_in_parallel_each_with_its_mark(generations: Generatio
         "files": tables,
         "blueprints": {item.table: item for item in created},
         "target_version": 1,
-        "on_built": lambda connection, blueprint: connection.execute("INSERT INTO marks VALUES (%s)", (blueprint.table,)),
+        "on_built": lambda connection, blueprint: connection.execute(
+            "INSERT INTO marks VALUES (%s)", (blueprint.table,)
+        ),
         "parallel": 3,
     }
-    with pytest.raises(TableFileError, match=r"lines_b\.indexes\.sql: could not create unique index .*Key \(id\)=\(1\) is duplicated"):
+    with pytest.raises(
+        TableFileError,
+        match=r"lines_b\.indexes\.sql: could not create unique index .*Key \(id\)=\(1\) is duplicated",
+    ):
         executor.build_indexes(lambda: psycopg.connect(database_url, autocommit=True), **options)
     assert sorted(generations.execute("SELECT name FROM marks")) == [("lines_a",), ("lines_c",)]
     generations.execute("DELETE FROM {schema}.lines_b_1 WHERE name = 'y'")

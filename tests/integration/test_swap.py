@@ -7,7 +7,17 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from psycopg import sql
-from table_generations import VIEW_SCHEMA, Connection, Generations, create_fresh, dump, files, objects, plan, shape
+from table_generations import (
+    VIEW_SCHEMA,
+    Connection,
+    Generations,
+    create_fresh,
+    dump,
+    files,
+    objects,
+    plan,
+    shape,
+)
 
 from sequent_py.errors import DefinitionError, DependentObjects, MigrationError, TableFileError
 from sequent_py.testing.server import fresh_database
@@ -139,7 +149,9 @@ def suffixed(item: TableFiles, suffix: str) -> TableFiles:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_swapped_table_dumps_like_a_freshly_created_one(generations: Generations, fresh_url: str, name: str) -> None:
+def test_a_swapped_table_dumps_like_a_freshly_created_one(
+    generations: Generations, fresh_url: str, name: str
+) -> None:
     tables = TABLES[name]
     create_fresh(fresh_url, *tables)
     expected = {item.table: dump(fresh_url, VIEW_SCHEMA, item.table) for item in tables}
@@ -152,9 +164,13 @@ def test_a_swapped_table_dumps_like_a_freshly_created_one(generations: Generatio
         assert everything <= objects(generations.connection, VIEW_SCHEMA)
         for blueprint in done.live:
             found = [
-                *catalog.attached_objects(generations.connection, VIEW_SCHEMA, [item.plain for item in blueprint.names]),
+                *catalog.attached_objects(
+                    generations.connection, VIEW_SCHEMA, [item.plain for item in blueprint.names]
+                ),
                 *catalog.standing_objects(
-                    generations.connection, VIEW_SCHEMA, {(item.kind, item.plain) for item in blueprint.names if item.kind != "table"}
+                    generations.connection,
+                    VIEW_SCHEMA,
+                    {(item.kind, item.plain) for item in blueprint.names if item.kind != "table"},
                 ),
             ]
             with generations.connection.transaction():
@@ -178,7 +194,9 @@ def test_function_bodies_follow_the_names(generations: Generations) -> None:
     for _ in range(2):
         generations.migrate(*tables)
     bodies = dict(
-        generations.connection.execute("SELECT proname, prosrc FROM pg_proc WHERE proname LIKE 't\\_stamp%'").fetchall()
+        generations.connection.execute(
+            "SELECT proname, prosrc FROM pg_proc WHERE proname LIKE 't\\_stamp%'"
+        ).fetchall()
     )
     assert "FROM t;" in bodies["t_stamp"]
     assert "FROM t_1;" in bodies["t_stamp_1"]
@@ -197,10 +215,14 @@ def test_ids_go_on_after_the_highest(generations: Generations) -> None:
     generations.migrate(LINES)
     generations.migrate(LINES, fill=fill)
     assert generations.execute("INSERT INTO {schema}.lines (name) VALUES ('y') RETURNING id") == [(6,)]
-    assert generations.execute("SELECT pg_get_serial_sequence('{schema}.lines', 'id') LIKE '%%.lines_id_seq'") == [(True,)]
+    assert generations.execute(
+        "SELECT pg_get_serial_sequence('{schema}.lines', 'id') LIKE '%%.lines_id_seq'"
+    ) == [(True,)]
 
 
-def test_a_table_that_skipped_versions_retires_under_the_version_it_last_served(generations: Generations) -> None:
+def test_a_table_that_skipped_versions_retires_under_the_version_it_last_served(
+    generations: Generations,
+) -> None:
     other = files("other", "CREATE TABLE other%SUFFIX% (id int PRIMARY KEY, name text NOT NULL);")
     generations.migrate(LINES)
     generations.migrate(other)
@@ -211,7 +233,11 @@ def test_a_table_that_skipped_versions_retires_under_the_version_it_last_served(
 
 
 def test_going_back_and_forth_changes_nothing(generations: Generations, fresh_url: str) -> None:
-    tables = [item for name in ("keys, checks and exclusions", "names at the limit", "foreign keys within") for item in TABLES[name]]
+    tables = [
+        item
+        for name in ("keys, checks and exclusions", "names at the limit", "foreign keys within")
+        for item in TABLES[name]
+    ]
     create_fresh(fresh_url, *tables)
     generations.migrate(*tables)
     generations.migrate(*tables)
@@ -229,7 +255,10 @@ def test_going_back_and_forth_changes_nothing(generations: Generations, fresh_ur
 def test_a_retired_table_gives_up_its_references_to_tables_that_stay(generations: Generations) -> None:
     generations.execute("CREATE TABLE countries (id int PRIMARY KEY)")
     generations.execute("INSERT INTO countries VALUES (1)")
-    table = files("t", "CREATE TABLE t%SUFFIX% (id int PRIMARY KEY, name text NOT NULL, country int REFERENCES countries);")
+    table = files(
+        "t",
+        "CREATE TABLE t%SUFFIX% (id int PRIMARY KEY, name text NOT NULL, country int REFERENCES countries);",
+    )
     generations.migrate(table)
     expected = generations.dump("t")
     generations.execute("INSERT INTO {schema}.t VALUES (1, 'x', 1)")
@@ -244,8 +273,14 @@ def test_a_retired_table_gives_up_its_references_to_tables_that_stay(generations
 
 DEPENDENTS = {
     "view": ("CREATE VIEW public.reader AS SELECT * FROM {schema}.lines", "view public.reader on lines"),
-    "materialized view": ("CREATE MATERIALIZED VIEW reader AS SELECT name FROM {schema}.lines", "materialized view public.reader on lines"),
-    "foreign key": ("CREATE TABLE reader (line bigint CONSTRAINT points REFERENCES {schema}.lines)", "foreign key points on public.reader"),
+    "materialized view": (
+        "CREATE MATERIALIZED VIEW reader AS SELECT name FROM {schema}.lines",
+        "materialized view public.reader on lines",
+    ),
+    "foreign key": (
+        "CREATE TABLE reader (line bigint CONSTRAINT points REFERENCES {schema}.lines)",
+        "foreign key points on public.reader",
+    ),
     "rule": (
         "CREATE TABLE reader (id int); CREATE RULE r AS ON INSERT TO reader DO ALSO DELETE FROM {schema}.lines",
         "rule r on public.reader on lines",
@@ -254,7 +289,10 @@ DEPENDENTS = {
         "CREATE FUNCTION reader() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM {schema}.lines; END",
         "function public.reader",
     ),
-    "row type": ("CREATE FUNCTION reader(line {schema}.lines) RETURNS int LANGUAGE sql AS 'SELECT 1'", "function public.reader"),
+    "row type": (
+        "CREATE FUNCTION reader(line {schema}.lines) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "function public.reader",
+    ),
     "column of its type": ("CREATE TABLE reader (line {schema}.lines)", "table public.reader"),
     "policy": (
         "CREATE TABLE reader (id int); CREATE POLICY p ON reader USING (EXISTS (SELECT FROM {schema}.lines))",
@@ -266,7 +304,9 @@ DEPENDENTS = {
 
 
 @pytest.mark.parametrize("kind", DEPENDENTS)
-def test_what_depends_on_a_live_table_is_found_before_and_stops_the_swap(generations: Generations, kind: str) -> None:
+def test_what_depends_on_a_live_table_is_found_before_and_stops_the_swap(
+    generations: Generations, kind: str
+) -> None:
     statement, description = DEPENDENTS[kind]
     generations.migrate(LINES)
     step = plan(1, 2, ["lines"], ["lines"])
@@ -285,7 +325,9 @@ def test_what_depends_on_a_live_table_is_found_before_and_stops_the_swap(generat
 def test_what_does_not_depend_on_the_table_is_let_alone(generations: Generations) -> None:
     generations.migrate(LINES)
     generations.execute("CREATE VIEW public.reader AS SELECT 1 AS lines")
-    generations.execute("CREATE FUNCTION reader() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM lines); END'")
+    generations.execute(
+        "CREATE FUNCTION reader() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM lines); END'"
+    )
     assert generations.migrate(LINES).retired == ("lines_1",)
 
 
@@ -416,7 +458,11 @@ def test_publications_follow_and_forget_the_retired_table(generations: Generatio
 
 
 def test_what_the_files_no_longer_say_goes_and_what_was_done_by_hand_stays(generations: Generations) -> None:
-    old = files("lines", LINES.create_sql + "COMMENT ON COLUMN lines%SUFFIX%.name IS 'old'; COMMENT ON TABLE lines%SUFFIX% IS 'old';")
+    old = files(
+        "lines",
+        LINES.create_sql
+        + "COMMENT ON COLUMN lines%SUFFIX%.name IS 'old'; COMMENT ON TABLE lines%SUFFIX% IS 'old';",
+    )
     generations.migrate(old)
     generations.execute("COMMENT ON TABLE {schema}.lines IS 'by hand'")
     generations.migrate(LINES)
@@ -430,7 +476,9 @@ def test_columns_constraints_and_indexes_made_by_hand_are_reported(generations: 
     generations.execute("CREATE INDEX lines_extra ON {schema}.lines (extra)")
     generations.execute("COMMENT ON COLUMN {schema}.lines.extra IS 'x'")
     generations.execute("GRANT SELECT (extra) ON {schema}.lines TO PUBLIC")
-    warnings = dependents.check(generations.connection, VIEW_SCHEMA, plan(1, 2, ["lines"], ["lines"]), generations.live)
+    warnings = dependents.check(
+        generations.connection, VIEW_SCHEMA, plan(1, 2, ["lines"], ["lines"]), generations.live
+    )
     for name in ("column extra of lines", "constraint positive of lines", "index lines_extra of lines"):
         assert any(name in warning for warning in warnings), (name, warnings)
     done = generations.migrate(LINES)
@@ -441,12 +489,16 @@ def test_columns_constraints_and_indexes_made_by_hand_are_reported(generations: 
 
 
 def test_a_trigger_that_cannot_follow_stops_the_swap(generations: Generations) -> None:
-    generations.migrate(files("lines", "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL, n int);"))
+    generations.migrate(
+        files("lines", "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL, n int);")
+    )
     generations.execute("CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
     generations.execute("CREATE TRIGGER audit AFTER UPDATE OF n ON {schema}.lines EXECUTE FUNCTION audit()")
     shadows = generations.build(LINES)
     before = objects(generations.connection, VIEW_SCHEMA)
-    with pytest.raises(MigrationError, match='The trigger audit of lines cannot be carried over .*column "n"'):
+    with pytest.raises(
+        MigrationError, match='The trigger audit of lines cannot be carried over .*column "n"'
+    ):
         generations.swap(shadows)
     assert objects(generations.connection, VIEW_SCHEMA) == before
 
@@ -464,10 +516,15 @@ def test_alters_run_in_place_in_the_swap_transaction(generations: Generations) -
         shadows,
         alters=[
             alter("ALTER TABLE lines ALTER n TYPE bigint; UPDATE lines SET n = n + 1;", 3),
-            alter("ALTER TABLE lines ADD n int DEFAULT 1; CREATE INDEX lines_n ON lines (n); COMMENT ON TABLE lines IS 'altered';", 2),
+            alter(
+                "ALTER TABLE lines ADD n int DEFAULT 1; CREATE INDEX lines_n ON lines (n); COMMENT ON TABLE lines IS 'altered';",
+                2,
+            ),
         ],
     )
-    assert generations.execute("SELECT name, n, pg_typeof(n)::text FROM {schema}.lines") == [("kept", 2, "bigint")]
+    assert generations.execute("SELECT name, n, pg_typeof(n)::text FROM {schema}.lines") == [
+        ("kept", 2, "bigint")
+    ]
     assert {item.table for item in done.live} == {"lines", "other"}
     assert generations.connection.execute("SHOW search_path").fetchone() == ('"$user", public',)
     # What an alter made is the files' work, not an administrator's: the next generation follows its own files.
@@ -476,11 +533,15 @@ def test_alters_run_in_place_in_the_swap_transaction(generations: Generations) -
     assert ("i", "lines_n_2") in objects(generations.connection, VIEW_SCHEMA)
 
 
-@pytest.mark.parametrize("text", ["ALTER TABLE lines ADD n int; SELECT nope;", "ALTER TABLE lines ADD n int; COMMIT;"])
+@pytest.mark.parametrize(
+    "text", ["ALTER TABLE lines ADD n int; SELECT nope;", "ALTER TABLE lines ADD n int; COMMIT;"]
+)
 def test_an_alter_that_fails_changes_nothing(generations: Generations, text: str) -> None:
     generations.migrate(LINES)
     before, dumped = objects(generations.connection, VIEW_SCHEMA), generations.dump("lines")
-    shadows = generations.build(files("other", "CREATE TABLE other%SUFFIX% (id int PRIMARY KEY, name text NOT NULL);"))
+    shadows = generations.build(
+        files("other", "CREATE TABLE other%SUFFIX% (id int PRIMARY KEY, name text NOT NULL);")
+    )
     with pytest.raises(TableFileError, match=r"lines_2\.sql"):
         generations.swap(shadows, alters=[alter(text)])
     executor.drop_blueprints(generations.connection, VIEW_SCHEMA, shadows.values())
@@ -488,7 +549,9 @@ def test_an_alter_that_fails_changes_nothing(generations: Generations, text: str
     assert generations.dump("lines") == dumped
 
 
-def test_a_swap_that_gets_no_lock_changes_nothing_and_can_be_repeated(generations: Generations, database_url: str) -> None:
+def test_a_swap_that_gets_no_lock_changes_nothing_and_can_be_repeated(
+    generations: Generations, database_url: str
+) -> None:
     generations.migrate(LINES)
     shadows = generations.build(LINES)
     before = objects(generations.connection, VIEW_SCHEMA)
@@ -583,7 +646,9 @@ def test_a_table_called_like_anothers_generation_is_refused(generations: Generat
 
 def test_names_that_trade_places_are_renamed_by_way_of_a_third(generations: Generations) -> None:
     generations.execute("CREATE SCHEMA {schema}")
-    generations.execute("CREATE TABLE {schema}.a (x int CONSTRAINT a_key PRIMARY KEY, CONSTRAINT one CHECK (x > 1), CONSTRAINT two CHECK (x > 2))")
+    generations.execute(
+        "CREATE TABLE {schema}.a (x int CONSTRAINT a_key PRIMARY KEY, CONSTRAINT one CHECK (x > 1), CONSTRAINT two CHECK (x > 2))"
+    )
     generations.execute("CREATE TABLE {schema}.b (y int CONSTRAINT b_key PRIMARY KEY)")
     rename_all(
         generations.connection,
@@ -597,7 +662,14 @@ def test_names_that_trade_places_are_renamed_by_way_of_a_third(generations: Gene
             Rename("constraint", "a", "two", "one"),
         ],
     )
-    found = {(item.name, item.table) for item in catalog.attached_objects(generations.connection, VIEW_SCHEMA, ["a", "b"])}
+    found = {
+        (item.name, item.table)
+        for item in catalog.attached_objects(generations.connection, VIEW_SCHEMA, ["a", "b"])
+    }
     assert {("a_key", "a"), ("b_key", "b"), ("one", "b"), ("two", "b")} <= found
-    assert generations.execute("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'two'") == [("CHECK ((x > 1))",)]
-    assert generations.execute("SELECT attname FROM pg_attribute WHERE attrelid = '{schema}.b'::regclass AND attnum = 1") == [("x",)]
+    assert generations.execute(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'two'"
+    ) == [("CHECK ((x > 1))",)]
+    assert generations.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = '{schema}.b'::regclass AND attnum = 1"
+    ) == [("x",)]

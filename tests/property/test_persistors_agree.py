@@ -22,7 +22,6 @@ from persistor_kinds import (
     Tables,
     WideRecord,
     create_tables,
-    values_of,
 )
 from psycopg import sql
 
@@ -130,7 +129,14 @@ def simple_operations(draw: st.DrawFn, record: type) -> tuple[Any, ...]:
     name = draw(
         st.sampled_from(
             ["create_record"] * 4
-            + ["create_records", "find_record", "find_records", "last_record", "get_record", "update_all_records"]
+            + [
+                "create_records",
+                "find_record",
+                "find_records",
+                "last_record",
+                "get_record",
+                "update_all_records",
+            ]
             + ["delete_record", "delete_all_records", "delete_held", "flush"]
         )
     )
@@ -156,7 +162,9 @@ def operations(draw: st.DrawFn) -> tuple[Any, ...]:
     name = draw(st.sampled_from(["update_record", "update_record", "create_or_update_record"]))
     changes = {**draw(some_values(record, 3)), **draw(st.fixed_dictionaries({}, optional=KEYS[record]))}
     changes.pop("nonsense", None)
-    touched = {"updated_at": MOMENT, "sequence_number": 3} if record is LedgerRecord and draw(st.booleans()) else {}
+    touched = (
+        {"updated_at": MOMENT, "sequence_number": 3} if record is LedgerRecord and draw(st.booleans()) else {}
+    )
     inner = draw(st.none() | simple_operations(record) | operations())
     ending = draw(st.sampled_from(["", "", "", "", "raise"]))
     return name, record, draw(filters(record)), changes, touched, inner, ending
@@ -266,7 +274,9 @@ def prepared(server_url: str, database_prefix: str) -> Iterator[Prepared]:
 
 
 @settings(
-    max_examples=int(__import__("os").environ.get("HEX","150")), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=int(__import__("os").environ.get("HEX", "150")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(script=st.lists(operations(), min_size=1, max_size=14))
 def test_every_persistor_gives_the_same_rows_values_and_errors(

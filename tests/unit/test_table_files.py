@@ -59,7 +59,9 @@ def test_a_nul_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["CREATE TABLE lines (id int)", "CREATE TABLE lines%SUFFIX (id int)"])
 def test_a_file_without_the_placeholder_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(TableFileError, match=r"lines\.sql has no %SUFFIX%\. Put %SUFFIX% after .* such as lines%SUFFIX%"):
+    with pytest.raises(
+        TableFileError, match=r"lines\.sql has no %SUFFIX%\. Put %SUFFIX% after .* such as lines%SUFFIX%"
+    ):
         read_table_files(write(tmp_path, lines=text), "lines")
 
 
@@ -70,7 +72,9 @@ def test_a_placeholder_in_other_letters_is_pointed_out(tmp_path: Path) -> None:
 
 def test_an_indexes_file_without_the_placeholder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableFileError, match=r"lines\.indexes\.sql has no %SUFFIX%"):
-        read_table_files(write(tmp_path, lines=CREATE, lines__indexes="CREATE INDEX i ON lines (id);"), "lines")
+        read_table_files(
+            write(tmp_path, lines=CREATE, lines__indexes="CREATE INDEX i ON lines (id);"), "lines"
+        )
 
 
 def test_a_table_name_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
@@ -101,12 +105,16 @@ def test_an_alter_file_with_a_placeholder_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_placeholder_is_replaced_and_nothing_else() -> None:
-    assert with_suffix('"a b%SUFFIX%" %s 100% $$%SUFFIX%$$ %suffix%', "_3") == '"a b_3" %s 100% $$_3$$ %suffix%'
+    assert (
+        with_suffix('"a b%SUFFIX%" %s 100% $$%SUFFIX%$$ %suffix%', "_3") == '"a b_3" %s 100% $$_3$$ %suffix%'
+    )
     assert with_suffix("t%SUFFIX%", "") == "t"
 
 
 def test_the_fingerprint_tells_names_and_texts_apart_but_not_order() -> None:
-    assert table_files.fingerprint([("a", "1"), ("b", "2")]) == table_files.fingerprint([("b", "2"), ("a", "1")])
+    assert table_files.fingerprint([("a", "1"), ("b", "2")]) == table_files.fingerprint(
+        [("b", "2"), ("a", "1")]
+    )
     assert table_files.fingerprint([("a", "bc")]) != table_files.fingerprint([("ab", "c")])
     assert table_files.fingerprint([("a", "1")]) != table_files.fingerprint([("a", "2")])
 

@@ -1,0 +1,3 @@
+Sequel.migration do
+  change { create_table(:a) { column :a, :integer } }
+end

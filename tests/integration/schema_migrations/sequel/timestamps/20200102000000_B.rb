@@ -1,0 +1,3 @@
+Sequel.migration do
+  change { create_table(:b) { column :a, :integer } }
+end

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Debian keeps ensurepip in a package of its own (python3-venv); python3-pip does as well.
-WITHOUT_ENSUREPIP = { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+WITHOUT_ENSUREPIP = { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -qq pip; }
 
 .DEFAULT_GOAL := help
 .PHONY: help venv check format test test-all demo bench docs clean
@@ -28,7 +28,7 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(WITHOUT_ENSUREPIP) || \
 		{ echo "$(PYTHON) can create no virtual environment; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 	@echo "Installing into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(INSTALL)
 	@touch $(READY)
 
 check: $(READY) ## format, lint, types, direction of imports

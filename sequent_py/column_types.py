@@ -242,7 +242,7 @@ def _float4(value: Any) -> float:
     if math.isnan(number):
         return _NAN
     try:
-        (rounded,) = struct.unpack("f", struct.pack("f", number))
+        (rounded,) = struct.unpack("<f", struct.pack("<f", number))
     except OverflowError:
         raise ValueError("out of range") from None
     if rounded == 0 and number != 0:

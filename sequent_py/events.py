@@ -60,7 +60,7 @@ class Event(BaseModel):
     The stored type is the class's name unless ``class X(Event, type_name="…")`` says otherwise. A renamed class goes on reading its old
     events through ``class New(Event, aliases=("Old",))``. Neither is inherited.
 
-    Two events are equal when class, payload and envelope are; a recorded event never equals an unrecorded one.
+    Two events are equal when class and payload are, recorded or not; :func:`envelope_of` has the rest.
 
     Raises
     ------
@@ -150,15 +150,6 @@ class Event(BaseModel):
             value = values[4] = from_json(bytes(value))
         metadata: dict[str, Any] = value
         return metadata
-
-    def __eq__(self, other: Any) -> bool:
-        if not isinstance(other, Event):
-            return NotImplemented
-        if not super().__eq__(other):
-            return False
-        if is_recorded(self) != is_recorded(other):
-            return False
-        return not is_recorded(self) or envelope_of(self) == envelope_of(other)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield from super().__repr_args__()

@@ -12,7 +12,7 @@ from typing import Any
 
 from sequent_py.errors import RecordNotFound
 from sequent_py.persistors.memory import MemoryTable
-from sequent_py.persistors.operations import Where
+from sequent_py.persistors.operations import Key, Where
 from sequent_py.row_classes import Row
 
 

@@ -28,6 +28,9 @@ Database = sa.Engine | sa.Connection | psycopg.Connection[Any]
 UNLOGGED = "sequent_unlogged"
 """Execution option of statements that are no part of a migration: the SQL log leaves them out."""
 
+LOCK_TIMEOUT_SECONDS = 10.0
+"""How long one statement of a migration may wait for a lock: later readers of the table queue behind it."""
+
 POLL_SECONDS = 0.05
 """Between two tries for the advisory lock; a blocking wait would hold a snapshot that CREATE INDEX CONCURRENTLY waits for."""
 

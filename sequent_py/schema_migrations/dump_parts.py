@@ -73,6 +73,8 @@ class Choices:
     columns: dict[tuple[str, str], ColumnChoice] = field(default_factory=dict)
     dropped: set[tuple[str, str]] = field(default_factory=set)
     """Table and name of the constraints and indexes that are left out."""
+    deferrable: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    """Unique constraints that are deferrable, and what they are initially: reflection does not say."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -176,6 +178,8 @@ def _choose_part(choices: Choices, part: Any) -> None:
         choices.dropped.add(key)
     if reason is not None:
         choices.notes.append(f"{label}: {reason}")
+    elif part.kind == "u" and _says(part.definition, "DEFERRABLE"):
+        choices.deferrable[key] = "DEFERRED" if _says(part.definition, "INITIALLY DEFERRED") else None
     elif note := _approximation(part):
         choices.notes.append(f"{label}: {note} is not dumped")
 
@@ -218,7 +222,7 @@ def _approximation(part: Any) -> str | None:
         "c": ("NO INHERIT", "NOT VALID", "NOT ENFORCED"),
         "f": ("NOT VALID", "NOT ENFORCED"),
         "p": ("INCLUDE", "DEFERRABLE", "WITHOUT OVERLAPS"),
-        "u": ("DEFERRABLE", "WITHOUT OVERLAPS"),
+        "u": ("WITHOUT OVERLAPS",),
         "i": (" COLLATE ",),
     }
     found = [option.strip() for option in options.get(part.kind, ()) if _says(definition, option)]

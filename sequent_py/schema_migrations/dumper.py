@@ -155,6 +155,8 @@ def _prune(table: sa.Table, choices: Choices) -> None:
             table.constraints.discard(constraint)
             expression = sa.text(escaped(escaped(cast(sa.TextClause, constraint.sqltext).text)))
             table.append_constraint(sa.CheckConstraint(expression, name=constraint.name))
+        elif (key := (table.name, str(constraint.name))) in choices.deferrable:
+            constraint.deferrable, constraint.initially = True, choices.deferrable[key]
         _drop_empty(constraint.dialect_kwargs)
     for index in list(table.indexes):
         if (table.name, index.name) in choices.dropped:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sequent_py
 from sequent_py.errors import SchemaMigrationError
 from sequent_py.schema_migrations.connections import Database, connect, scope
 from sequent_py.schema_migrations.errors import MissingMigrationFiles
 from sequent_py.schema_migrations.files import list_files
-from sequent_py.schema_migrations.integer import IntegerMigrator
-from sequent_py.schema_migrations.sql_log import SqlLog
 from sequent_py.schema_migrations.tracking import VersionTable
+
+if TYPE_CHECKING:
+    from sequent_py.schema_migrations.sql_log import SqlLog
 
 LOCK_WAIT_SECONDS = 60.0
 """How long to wait for another process that is installing: longer than any installation takes."""
@@ -39,6 +41,9 @@ def install_event_store(database: Database, schema: str, *, log: SqlLog | None =
     SchemaMigrationError
         The store was made by a newer version of this library.
     """
+    # Imported here: whoever only asks for the version need not load Alembic.
+    from sequent_py.schema_migrations.integer import IntegerMigrator
+
     migrator = IntegerMigrator(
         database,
         event_store_migrations(),

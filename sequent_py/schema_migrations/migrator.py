@@ -17,6 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from psycopg import sql
 
 from sequent_py.schema_migrations.connections import (
+    LOCK_TIMEOUT_SECONDS,
     Database,
     advisory_lock,
     ask,
@@ -42,9 +43,6 @@ from sequent_py.schema_migrations.sql_log import SqlLog
 
 LOCK_KEY = 4966325471869609408
 """Sequel's own advisory lock, so that both tools may be pointed at one database."""
-
-LOCK_TIMEOUT_SECONDS = 10.0
-"""How long one statement of a migration may wait for a lock: later readers of the table queue behind it."""
 
 Record = Callable[[sa.Connection], None]
 

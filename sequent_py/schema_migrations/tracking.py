@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from alembic.operations import Operations, ops
-from alembic.runtime.migration import MigrationContext
 from psycopg import sql
 from sqlalchemy.schema import CreateTable
 
@@ -71,6 +69,9 @@ class VersionTable(_TrackingTable):
             if not columns:
                 self._create(connection, self._version_column())
             elif self.column not in columns:
+                from alembic.operations import Operations, ops
+                from alembic.runtime.migration import MigrationContext
+
                 added = ops.AddColumnOp(self.name, self._version_column(), schema=self.schema)
                 Operations(MigrationContext.configure(connection)).invoke(added)
             if not self._rows(connection):

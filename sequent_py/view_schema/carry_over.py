@@ -23,7 +23,7 @@ from sequent_py.errors import MigrationError
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.property_queries import PROPERTIES
 from sequent_py.view_schema.property_statements import statements
-from sequent_py.view_schema.script import searching
+from sequent_py.view_schema.script import SERVER_STATE, searching
 
 Connection = psycopg.Connection[Any]
 
@@ -33,8 +33,6 @@ Properties = dict[Property, Any]
 
 REPORTED = frozenset({"column", "constraint", "index", "tablespace", "persistence"})
 """Kinds that are compared but never carried over."""
-_NOT_THE_PROPERTYS_FAULT = ("08", "40", "53", "55", "57", "58", "XX")
-"""SQLSTATE classes of the server's state: lock timeouts and the like, which the caller knows how to repeat."""
 
 
 def read_properties(connection: Connection, schema: str, tables: Collection[str]) -> Properties:
@@ -168,7 +166,7 @@ def _execute(connection: Connection, statement: sql.Composed, key: Property) -> 
     try:
         connection.execute(statement, prepare=False)
     except psycopg.Error as error:
-        if error.sqlstate is None or error.sqlstate.startswith(_NOT_THE_PROPERTYS_FAULT):
+        if error.sqlstate is None or error.sqlstate.startswith(SERVER_STATE):
             raise
         raise MigrationError(
             f"{_described(key)} cannot be carried over to the new table: {error.diag.message_primary}.",

@@ -27,7 +27,7 @@ from sequent_py.view_schema import table_files
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
-from sequent_py.view_schema.trial import AlterScript
+from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
 
 

@@ -12,6 +12,7 @@ from psycopg import errors, sql
 from sequent_py.errors import DependentObjects, MigrationError
 from sequent_py.view_schema import catalog
 from sequent_py.view_schema.blueprints import TableBlueprint
+from sequent_py.view_schema.script import lock_timeout
 
 Connection = psycopg.Connection[Any]
 
@@ -137,12 +138,8 @@ def _explained(
     connection: Connection, schema: str, tables: Sequence[str], lock_timeout_seconds: float
 ) -> Iterator[None]:
     try:
-        with connection.transaction():
-            timeout = f"{round(lock_timeout_seconds * 1000)}ms"
-            row = connection.execute("SELECT pg_catalog.current_setting('lock_timeout')").fetchone()
-            connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (timeout,))
+        with connection.transaction(), lock_timeout(connection, lock_timeout_seconds):
             yield
-            connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", row)
     except errors.DependentObjectsStillExist as error:
         raise DependentObjects(
             f"{', '.join(tables)}: {error.diag.message_primary}: {'; '.join((error.diag.message_detail or '').splitlines())}. "

@@ -17,12 +17,20 @@ from psycopg import errors, sql
 
 from sequent_py.errors import TableFileError
 from sequent_py.records import RecordShape
-from sequent_py.view_schema import catalog, table_files
-from sequent_py.view_schema.blueprints import SHARABLE_KINDS, CatalogObject, Key, TableBlueprint
+from sequent_py.view_schema import catalog, foreign_keys, table_files
+from sequent_py.view_schema.alter_trial import AlterScript
+from sequent_py.view_schema.blueprints import (
+    SHARABLE_KINDS,
+    CatalogObject,
+    Key,
+    SuspendedConstraint,
+    TableBlueprint,
+)
 from sequent_py.view_schema.drops import drop_blueprints, drop_tables, lock_holders
-from sequent_py.view_schema.script import run_script
+from sequent_py.view_schema.file_runs import run_files
+from sequent_py.view_schema.script import lock_timeout, run_script
 from sequent_py.view_schema.table_files import TableFiles, with_suffix
-from sequent_py.view_schema.trial import AlterScript, TrialResult, run_files, trial
+from sequent_py.view_schema.trial import TrialResult, trial
 
 __all__ = [
     "AlterScript",
@@ -49,27 +57,35 @@ def create_shadow_tables(
     replays: Sequence[tuple[RecordShape, TableFiles]],
     blueprints: Mapping[str, TableBlueprint],
     target_version: int,
+    lock_timeout_seconds: float = 5.0,
 ) -> list[TableBlueprint]:
     """Create the shadow tables in the caller's transaction, and the view schema if it is missing.
 
-    Returns the trial's blueprints with the names that the objects really got.
+    Returns the trial's blueprints with the names that the objects really got, and without foreign keys to tables that stay: those are
+    put back by the swap.
 
     Raises
     ------
     TableFileError
         A file fails now, though it did not in the trial.
+    psycopg.errors.LockNotAvailable
+        A file refers to a table that somebody holds.
     """
-    catalog.ensure_schema(connection, view_schema)
-    created = run_files(
-        connection,
-        [files for _, files in replays],
-        f"_{target_version}",
-        schema=view_schema,
-        view_schema=view_schema,
-        search_path=(view_schema, "public"),
-        with_indexes=False,
-    )
-    return [_with_actual_names(blueprints[table], objects) for table, objects in created.items()]
+    with lock_timeout(connection, lock_timeout_seconds):
+        catalog.ensure_schema(connection, view_schema)
+        created = run_files(
+            connection,
+            [files for _, files in replays],
+            f"_{target_version}",
+            schema=view_schema,
+            view_schema=view_schema,
+            search_path=(view_schema, "public"),
+            with_indexes=False,
+        )
+        named = {table: _with_actual_names(blueprints[table], objects) for table, objects in created.items()}
+        outgoing = foreign_keys.outgoing(connection, view_schema, _physical_tables(named.values()))
+        suspended = foreign_keys.suspend(connection, view_schema, outgoing)
+    return [_without(blueprint, suspended) for blueprint in named.values()]
 
 
 def build_indexes(
@@ -100,13 +116,9 @@ def build_indexes(
     def build(item: TableFiles) -> TableBlueprint:
         connection = connect()
         try:
-            with connection.transaction():
-                timeout = f"{round(lock_timeout_seconds * 1000)}ms"
-                connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (timeout,))
+            with connection.transaction(), lock_timeout(connection, lock_timeout_seconds):
                 _raise_work_mem(connection, maintenance_work_mem_mb)
-                blueprint = _build_indexes(
-                    connection, view_schema, item, blueprints[item.table], target_version
-                )
+                blueprint = _build_indexes(connection, view_schema, item, blueprints, target_version)
                 on_built(connection, blueprint)
             return blueprint
         finally:
@@ -135,20 +147,48 @@ def _build_indexes(
     connection: Connection,
     view_schema: str,
     files: TableFiles,
-    blueprint: TableBlueprint,
+    blueprints: Mapping[str, TableBlueprint],
     target_version: int,
 ) -> TableBlueprint:
+    blueprint = blueprints[files.table]
     if files.indexes_sql is None:
         return blueprint
-    own = [item.name for item in blueprint.names if item.kind == "table"]
     source = table_files.indexes_file_name(files.table)
     before = catalog.take_inventory(connection, view_schema)
     text = with_suffix(files.indexes_sql, f"_{target_version}")
     run_script(connection, text, source=source, search_path=(view_schema, "public"))
     created = catalog.created_since(
-        connection, before, schema=view_schema, view_schema=view_schema, source=source, tables=own
+        connection,
+        before,
+        schema=view_schema,
+        view_schema=view_schema,
+        source=source,
+        tables=_physical_tables([blueprint]),
     )
-    return _with_actual_names(blueprint, created)
+    named = _with_actual_names(blueprint, created)
+    # References to the other tables of the plan stay.
+    staying = foreign_keys.outgoing(connection, view_schema, _physical_tables(blueprints.values()))
+    own = [item for item in staying if item.table in _physical_tables([blueprint])]
+    return _without(named, foreign_keys.suspend(connection, view_schema, own))
+
+
+def _physical_tables(blueprints: Iterable[TableBlueprint]) -> list[str]:
+    return [item.name for blueprint in blueprints for item in blueprint.names if item.kind == "table"]
+
+
+def _without(blueprint: TableBlueprint, suspended: Iterable[SuspendedConstraint]) -> TableBlueprint:
+    """Move suspended foreign keys from a blueprint's names to where the swap finds them, under their plain names."""
+    plain_tables = {item.name: item.plain for item in blueprint.names if item.kind == "table"}
+    moved: dict[Key, SuspendedConstraint] = {}
+    for item in suspended:
+        if item.table in plain_tables:
+            table = plain_tables[item.table]
+            plain = {known.name: known.plain for known in blueprint.names if known.table == table}
+            moved["constraint", table, item.name] = replace(
+                item, table=table, name=plain.get(item.name, item.name)
+            )
+    names = tuple(item for item in blueprint.names if (item.kind, item.table, item.name) not in moved)
+    return replace(blueprint, names=names, suspended=(*blueprint.suspended, *moved.values()))
 
 
 def _with_actual_names(blueprint: TableBlueprint, created: Sequence[CatalogObject]) -> TableBlueprint:

@@ -9,7 +9,7 @@ changed setting behind in the session, or whose names the server would cut, is r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -22,8 +22,9 @@ Connection = psycopg.Connection[Any]
 
 _RUN = sql.SQL("DO $run$ BEGIN EXECUTE pg_catalog.current_setting('sequent.script'); END $run$")
 _NAME_TOO_LONG = "42622"
-_NOT_THE_FILES_FAULT = ("08", "40", "53", "55", "57", "58", "XX")
-"""SQLSTATE classes of the server's state (connection, deadlock, resources, locks, cancellation); they pass as they come."""
+SERVER_STATE = ("08", "40", "53", "55P03", "57", "58", "XX")
+"""How the SQLSTATEs begin that tell of the server's state (connection, deadlock, resources, lock timeout, cancellation) and not of what
+was asked of it; they pass as they come, and the caller knows whether to try again."""
 
 
 def run_script(connection: Connection, text: str, *, source: str, search_path: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def run_script(connection: Connection, text: str, *, source: str, search_path: S
         if notice.sqlstate == _NAME_TOO_LONG:
             cut_names.append(notice.message_primary or "")
 
-    with searching(connection, search_path), _locally(connection, "client_min_messages", "notice"):
+    with searching(connection, search_path), locally(connection, "client_min_messages", "notice"):
         connection.execute("SELECT pg_catalog.set_config('sequent.script', %s, true)", (text,))
         before = _settings(connection)
         connection.add_notice_handler(note)
@@ -55,7 +56,7 @@ def run_script(connection: Connection, text: str, *, source: str, search_path: S
             # Never prepared: it is the same statement every time, but not the same work.
             connection.execute(_RUN, prepare=False)
         except psycopg.Error as error:
-            if error.sqlstate is None or error.sqlstate.startswith(_NOT_THE_FILES_FAULT):
+            if error.sqlstate is None or error.sqlstate.startswith(SERVER_STATE):
                 raise
             raise _translated(error, text, source) from error
         finally:
@@ -72,12 +73,17 @@ def run_script(connection: Connection, text: str, *, source: str, search_path: S
 def searching(connection: Connection, search_path: Sequence[str]) -> Iterator[None]:
     """Set the search path until the block ends."""
     path = sql.SQL(", ").join(map(sql.Identifier, search_path)).as_string(connection)
-    with _locally(connection, "search_path", path):
+    with locally(connection, "search_path", path):
         yield
 
 
+def lock_timeout(connection: Connection, seconds: float) -> AbstractContextManager[None]:
+    """Let statements wait for a lock no longer than this until the block ends."""
+    return locally(connection, "lock_timeout", f"{round(seconds * 1000)}ms")
+
+
 @contextmanager
-def _locally(connection: Connection, name: str, value: str) -> Iterator[None]:
+def locally(connection: Connection, name: str, value: str) -> Iterator[None]:
     """Set a setting until the block ends; when the block raises, the rollback puts it back."""
     row = connection.execute("SELECT pg_catalog.current_setting(%s)", (name,)).fetchone()
     before = row[0] if row else ""

@@ -12,7 +12,7 @@ Retired tables can be promoted again by the same function: their blueprints are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,19 +21,18 @@ from psycopg import errors, sql
 
 from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import DefinitionError, MigrationError
-from sequent_py.view_schema import carry_over, catalog, dependents, table_files
+from sequent_py.view_schema import carry_over, catalog, dependents, foreign_keys, table_files
+from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import (
     ON_TABLE_KINDS,
     CatalogObject,
     Key,
     ObjectName,
-    SuspendedConstraint,
     TableBlueprint,
 )
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.renames import Rename, rename_all, suffixed_name
-from sequent_py.view_schema.script import run_script, searching
-from sequent_py.view_schema.trial import AlterScript
+from sequent_py.view_schema.script import run_script
 
 Connection = psycopg.Connection[Any]
 
@@ -149,7 +148,8 @@ def _retire(
     names = {step.table_name: step.retired_name for step in plan.replays}
     taken = {*catalog.taken_names(connection, schema)}
     taken |= {item.plain for blueprint in promoted for item in blueprint.names}
-    suspended = _suspend_foreign_keys(connection, schema, _tables(retiring))
+    outgoing = foreign_keys.outgoing(connection, schema, _tables(retiring))
+    suspended = foreign_keys.suspend(connection, schema, outgoing)
     retired: list[TableBlueprint] = []
     renames: list[Rename] = []
     for blueprint in retiring:
@@ -203,30 +203,6 @@ def _own_names(
     return chosen
 
 
-def _suspend_foreign_keys(
-    connection: Connection, schema: str, tables: Collection[str]
-) -> list[SuspendedConstraint]:
-    """Drop the tables' foreign keys to tables that stay, and return what they were."""
-    with searching(connection, []):
-        rows = connection.execute(
-            """
-            WITH tables AS (
-                SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = %s AND c.relname = ANY (%s))
-            SELECT c.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid)
-            FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-            WHERE k.contype = 'f' AND k.conrelid IN (SELECT oid FROM tables) AND k.confrelid NOT IN (SELECT oid FROM tables)
-            ORDER BY 1, 2
-            """,
-            (schema, list(tables)),
-        ).fetchall()
-    suspended = [SuspendedConstraint(*row) for row in rows]
-    for item in suspended:
-        statement = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}")
-        connection.execute(statement.format(sql.Identifier(schema, item.table), sql.Identifier(item.name)))
-    return suspended
-
-
 def _promote(connection: Connection, schema: str, promoted: Sequence[TableBlueprint]) -> None:
     """Give the shadow tables and all that is theirs the plain names."""
     renames: list[Rename] = []
@@ -244,10 +220,7 @@ def _promote(connection: Connection, schema: str, promoted: Sequence[TableBluepr
             remedy="Build them anew: sequent migrate abort, then sequent migrate online",
         ) from error
     for blueprint in promoted:
-        for item in blueprint.suspended:
-            statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}")
-            table, name = sql.Identifier(schema, item.table), sql.Identifier(item.name)
-            connection.execute(statement.format(table, name, sql.SQL(item.definition)), prepare=False)
+        foreign_keys.resume(connection, schema, blueprint.suspended)
 
 
 def _carry_over(

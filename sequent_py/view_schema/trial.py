@@ -15,47 +15,44 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import errors
 
 from sequent_py.config import NAME_LIMIT_BYTES
-from sequent_py.errors import DefinitionError, TableFileError
+from sequent_py.errors import TableFileError
 from sequent_py.persistors.tables import ReflectedColumn, column_mismatches, reflect_columns
 from sequent_py.records import RecordShape
 from sequent_py.view_schema import catalog, table_files
+from sequent_py.view_schema.alter_trial import UNDEFINED, AlterScript, columns_as_text, prove_alters
 from sequent_py.view_schema.blueprints import (
     ON_TABLE_KINDS,
-    SHARABLE_KINDS,
-    CatalogObject,
     Key,
     Pair,
     TableBlueprint,
     object_names,
-    pair,
+)
+from sequent_py.view_schema.file_runs import (
+    Created,
+    pairs_of,
+    plain_renames,
+    rolled_back,
+    run_files,
+    sharable,
 )
 from sequent_py.view_schema.renames import Rename, rename_all
-from sequent_py.view_schema.script import run_script, searching
-from sequent_py.view_schema.table_files import TableFiles, with_suffix
+from sequent_py.view_schema.script import lock_timeout
+from sequent_py.view_schema.table_files import TableFiles
+
+__all__ = ["AlterScript", "TrialResult", "trial"]
 
 Connection = psycopg.Connection[Any]
-Created = dict[str, list[CatalogObject]]
-"""What the files of each table created, by plain table name."""
 
-
-@dataclass(frozen=True, slots=True)
-class AlterScript:
-    """One alter file of a plan."""
-
-    shape: RecordShape
-    version: int
-    sql: str
-    files: TableFiles
-    """The table's own files, which have the shape that the alter must lead to."""
+DUPLICATE = (errors.DuplicateTable, errors.DuplicateObject, errors.DuplicateFunction)
+"""What a file runs into when a name is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +97,7 @@ def trial(
     }
     for item in files:
         _refuse_long_name(item.table, suffix)
-    with connection.transaction(force_rollback=True):
-        connection.execute(
-            "SELECT set_config('lock_timeout', %s, true)", (f"{round(lock_timeout_seconds * 1000)}ms",)
-        )
+    with connection.transaction(force_rollback=True), lock_timeout(connection, lock_timeout_seconds):
         scratch = f"sequent_trial_{uuid.uuid4().hex}"
         catalog.ensure_schema(connection, scratch)
         catalog.ensure_schema(connection, view_schema)
@@ -115,15 +109,15 @@ def trial(
                 table: catalog.definitions(connection, scratch, objects) for table, objects in plain.items()
             }
             columns = {table: reflect_columns(connection, scratch, table) for table in plain}
-            compared = {table: _columns(connection, attempt.schemas, scratch, table) for table in altered}
+            newest = {table: columns_as_text(connection, scratch, view_schema, table) for table in altered}
             attempt.prove_renames(files, suffix, plain, defined)
         _refuse_mismatches([*replays, *((item.shape, item.files) for item in alters)], columns)
         for table in altered:
-            scripts = sorted(
-                (item for item in alters if item.files.table == table), key=lambda item: item.version
-            )
             if catalog.attached_objects(connection, view_schema, [table]):
-                attempt.prove_alters(table, scripts, compared[table])
+                scripts = [item for item in alters if item.files.table == table]
+                prove_alters(
+                    connection, table, scripts, newest[table], scratch=scratch, view_schema=view_schema
+                )
         pairs = _in_view_schema(connection, view_schema, files, suffix, plain, attempt.shared)
         blueprints = {
             item.table: TableBlueprint(
@@ -155,16 +149,16 @@ class _Scratch:
         try:
             self._find_shared(files, suffix)
         except TableFileError as error:
-            if not isinstance(error.__cause__, _UNDEFINED):
+            if not isinstance(error.__cause__, UNDEFINED):
                 raise
             self.schemas = (self._schema, self._view_schema, "public")
             self._find_shared(files, suffix)
 
     def _find_shared(self, files: Sequence[TableFiles], suffix: str) -> None:
         with rolled_back(self._connection):
-            plain = _sharable(self.run(files, ""))
+            plain = sharable(self.run(files, ""))
         with rolled_back(self._connection):
-            self.shared = plain & _sharable(self.run(files, suffix))
+            self.shared = plain & sharable(self.run(files, suffix))
 
     def run(self, files: Sequence[TableFiles], suffix: str) -> Created:
         """Run table files in the scratch schema."""
@@ -194,14 +188,14 @@ class _Scratch:
         try:
             suffixed = self.run(files, suffix)
         except TableFileError as error:
-            if not isinstance(error.__cause__, _DUPLICATE):
+            if not isinstance(error.__cause__, DUPLICATE):
                 raise
             raise TableFileError(
                 f"{error.message} The name has no {table_files.PLACEHOLDER}, so the new table cannot stand beside the one that serves.",
                 remedy=f"Put {table_files.PLACEHOLDER} after it.",
             ) from error
         pairs = {
-            item.table: _pairs(item, plain[item.table], suffixed[item.table], self.shared) for item in files
+            item.table: pairs_of(item, plain[item.table], suffixed[item.table], self.shared) for item in files
         }
         flat = [pair for item in pairs.values() for pair in item]
         parked = [
@@ -222,139 +216,6 @@ class _Scratch:
                         f"{_first_difference(definition, defined[item.table][key])}.",
                         remedy=f"Put {table_files.PLACEHOLDER} after every name of a managed table that it mentions.",
                     )
-
-    def prove_alters(self, table: str, scripts: Sequence[AlterScript], wanted: Mapping[str, str]) -> None:
-        """Run a table's alter files on an empty copy of it, and compare its columns with the table file's.
-
-        Raises
-        ------
-        DefinitionError
-            They differ.
-        """
-        try:
-            found = self._altered_columns(table, scripts)
-        except TableFileError as error:
-            if not isinstance(error.__cause__, _UNDEFINED) or self._view_schema in self.schemas:
-                raise
-            self.schemas = (self._schema, self._view_schema, "public")
-            found = self._altered_columns(table, scripts)
-        if found == wanted:
-            return
-        names = ", ".join(table_files.alter_file_name(table, item.version) for item in scripts)
-        differences = "; ".join(
-            f"{name}: {found.get(name, 'none')} after {names}, {wanted.get(name, 'none')} in {table_files.create_file_name(table)}"
-            for name in dict.fromkeys((*wanted, *found))
-            if found.get(name) != wanted.get(name)
-        )
-        raise DefinitionError(
-            f"{names} and {table_files.create_file_name(table)} lead to different columns of {table}: {differences}.",
-            remedy="A table file always describes the newest shape: make them agree.",
-        )
-
-    def _altered_columns(self, table: str, scripts: Sequence[AlterScript]) -> dict[str, str]:
-        connection = self._connection
-        with rolled_back(connection):
-            before = catalog.take_inventory(connection, self._view_schema)
-            self._copy(table)
-            for item in scripts:
-                source = table_files.alter_file_name(table, item.version)
-                run_script(connection, item.sql, source=source, search_path=self.schemas)
-                catalog.created_since(
-                    connection, before, schema=self._schema, view_schema=self._view_schema, source=source
-                )
-            return _columns(connection, (self._schema, self._view_schema), self._schema, table)
-
-    def _copy(self, table: str) -> None:
-        """Create an empty copy of a live table, with the names that an alter file may mention."""
-        connection = self._connection
-        copy, live = sql.Identifier(self._schema, table), sql.Identifier(self._view_schema, table)
-        connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(copy, live))
-        originals = catalog.attached_objects(connection, self._view_schema, [table])
-        copies = catalog.attached_objects(connection, self._schema, [table])
-        renames = [
-            Rename(kind, table if kind == "key" else "", right.name, left.name)
-            for kind in ("key", "index", "statistics")
-            for left, right in zip(_of_kind(originals, kind), _of_kind(copies, kind), strict=False)
-        ]
-        rename_all(connection, self._schema, renames)
-        # LIKE leaves out foreign keys and triggers, and real ones would lock other tables: stand-ins that a file can drop do as well.
-        for item in originals:
-            if item.kind == "constraint" and item.detail == "f":
-                statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK (true)")
-                connection.execute(statement.format(copy, sql.Identifier(item.name)))
-            if item.kind == "trigger":
-                statement = sql.SQL(
-                    "CREATE TRIGGER {} BEFORE UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()"
-                )
-                connection.execute(statement.format(sql.Identifier(item.name), copy))
-
-
-_UNDEFINED = (
-    errors.UndefinedTable,
-    errors.UndefinedObject,
-    errors.UndefinedFunction,
-    errors.InvalidForeignKey,
-)
-_DUPLICATE = (errors.DuplicateTable, errors.DuplicateObject, errors.DuplicateFunction)
-
-
-def run_files(
-    connection: Connection,
-    files: Sequence[TableFiles],
-    suffix: str,
-    *,
-    schema: str,
-    view_schema: str,
-    search_path: Sequence[str],
-    with_indexes: bool = True,
-) -> Created:
-    """Run the create files and then the indexes files of tables, and return what each table's files created.
-
-    Raises
-    ------
-    TableFileError
-        A file fails, or does not create its table, or creates what a table file may not.
-    """
-    before = catalog.take_inventory(connection, view_schema)
-    created: Created = {item.table: [] for item in files}
-    seen: set[tuple[str, int]] = set()
-    steps = [(item, table_files.create_file_name(item.table), item.create_sql) for item in files]
-    if with_indexes:
-        steps += [
-            (item, table_files.indexes_file_name(item.table), item.indexes_sql)
-            for item in files
-            if item.indexes_sql is not None
-        ]
-    for item, source, text in steps:
-        run_script(connection, with_suffix(text, suffix), source=source, search_path=search_path)
-        found = catalog.created_since(
-            connection, before, schema=schema, view_schema=view_schema, source=source
-        )
-        created[item.table] += [entry for entry in found if (entry.kind, entry.oid) not in seen]
-        seen.update((entry.kind, entry.oid) for entry in found)
-        _refuse_missing_table(created[item.table], item.table, suffix, source)
-    return created
-
-
-def plain_renames(pairs: Iterable[Pair]) -> list[Rename]:
-    """Return what gives suffixed objects their plain names."""
-    return [
-        Rename(
-            right.kind,
-            right.table,
-            right.name,
-            left.name,
-            source=left.source if left.source != right.source else None,
-        )
-        for left, right in pairs
-    ]
-
-
-@contextmanager
-def rolled_back(connection: Connection) -> Iterator[None]:
-    """Undo whatever happens inside."""
-    with connection.transaction(force_rollback=True):
-        yield
 
 
 def _in_view_schema(
@@ -380,7 +241,7 @@ def _in_view_schema(
                 search_path=(view_schema, "public"),
             )
         except TableFileError as error:
-            if not isinstance(error.__cause__, _DUPLICATE):
+            if not isinstance(error.__cause__, DUPLICATE):
                 raise
             raise TableFileError(
                 f"{error.message} What has that name in the schema {view_schema} is no part of a view migration.",
@@ -396,54 +257,7 @@ def _in_view_schema(
                     f"{_first_difference(after[kind, '', name], definition)}.",
                     remedy=f"Put {table_files.PLACEHOLDER} after its name.",
                 )
-        return {item.table: _pairs(item, plain[item.table], created[item.table], shared) for item in files}
-
-
-def _pairs(
-    files: TableFiles,
-    plain: Sequence[CatalogObject],
-    suffixed: Sequence[CatalogObject],
-    shared: Collection[tuple[str, str]],
-) -> list[Pair]:
-    lefts = [item for item in plain if (item.kind, item.name) not in shared]
-    rights = [item for item in suffixed if (item.kind, item.name) not in shared]
-    pairs = pair(lefts, rights, f"The SQL of {files.table}")
-    for left, right in pairs:
-        if left.kind == "function" and [item.name for item in lefts].count(left.name) > 1:
-            raise TableFileError(
-                f"The SQL of {files.table} overloads the function {right.name}.", remedy="Rename one."
-            )
-    return pairs
-
-
-def _sharable(created: Created) -> frozenset[tuple[str, str]]:
-    return frozenset(
-        (item.kind, item.name) for items in created.values() for item in items if item.kind in SHARABLE_KINDS
-    )
-
-
-def _of_kind(objects: Iterable[CatalogObject], kind: str) -> list[CatalogObject]:
-    return [item for item in objects if item.kind == kind]
-
-
-def _columns(connection: Connection, search_path: Sequence[str], schema: str, table: str) -> dict[str, str]:
-    """Return a table's columns as one would write them; what is compared after an alter."""
-    query = """
-        SELECT a.attname, concat_ws(' ', pg_catalog.format_type(a.atttypid, a.atttypmod),
-            CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || a.attcollation::regcollation::text END,
-            CASE WHEN a.attnotnull THEN 'NOT NULL' END,
-            CASE a.attgenerated WHEN '' THEN 'DEFAULT ' WHEN 's' THEN 'GENERATED STORED ' ELSE 'GENERATED VIRTUAL ' END
-                || pg_catalog.pg_get_expr(e.adbin, e.adrelid),
-            CASE a.attidentity WHEN 'a' THEN 'GENERATED ALWAYS AS IDENTITY' WHEN 'd' THEN 'GENERATED BY DEFAULT AS IDENTITY' END)
-        FROM pg_catalog.pg_class c
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
-        JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
-        LEFT JOIN pg_catalog.pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
-        WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
-        ORDER BY a.attnum"""
-    with searching(connection, search_path):
-        return dict(connection.execute(query, (schema, table)).fetchall())
+        return {item.table: pairs_of(item, plain[item.table], created[item.table], shared) for item in files}
 
 
 def _first_difference(found: str, wanted: str) -> str:
@@ -461,16 +275,6 @@ def _refuse_long_name(table: str, suffix: str) -> None:
             f"The name {table}{suffix} is {size} bytes long; PostgreSQL cuts names at {NAME_LIMIT_BYTES}.",
             remedy=f"Shorten the name of {table}.",
         )
-
-
-def _refuse_missing_table(created: Sequence[CatalogObject], table: str, suffix: str, source: str) -> None:
-    if any(item.kind == "table" and item.name == table + suffix for item in created):
-        return
-    names = ", ".join(f"{item.kind} {item.name}" for item in created if item.table == "") or "nothing"
-    raise TableFileError(
-        f"{source} does not create the table {table}{suffix}; it creates {names}.",
-        remedy=f"Write: CREATE TABLE {table}{table_files.PLACEHOLDER} (…)",
-    )
 
 
 def _refuse_mismatches(

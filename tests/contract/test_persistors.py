@@ -140,7 +140,8 @@ def test_all_rows_are_created_or_none(persistor: Any) -> None:
 def test_a_primary_key_exists_once(subject: Subject, how: str) -> None:
     persistor = subject.persistor
     key = {"town": "x", "number": 1}
-    with pytest.raises(DuplicateRecord, match="PlaceRecord with") as raised:
+
+    def attempt() -> None:
         match how:
             case "one by one":
                 persistor.create_record(PlaceRecord, key)
@@ -155,6 +156,9 @@ def test_a_primary_key_exists_once(subject: Subject, how: str) -> None:
                 with persistor.update_record(PlaceRecord, {"number": 2}, {}) as row:
                     row.number = 1
         subject.flush()
+
+    with pytest.raises(DuplicateRecord, match="PlaceRecord with") as raised:
+        attempt()
     assert raised.value.record == "PlaceRecord"
 
 
@@ -226,12 +230,14 @@ def test_values_that_a_column_does_not_take_are_refused_everywhere(
     ledger(persistor, A, owner="kept")
     with pytest.raises(InvalidValue, match=f"LedgerRecord.{column}"):
         persistor.create_record(LedgerRecord, {"aggregate_id": A, column: given})
-    with (
-        pytest.raises(InvalidValue, match=f"LedgerRecord.{column}"),
-        persistor.update_record(LedgerRecord, {"aggregate_id": A}, {}) as row,
-    ):
-        row.balance = 0
-        setattr(row, column, given)
+
+    def update() -> None:
+        with persistor.update_record(LedgerRecord, {"aggregate_id": A}, {}) as row:
+            row.balance = 0
+            setattr(row, column, given)
+
+    with pytest.raises(InvalidValue, match=f"LedgerRecord.{column}"):
+        update()
     with pytest.raises(InvalidValue, match=f"LedgerRecord.{column}"):
         persistor.update_all_records(LedgerRecord, {}, {column: given})
     assert [(row.owner, row.balance) for row in persistor.find_records(LedgerRecord, {})] == [("kept", 7)]
@@ -400,19 +406,27 @@ def test_an_update_is_stored_when_the_block_ends(subject: Subject) -> None:
 
 def test_a_block_that_raises_changes_nothing(persistor: Any) -> None:
     ledger(persistor, A, balance=1, data={"x": []})
-    for block in (persistor.update_record, persistor.create_or_update_record):
-        for aggregate_id in (A, B):
-            with (
-                pytest.raises((KeyError, RecordNotFound)),
-                block(LedgerRecord, {"aggregate_id": aggregate_id}, {"sequence_number": 5}) as row,
-            ):
-                row.balance = 2
-                row.data = {"x": [1]}
-                raise KeyError
+    rows = []
+
+    def interrupted(block: Any, aggregate_id: UUID) -> None:
+        with block(LedgerRecord, {"aggregate_id": aggregate_id}, {"sequence_number": 5}) as row:
+            rows.append(row)
+            row.balance = 2
+            row.data = {"x": [1]}
+            raise KeyError
+
+    for block, aggregate_id in (
+        (persistor.update_record, A),
+        (persistor.create_or_update_record, A),
+        (persistor.create_or_update_record, B),
+    ):
+        with pytest.raises(KeyError):
+            interrupted(block, aggregate_id)
     (kept,) = persistor.find_records(LedgerRecord, {})
     assert (kept.balance, kept.data, kept.sequence_number) == (1, {"x": []}, None)
-    with pytest.raises(DefinitionError, match="read-only"):
-        row.balance = 3
+    for row in rows:
+        with pytest.raises(DefinitionError, match="read-only"):
+            row.balance = 3
 
 
 def test_touched_columns_are_set_before_the_block(persistor: Any) -> None:
@@ -502,12 +516,14 @@ def test_a_row_deleted_by_its_own_block_is_missed_only_if_something_was_changed(
     ledger(persistor, B)
     with persistor.update_record(LedgerRecord, {"id": 1}, {}) as row:
         assert persistor.delete_record(LedgerRecord, row) == 1
-    with (
-        pytest.raises(RecordNotFound, match="'id': 2"),
-        persistor.update_record(LedgerRecord, {"id": 2}, {}) as row,
-    ):
-        row.balance = 3
-        persistor.delete_record(LedgerRecord, row)
+
+    def change_and_delete() -> None:
+        with persistor.update_record(LedgerRecord, {"id": 2}, {}) as row:
+            row.balance = 3
+            persistor.delete_record(LedgerRecord, row)
+
+    with pytest.raises(RecordNotFound, match="'id': 2"):
+        change_and_delete()
     assert persistor.find_records(LedgerRecord, {}) == []
 
 

@@ -128,22 +128,24 @@ class Generations:
         *,
         version: int | None = None,
         alters: Iterable[AlterScript] = (),
-        connection: Connection | None = None,
+        lock_timeout: str = "2s",
+        interruption: Exception | None = None,
     ) -> swap.SwapResult:
-        """Promote shadow tables."""
+        """Promote shadow tables; with an ``interruption``, right before the commit."""
         version = version or self.version + 1
         alters = list(alters)
-        connection = connection or self.connection
-        with connection.transaction():
-            connection.execute("SET LOCAL lock_timeout = '2s'")
+        with self.connection.transaction():
+            self.connection.execute("SELECT set_config('lock_timeout', %s, true)", (lock_timeout,))
             done = swap.swap(
-                connection,
+                self.connection,
                 view_schema=self.schema,
                 plan=plan(self.version, version, shadows, self.live, alters),
                 shadows=shadows,
                 live=self.live,
                 alters=alters,
             )
+            if interruption is not None:
+                raise interruption
         self.version = version
         self.live |= _stored({item.table: item for item in done.live})
         self.retired = {item.physical_name: item for item in done.retired_blueprints}

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from table_generations import VIEW_SCHEMA, Generations, files, objects, shape
 
 from sequent_py.errors import DefinitionError, DependentObjects, MigrationError, TableFileError
@@ -113,12 +114,12 @@ def test_an_sql_error_names_file_line_and_message(generations: Generations) -> N
             "lines_key",
         ),
         (CREATE + "CREATE SEQUENCE lines_seq;", "lines_seq"),
-        (CREATE + "CREATE VIEW lines_view AS SELECT * FROM lines%SUFFIX%;", "lines_view"),
+        (CREATE + "CREATE VIEW lines_view AS VALUES (1);", "lines_view"),
         (CREATE + "CREATE STATISTICS lines_stats ON id, name FROM lines%SUFFIX%;", "lines_stats"),
         (CREATE + "CREATE TABLE lines_extra (id int);", "lines_extra"),
         (CREATE + "CREATE TYPE mood AS ENUM ('a');", "mood"),
         (CREATE + "CREATE INDEX IF NOT EXISTS lines_name ON lines%SUFFIX% (name);", "lines_name"),
-        (CREATE + "CREATE OR REPLACE VIEW lines_view AS SELECT id FROM lines%SUFFIX%;", "lines_view"),
+        (CREATE + "CREATE OR REPLACE VIEW lines_view AS TABLE lines%SUFFIX%;", "lines_view"),
     ],
 )
 def test_a_name_without_suffix_is_found_in_the_first_migration(
@@ -291,7 +292,7 @@ def test_a_trial_gives_up_on_a_held_table(generations: Generations, database_url
         "CREATE TABLE orders%SUFFIX% (id int PRIMARY KEY, name text NOT NULL, line bigint REFERENCES lines);",
     )
     with psycopg.connect(database_url) as other:
-        other.execute(f'LOCK TABLE "{VIEW_SCHEMA.replace(chr(34), chr(34) * 2)}".lines')
+        other.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(VIEW_SCHEMA, "lines")))
         with pytest.raises(psycopg.errors.LockNotAvailable):
             executor.trial(
                 generations.connection,
@@ -302,6 +303,26 @@ def test_a_trial_gives_up_on_a_held_table(generations: Generations, database_url
                 live=generations.live,
                 lock_timeout_seconds=0.1,
             )
+
+
+def test_a_trial_needs_no_lock_on_the_tables_that_serve(generations: Generations, database_url: str) -> None:
+    generations.migrate(LINES)
+    with psycopg.connect(database_url) as other:
+        other.execute(
+            sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(VIEW_SCHEMA, "lines"))
+        )
+        generations.connection.execute("SET lock_timeout = '1ms'")
+        generations.trial(LINES)
+        generations.build(LINES)
+
+
+def test_an_alters_trial_lets_readers_and_writers_go_on(generations: Generations, database_url: str) -> None:
+    generations.migrate(LINES)
+    with psycopg.connect(database_url) as other:
+        other.execute(
+            sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier(VIEW_SCHEMA, "lines"))
+        )
+        generations.trial(alters=[alter("ALTER TABLE lines ADD n int DEFAULT 1")])
 
 
 def alter(
@@ -440,7 +461,7 @@ def test_a_drop_never_takes_dependents_along(generations: Generations) -> None:
     generations.execute("CREATE TABLE {schema}.lines_1 (id int)")
     generations.execute("CREATE TABLE {schema}.orders_1 (id int)")
     generations.execute("CREATE VIEW public.reader AS SELECT * FROM {schema}.lines_1")
-    with pytest.raises(DependentObjects, match="view reader depends on table .*Nothing was dropped"):
+    with pytest.raises(DependentObjects, match=r"view reader depends on table .*Nothing was dropped"):
         executor.drop_tables(generations.connection, VIEW_SCHEMA, ["orders_1", "lines_1"])
     assert {name for _, name in objects(generations.connection, VIEW_SCHEMA)} == {"lines_1", "orders_1"}
 
@@ -449,7 +470,7 @@ def test_a_drop_gives_up_on_a_table_in_use_and_names_who(generations: Generation
     generations.execute("CREATE SCHEMA {schema}")
     generations.execute("CREATE TABLE {schema}.lines_1 (id int)")
     with psycopg.connect(database_url, application_name="the reader") as other:
-        other.execute(f'SELECT * FROM "{VIEW_SCHEMA.replace(chr(34), chr(34) * 2)}".lines_1')
+        other.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(VIEW_SCHEMA, "lines_1")))
         with pytest.raises(MigrationError, match=rf"backend {other.info.backend_pid} \(.*the reader"):
             executor.drop_tables(generations.connection, VIEW_SCHEMA, ["lines_1"], lock_timeout_seconds=0.1)
     with generations.connection.transaction():

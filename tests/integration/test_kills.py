@@ -93,7 +93,9 @@ def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def groups_done(connection: psycopg.Connection[Any]) -> int:
-    row = connection.execute("SELECT count(*) FROM sequent_schema.replay_groups WHERE done_at IS NOT NULL").fetchone()
+    row = connection.execute(
+        "SELECT count(*) FROM sequent_schema.replay_groups WHERE done_at IS NOT NULL"
+    ).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -156,7 +158,9 @@ def test_a_terminated_worker_backend_is_replaced(url: str, connection: psycopg.C
     finish(url, connection)
 
 
-def test_a_terminated_coordinator_backend_fails_cleanly(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_a_terminated_coordinator_backend_fails_cleanly(
+    url: str, connection: psycopg.Connection[Any]
+) -> None:
     process = start(url, "online")
     wait_until(lambda: groups_done(connection) >= 2)
     connection.execute(
@@ -245,7 +249,9 @@ def test_two_coordinators_at_once_make_one_migration(url: str, connection: psyco
     finish(url, connection)
 
 
-def test_the_bytes_do_not_depend_on_workers_or_group_size(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_the_bytes_do_not_depend_on_workers_or_group_size(
+    url: str, connection: psycopg.Connection[Any]
+) -> None:
     seen = set()
     for workers, size in ((0, 100_000), (1, 3_000), (3, 500)):
         with application(url) as app:

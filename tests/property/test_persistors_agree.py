@@ -274,7 +274,7 @@ def prepared(server_url: str, database_prefix: str) -> Iterator[Prepared]:
 
 
 @settings(
-    max_examples=int(__import__("os").environ.get("HEX", "150")),
+    max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -297,7 +297,6 @@ def test_every_persistor_gives_the_same_rows_values_and_errors(
                 # A key that only the relation behind memory has: found when the batch is written, which is lost either way.
                 with pytest.raises(DuplicateRecord), connection.transaction():
                     drivers[kind].subject.flush()
-                    raise AssertionError(f"{kind}: {outcome}")
                 del drivers[kind]
                 continue
             assert outcome == expected, kind

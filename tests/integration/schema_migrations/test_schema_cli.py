@@ -43,7 +43,7 @@ def sequent(db, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 Sequent = Callable[..., Ran]
 
 
-@pytest.mark.rows(260, 261, 262, 265, 285)
+@pytest.mark.rows(260, 261, 262, 263, 265, 285)
 def test_migrating_prints_nothing(sequent: Sequent, db, files):
     files.tables("001_a", "002_b")
     for arguments in (
@@ -74,7 +74,7 @@ def test_a_timestamp_as_version(sequent: Sequent, db, files):
     assert db.tables == {"a"}
 
 
-@pytest.mark.rows(271, 272, 273)
+@pytest.mark.rows(271, 272, 273, 275)
 @pytest.mark.parametrize("arguments", [["-M", "x"], ["-M"], ["--bogus"], ["-M", "1", "surplus"]])
 def test_wrong_usage(sequent: Sequent, db, files, arguments):
     files.tables("001_a")

@@ -21,7 +21,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 THREE = ("001_a", "002_b", "003_c")
 
 
-@pytest.mark.rows(109, 123)
+@pytest.mark.rows(109, 123, 128)
 def test_the_tracking_table_is_made_on_first_use(db, files):
     assert choice.run(db.engine, files.tables("001_a"), 0) == 0
     (column,) = db.sql(

@@ -7,6 +7,7 @@ are only read. Columns whose values the database draws (serial ids, ``gen_random
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ from sequent_py.replay.ledger import Connection
 from sequent_py.replay.reader import read_events
 from sequent_py.windows import window_condition
 
-LARGEST_SAMPLED_AGGREGATE = 2_000
-"""Aggregates with more events are left out of samples: the fold costs a few statements per event."""
+SAMPLED_EVENTS = 10_000
+"""What a sample may fold in all, by default: the live persistor costs a few statements per event, so this takes some seconds."""
 EXAMPLES = 5
 _CANDIDATE_PAGES = 200
 
@@ -66,13 +67,23 @@ class Verification:
         self._stored_types = stored_types
 
     def sample(
-        self, connection: Connection, *, until: str, size: int, since: str | None = None
+        self,
+        connection: Connection,
+        *,
+        until: str,
+        size: int,
+        since: str | None = None,
+        most_events: int = SAMPLED_EVENTS,
     ) -> list[UUID]:
-        """Pick up to ``size`` aggregates at random among those with events in the window; very long ones are left out."""
+        """Pick up to ``size`` aggregates at random among those with events in the window.
+
+        They have ``most_events`` in all at most, whole histories counted, and none has more than a fifth of that.
+        """
         if size <= 0:
             return []
+        longest = max(most_events // 5, 1)
         condition = window_condition(since, until)
-        found: list[UUID] = []
+        found: list[tuple[UUID, int]] = []
         per_partition = -(-size // PARTITION_COUNT)
         for partition in range(PARTITION_COUNT):
             table = sql.Identifier(self._schema, f"events_{partition:02d}")
@@ -81,13 +92,20 @@ class Verification:
                 sql.SQL(
                     "WITH candidates AS (SELECT DISTINCT aggregate_id FROM {table} {pages} WHERE {condition}),"
                     " picked AS (SELECT aggregate_id FROM candidates ORDER BY random() LIMIT %(limit)s)"
-                    " SELECT p.aggregate_id FROM picked p WHERE (SELECT count(*) FROM (SELECT FROM {table} e"
-                    " WHERE e.aggregate_id = p.aggregate_id LIMIT %(longest)s + 1) AS counted) <= %(longest)s"
+                    " SELECT p.aggregate_id, c.events FROM picked p, LATERAL (SELECT count(*) AS events FROM (SELECT FROM {table} e"
+                    " WHERE e.aggregate_id = p.aggregate_id LIMIT %(longest)s + 1) AS counted) AS c WHERE c.events <= %(longest)s"
                 ).format(table=escaped, pages=self._pages(connection, table, since), condition=condition),
-                {"limit": per_partition, "longest": LARGEST_SAMPLED_AGGREGATE},
+                {"limit": per_partition, "longest": longest},
             )
-            found.extend(row[0] for row in rows)  # type: ignore[misc]
-        return found[:size]
+            found.extend((row[0], row[1]) for row in rows)  # type: ignore[misc]
+        random.shuffle(found)
+        chosen: list[UUID] = []
+        events = 0
+        for aggregate_id, count in found:
+            if len(chosen) < size and events + count <= most_events:
+                chosen.append(aggregate_id)
+                events += count
+        return chosen
 
     @staticmethod
     def _pages(connection: Connection, table: sql.Identifier, since: str | None) -> sql.Composable:

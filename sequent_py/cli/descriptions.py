@@ -134,58 +134,54 @@ def check(report: CheckReport) -> Iterator[Block]:
     code = "none" if report.code_version is None else str(report.code_version)
     yield Facts({"code": code, "database": str(report.live_version)})
     yield Items("Not current:", report.problems, Tone.WARNING)
-    yield Items("Next:", ("sequent migrate plan",))
+    yield Items("Next:", ("sequent migrate plan", "sequent doctor"))
 
 
 def status(report: StatusReport) -> Iterator[Block]:
     if not report.installed:
         yield Line("The event store is not installed yet.", Tone.WARNING)
-    code = "none (no migrations class is set)" if report.code_version is None else str(report.code_version)
-    yield Facts(
-        {
-            "code version": code,
-            "live version": str(report.live_version),
-            "state": report.state or "no migration yet",
-        }
-    )
+    facts: dict[str, str | None] = {
+        "code version": "none (no migrations class is set)"
+        if report.code_version is None
+        else str(report.code_version),
+        "live version": str(report.live_version),
+        "state": report.state or "no migration yet",
+    }
     if report.migration is not None:
-        yield _migration(report.migration, report.holder)
-    if report.replay is not None:
-        yield _replay(report.replay, report.passes)
+        facts |= _migration(report.migration, report.holder)
+        if report.replay is not None and report.migration.finished_at is None:
+            facts |= _replay(report.replay, report.passes)
     if report.pending_events is not None:
-        yield Facts({"pending": f"{count(report.pending_events, 'event')} since the last pass"})
+        facts["pending"] = f"{count(report.pending_events, 'event')} since the last pass"
+    yield Facts(facts)
     if report.gate is not None:
         yield from maintenance(report.gate)
     yield Items("Retired tables:", report.retired_tables)
     yield Items("Next:", report.next_commands)
 
 
-def _migration(migration: MigrationReport, holder: str | None) -> Block:
+def _migration(migration: MigrationReport, holder: str | None) -> dict[str, str | None]:
     finished = None if migration.finished_at is None else f"{migration.finished_at:%Y-%m-%d %H:%M:%S %Z}"
-    return Facts(
-        {
-            "migration": f"{migration.id}, from version {migration.from_version} to {migration.target_version}",
-            "started": f"{migration.started_at:%Y-%m-%d %H:%M:%S %Z}",
-            "finished": finished,
-            "run by": holder or (None if finished else "nobody at the moment"),
-            "last error": migration.error,
-        }
-    )
+    return {
+        "migration": f"{migration.id}, from version {migration.from_version} to {migration.target_version}",
+        "started": f"{migration.started_at:%Y-%m-%d %H:%M:%S %Z}",
+        "finished": finished,
+        "run by": holder or (None if finished else "nobody at the moment"),
+        "last error": migration.error,
+    }
 
 
-def _replay(replay: ReplayProgress, passes: int) -> Block:
+def _replay(replay: ReplayProgress, passes: int) -> dict[str, str | None]:
     about = "" if replay.is_exact else "about "
     is_done = replay.groups_done >= replay.groups_total
-    left = None if is_done or replay.eta_seconds is None else f"{duration(replay.eta_seconds)} left"
-    return Facts(
-        {
-            "pass": str(passes),
-            "groups": f"{count(replay.groups_done)} of {count(replay.groups_total)} done, {count(replay.workers, 'worker')}",
-            "events": f"{count(replay.events_done)} of {about}{count(replay.events_total)}",
-            "rate": rate(replay.events_per_second) if replay.events_per_second else None,
-            "time": left,
-        }
-    )
+    workers = f", {count(replay.workers, 'worker')}" if replay.workers else ""
+    return {
+        "pass": str(passes),
+        "groups": f"{count(replay.groups_done)} of {count(replay.groups_total)} done{workers}",
+        "events": f"{count(replay.events_done)} of {about}{count(replay.events_total)}",
+        "rate": rate(replay.events_per_second) if replay.events_per_second else None,
+        "time": None if is_done or replay.eta_seconds is None else f"{duration(replay.eta_seconds)} left",
+    }
 
 
 def maintenance(state: GateState) -> Iterator[Block]:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration, rate
@@ -54,9 +54,19 @@ class Output:
             if self.is_json:
                 sys.stdout.write(document(value) + "\n")
             else:
-                for block in describe(value):
-                    self._print(self._out, _renderable(block))
+                self._blocks(
+                    block for block in describe(value) if not (isinstance(block, Items) and not block.items)
+                )
             sys.stdout.flush()
+
+    def _blocks(self, blocks: Iterable[Block]) -> None:
+        """Print blocks, with an empty line around tables and lists."""
+        before: Block | None = None
+        for block in blocks:
+            if before is not None and (isinstance(block, Grid | Items) or isinstance(before, Grid | Items)):
+                self._print(self._out, Text())
+            self._print(self._out, _renderable(block))
+            before = block
 
     def note(self, text: str) -> None:
         """Print a remark beside the report."""
@@ -96,7 +106,16 @@ class Output:
 
     @staticmethod
     def _print(console: Console, renderable: RenderableType) -> None:
-        console.print(renderable, soft_wrap=isinstance(renderable, Text))
+        if isinstance(renderable, Text):
+            console.print(renderable, soft_wrap=True)
+        elif console.is_terminal:
+            console.print(renderable)
+        else:
+            # rich fills every line of a table with blanks up to its width.
+            with console.capture() as capture:
+                console.print(renderable)
+            for line in capture.get().splitlines():
+                console.out(line.rstrip(), highlight=False)
 
     def _masked(self, text: str) -> str:
         return masked(text, self._connection_strings)
@@ -183,8 +202,16 @@ def describe_replay(progress: ReplayProgress) -> str:
         parts.append(rate(progress.events_per_second))
     if progress.eta_seconds is not None and progress.events_done < progress.events_total:
         parts.append(f"{duration(progress.eta_seconds)} left")
-    parts.append(count(progress.workers, "worker"))
+    if progress.workers:
+        parts.append(count(progress.workers, "worker"))
     return ", ".join(parts)
+
+
+def _bar_detail(progress: ReplayProgress) -> str:
+    """Return what stands beside a bar: the bar says the share, and a terminal of 80 columns has room for little more."""
+    groups = f"{count(progress.groups_done)}/{count(progress.groups_total, 'group')}"
+    left = "" if progress.eta_seconds is None else f"{duration(progress.eta_seconds)} left, "
+    return f"{left}{rate(progress.events_per_second)}, {groups}"
 
 
 class _PlainProgress:
@@ -205,13 +232,16 @@ class _PlainProgress:
         self._print_line(self._mask(text))
 
     def replay(self, progress: ReplayProgress) -> None:
+        if progress.events_total == 0:
+            return
         self._latest = progress
         if time.monotonic() - self._printed_at >= _PLAIN_LINE_SECONDS:
             self._print_latest()
 
     def finish(self) -> None:
         """Print the last state of a replay, which mostly falls between two lines."""
-        if self._latest is not None and self._latest != self._printed:
+        latest, printed = self._latest, self._printed
+        if latest is not None and (printed is None or latest.events_done != printed.events_done):
             self._print_latest()
         self._latest = self._printed = None
 
@@ -224,8 +254,8 @@ class _PlainProgress:
 def _bars(console: Console) -> Bars:
     return Bars(
         SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=16),
         TextColumn("{task.fields[detail]}", markup=False, style="dim"),
         console=console,
     )
@@ -258,7 +288,7 @@ class _BarProgress:
                 self._task,
                 completed=progress.events_done,
                 total=max(progress.events_total, 1),
-                detail=describe_replay(progress),
+                detail=_bar_detail(progress),
             )
 
     def finish(self) -> None:

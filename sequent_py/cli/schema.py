@@ -182,7 +182,9 @@ def dump(
         own = (place.config.event_store_schema, place.config.view_schema)
         if sql:
             text = dump_sql(place.database_url, pg_dump=pg_dump, skip_schemas=own)
-            found = Dump(text, ())
+            found = Dump(
+                text, tuple(f"schema {name}: sequent maintains it" for name in _existing(place, own))
+            )
         else:
             with place.engine.connect() as connection:
                 found = dump_tables(
@@ -239,6 +241,11 @@ def _place(invocation: Invocation, database_url: str | None, directory: Path | N
             use_native_hstore=False,
         )
         yield _Place(engine, url, directory or config.project_directory / "migrations", config)
+
+
+def _existing(place: _Place, schemas: Sequence[str]) -> list[str]:
+    with place.engine.connect() as connection:
+        return [name for name in schemas if sa.inspect(connection).has_schema(name)]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ An implementation is registered for all of Alembic's ``Operations`` in the proce
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -123,10 +123,34 @@ def as_written(sql: str | sa.ColumnElement[Any] | sa.TextClause) -> Any:
 
 
 def written_exactly(operation: MigrateOperation) -> MigrateOperation:
-    """Protect the text of a check from SQLAlchemy's parameters."""
-    if isinstance(operation, ops.CreateCheckConstraintOp):
-        operation.condition = as_written(operation.condition)
+    """Protect SQL text in an operation from being read as having parameters; ones with values are left alone."""
+    match operation:
+        case ops.CreateCheckConstraintOp():
+            operation.condition = as_written(operation.condition)
+        case ops.CreateIndexOp():
+            if isinstance(where := operation.kw.get("postgresql_where"), str):
+                operation.kw["postgresql_where"] = as_written(where)
+            _protect(operation.columns)
+        case ops.CreateTableOp():
+            _protect(operation.columns)
+        case ops.AddColumnOp():
+            _protect([operation.column])
+        case ops.AlterColumnOp():
+            _protect([operation.modify_server_default])
     return operation
+
+
+def _protect(items: Iterable[object]) -> None:
+    for item in items:
+        match item:
+            case sa.Column():
+                _protect([item.server_default, item.computed, *item.constraints])
+            case sa.CheckConstraint() | sa.Computed():
+                _protect([item.sqltext])
+            case sa.DefaultClause():
+                _protect([item.arg])
+            case sa.TextClause() if any(parameter.required for parameter in item._bindparams.values()):
+                item.text, item._bindparams = UNESCAPED_COLON.sub(r"\\:", item.text), {}
 
 
 def default_index_name(table: str, columns: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import sequent_py
 from sequent_py.errors import SchemaMigrationError
 from sequent_py.schema_migrations.connections import Database, connect, scope
 from sequent_py.schema_migrations.errors import MissingMigrationFiles
@@ -26,7 +25,7 @@ LOCK_WAIT_SECONDS = 60.0
 
 def event_store_migrations() -> Path:
     """Return the directory of the package's migrations: in a wheel within the package, in a checkout beside it."""
-    package = Path(sequent_py.__path__[0])
+    package = Path(__file__).parents[1]
     packaged = package / "_migrations"
     return packaged if packaged.is_dir() else package.parent / "migrations"
 
@@ -83,5 +82,5 @@ def is_installed(database: Database, schema: str) -> bool:
 
 
 def _lock_key(schema: str) -> int:
-    digest = hashlib.blake2b(schema.encode(), digest_size=8, person=b"sequent-install"[:16]).digest()
+    digest = hashlib.blake2b(schema.encode(), digest_size=8, person=b"sequent-install").digest()
     return int.from_bytes(digest, "big", signed=True)

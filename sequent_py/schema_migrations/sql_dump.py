@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,9 +29,12 @@ def up(op):
     op.run(SQL)
 '''
 
-PSQL_COMMAND = re.compile(r"^\\(?:un)?restrict [A-Za-z0-9]+\n", re.MULTILINE)
+NOT_FOR_A_SERVER = re.compile(
+    r"^(?:\\(?:un)?restrict [A-Za-z0-9]+|SET transaction_timeout = 0;)\n", re.MULTILINE
+)
+"""What only psql understands, and a setting that a newer pg_dump writes for servers that do not have it."""
 SETTING = re.compile(
-    r"^SET (?=(?:statement_timeout|lock_timeout|idle_in_transaction_session_timeout|transaction_timeout|client_encoding"
+    r"^SET (?=(?:statement_timeout|lock_timeout|idle_in_transaction_session_timeout|client_encoding"
     r"|standard_conforming_strings|check_function_bodies|xmloption|client_min_messages|row_security|default_tablespace"
     r"|default_table_access_method) = [^;\n]*;$)",
     re.MULTILINE,
@@ -78,7 +81,7 @@ def dump_sql(
 
 def for_one_transaction(script: str) -> str:
     """Return a ``pg_dump`` script as SQL that leaves no setting behind when its transaction ends."""
-    script = PSQL_COMMAND.sub("", script)
+    script = NOT_FOR_A_SERVER.sub("", script)
     script = SETTING.sub("SET LOCAL ", script)
     return script.replace(SEARCH_PATH, SEARCH_PATH.replace("false", "true"), 1)
 
@@ -104,19 +107,23 @@ def _candidates() -> Iterator[Path]:
     yield from sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_dump"), reverse=True)
 
 
-def _choose(server: int, candidates: Iterator[Path] | list[Path]) -> tuple[Path, str]:
-    """Return the first ``pg_dump`` that is not older than the server, and its version."""
-    seen = []
+def _choose(server: int, candidates: Iterable[Path]) -> tuple[Path, str]:
+    """Return a ``pg_dump`` that is not older than the server, of the server's own version if there is one, and its version."""
+    newer: list[tuple[Path, str]] = []
+    older: list[tuple[Path, str]] = []
     for program in candidates:
         if not program.is_file():
             continue
         said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-        if (match := re.search(r"\) (\d+)\S*", said)) is None:
+        if (match := re.search(r"\) ((\d+)\S*)", said)) is None:
             continue
-        if int(match[1]) >= server:
-            return program, match[0][2:]
-        seen.append(f"{program} of {match[0][2:]}")
+        if int(match[2]) == server:
+            return program, match[1]
+        (newer if int(match[2]) > server else older).append((program, match[1]))
+    if newer:
+        return newer[0]
+    seen = ", ".join(f"{program} of {version}" for program, version in older)
     raise DumpFailed(
-        f"No pg_dump of PostgreSQL {server} or newer was found{': there is ' + ', '.join(seen) if seen else ''}.",
+        f"No pg_dump of PostgreSQL {server} or newer was found{f': there is {seen}' if seen else ''}.",
         remedy=f"Install PostgreSQL {server}'s client programs, or name one: --pg-dump PATH",
     )

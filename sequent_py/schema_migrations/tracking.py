@@ -165,6 +165,14 @@ class FilenameTable(_TrackingTable):
         connection.execute(sa.insert(self._table()).values({self.column: name.lower()}))
 
     def remove(self, connection: sa.Connection, name: str) -> None:
-        """Record a file as undone."""
+        """Record a file as undone.
+
+        Raises
+        ------
+        TrackingTableError
+            The row is gone: a migration must not touch it.
+        """
         table = self._table()
-        connection.execute(sa.delete(table).where(sa.func.lower(table.c[self.column]) == name.lower()))
+        gone = sa.delete(table).where(sa.func.lower(table.c[self.column]) == name.lower())
+        if connection.execute(gone).rowcount == 0:
+            raise TrackingTableError(f"The tracking table {self.relation} has lost its row of {name}.")

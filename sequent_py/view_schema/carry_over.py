@@ -38,7 +38,7 @@ REPORTED = frozenset({"column", "constraint", "index", "tablespace", "persistenc
 def read_properties(connection: Connection, schema: str, tables: Collection[str]) -> Properties:
     """Return all properties of tables that have their plain names."""
     # An empty search path: the definitions are run again later, and must mean the same then.
-    with searching(connection, []):
+    with connection.transaction(), searching(connection, []):
         rows = connection.execute(PROPERTIES, {"schema": schema, "tables": list(tables)}).fetchall()
     return {tuple(key): value for key, value in rows}
 

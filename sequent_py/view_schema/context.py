@@ -24,10 +24,10 @@ from sequent_py.replay.worker import ReplayTask
 from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
 from sequent_py.store import foreign_transaction_ids
 from sequent_py.view_schema import table_files
+from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
-from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
 
 

@@ -119,7 +119,8 @@ def refuse(found: Sequence[Dependent]) -> None:
         listed = "; ".join(f"{item.kind} {item.description} on {item.table}" for item in found)
         raise DependentObjects(
             f"After the swap these would go on reading the old tables: {listed}.",
-            remedy="Drop them before the migration and create them again after it.",
+            remedy="Drop them before the migration and create them again after it; a managed table that refers to another one can be"
+            " listed in the same version instead.",
         )
 
 

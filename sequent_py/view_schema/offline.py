@@ -24,7 +24,7 @@ from sequent_py.errors import InvalidTransition, SwapLockTimeout
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.verification import Verification
+from sequent_py.verification import SAMPLED_EVENTS, Verification
 from sequent_py.view_schema import swap
 from sequent_py.view_schema.context import (
     Context,
@@ -44,8 +44,10 @@ SMALL_WINDOW_EVENTS = 200
 """Catching up with the gate open stops below this: the rest takes some tens of milliseconds."""
 MOST_CATCH_UP_PASSES = 5
 """Where writers are faster than the replay, more passes would not help."""
-WINDOW_SAMPLE = 20
-"""Aggregates of the last window that are compared while the gate is closed: each costs a few milliseconds of it."""
+WINDOW_SAMPLE = 10
+"""Aggregates of the last window that are compared while the gate is closed."""
+WINDOW_SAMPLE_EVENTS = 250
+"""Their events in all: each costs about a millisecond of the time that writers are refused."""
 FIRST_BACKOFF_SECONDS = 0.05
 LONGEST_BACKOFF_SECONDS = 2.0
 
@@ -218,7 +220,12 @@ class _CutOver:
             self.window_events = self._passes.catch_up()
         with self._watch.step("checking the last window", self._progress):
             last = self._passes.last()
-            self._verify(until=last.until, since=before.until, size=min(verify_sample, WINDOW_SAMPLE))
+            self._verify(
+                until=last.until,
+                since=before.until,
+                size=min(verify_sample, WINDOW_SAMPLE),
+                most_events=WINDOW_SAMPLE_EVENTS,
+            )
             self.rows = self._verification().check_counts(
                 self._connection, self._context.ledger.row_counts(self._connection, self._migration.id)
             )
@@ -232,11 +239,13 @@ class _CutOver:
             stored_types=stored_event_types(self._connection, self._context.schema),
         )
 
-    def _verify(self, *, until: str, since: str | None, size: int) -> None:
+    def _verify(self, *, until: str, since: str | None, size: int, most_events: int = SAMPLED_EVENTS) -> None:
         if size == 0 or (since is not None and self.window_events == 0):
             return
         verification = self._verification()
-        aggregates = verification.sample(self._connection, until=until, size=size, since=since)
+        aggregates = verification.sample(
+            self._connection, until=until, size=size, since=since, most_events=most_events
+        )
         with self._context.connect("verifying") as reader:
             self.verified += verification.check_aggregates(self._connection, reader, aggregates, until=until)
 

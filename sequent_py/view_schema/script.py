@@ -39,8 +39,6 @@ def run_script(connection: Connection, text: str, *, source: str, search_path: S
     psycopg.Error
         What is not the file's fault, such as a lock timeout or a deadlock: the caller knows whether to try again.
     """
-    if connection.info.transaction_status is not TransactionStatus.INTRANS:
-        raise ValueError("run_script() needs a transaction of the caller's")
     cut_names: list[str] = []
 
     def note(notice: psycopg.errors.Diagnostic) -> None:
@@ -85,11 +83,18 @@ def lock_timeout(connection: Connection, seconds: float) -> AbstractContextManag
 @contextmanager
 def locally(connection: Connection, name: str, value: str) -> Iterator[None]:
     """Set a setting until the block ends; when the block raises, the rollback puts it back."""
+    _require_transaction(connection)
     row = connection.execute("SELECT pg_catalog.current_setting(%s)", (name,)).fetchone()
     before = row[0] if row else ""
     connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", (name, value))
     yield
     connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", (name, before))
+
+
+def _require_transaction(connection: Connection) -> None:
+    # Without one, a local setting would end with the very statement that sets it.
+    if connection.info.transaction_status is not TransactionStatus.INTRANS:
+        raise ValueError("this needs a transaction of the caller's")
 
 
 def _settings(connection: Connection) -> dict[str, str]:

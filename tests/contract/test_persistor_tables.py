@@ -43,7 +43,7 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def create(connection: psycopg.Connection[Any], columns: str) -> None:
-    connection.execute(sql.SQL('CREATE TABLE "a.b".items ({})').format(sql.SQL(columns)))  # type: ignore[arg-type]
+    connection.execute(sql.SQL('CREATE TABLE "a.b".items ({})').format(sql.SQL(columns)))
 
 
 FITTING = "id bigserial PRIMARY KEY, aggregate_id uuid NOT NULL, name varchar(5) NOT NULL, price smallint"

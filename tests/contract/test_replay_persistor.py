@@ -53,7 +53,7 @@ def tables(connection: psycopg.Connection[Any]) -> Tables:
 
 
 def stored(connection: psycopg.Connection[Any], columns: str = "id, balance") -> list[tuple[Any, ...]]:
-    names = sql.SQL(columns)  # type: ignore[arg-type]
+    names = sql.SQL(columns)
     return connection.execute(
         sql.SQL("SELECT {} FROM views.ledger_records ORDER BY id").format(names)
     ).fetchall()

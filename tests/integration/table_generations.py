@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -218,8 +219,6 @@ def objects(connection: Connection, schema: str) -> set[tuple[str, str]]:
 
 def _stored(blueprints: Mapping[str, TableBlueprint]) -> dict[str, TableBlueprint]:
     """Return blueprints as they come back from the bookkeeping."""
-    import json
-
     return {
         table: TableBlueprint.from_json(json.loads(json.dumps(item.to_json())))
         for table, item in blueprints.items()

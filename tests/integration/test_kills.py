@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
+from shop import SQL_DIRECTORY, LineAdded, OrderPlaced, Shop1, actual_rows, expected_rows
 
 from sequent_py import Config, Sequent
-from shop import SQL_DIRECTORY, LineAdded, OrderPlaced, Shop1, actual_rows, expected_rows
-from uuid import UUID
 
 ORDERS = 3_000
 LINES = 8

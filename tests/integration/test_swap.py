@@ -278,6 +278,10 @@ def test_a_retired_table_gives_up_its_references_to_tables_that_stay(generations
     generations.migrate(table)
     expected = generations.dump("t")
     generations.execute("INSERT INTO {schema}.t VALUES (1, 'x', 1)")
+    assert (
+        dependents.check(generations.connection, VIEW_SCHEMA, plan(1, 2, ["t"], ["t"]), generations.live)
+        == ()
+    )
     generations.migrate(table)
     generations.execute("DELETE FROM countries")
     generations.execute("INSERT INTO countries VALUES (1)")
@@ -464,13 +468,16 @@ def test_extended_statistics_follow(generations: Generations) -> None:
 
 
 @pytest.fixture
-def roles(server_url: str, database_prefix: str) -> Iterator[tuple[str, str]]:
+def roles(database_url: str, database_prefix: str) -> Iterator[tuple[str, str]]:
     """Two roles, one of whose names needs quotes."""
     names = (f'{database_prefix} "reader"', f"{database_prefix}_owner")
-    with psycopg.connect(server_url, autocommit=True) as connection:
+    with psycopg.connect(database_url, autocommit=True) as connection:
         for name in names:
             connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
         yield names
+        for name in names:
+            connection.execute(sql.SQL("DROP OWNED BY {0} CASCADE").format(sql.Identifier(name)))
+            connection.execute(sql.SQL("DROP ROLE {0}").format(sql.Identifier(name)))
 
 
 def test_owner_and_grants_follow(generations: Generations, roles: tuple[str, str]) -> None:
@@ -495,7 +502,6 @@ def test_owner_and_grants_follow(generations: Generations, roles: tuple[str, str
     before = generations.dump("lines")
     generations.swap({item.table: item for item in generations.retired.values()}, version=9)
     assert sorted(generations.dump("lines").splitlines()) == sorted(before.splitlines())
-    generations.execute("DROP SCHEMA {schema} CASCADE")
 
 
 def test_publications_follow_and_forget_the_retired_table(generations: Generations) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -124,7 +125,8 @@ def test_a_clone_is_writable_until_it_is_locked_and_shares_nothing() -> None:
 
     assert (row.id, row.tags, copied.id, copied.tags) == (1, ["a"], 2, ["a", "b"])
     assert shape.lock(copied) is copied
-    for act in (lambda: setattr(copied, "id", 3), lambda: delattr(copied, "id")):
+    attempts: list[Callable[[], None]] = [lambda: setattr(copied, "id", 3), lambda: delattr(copied, "id")]
+    for act in attempts:
         with pytest.raises(
             DefinitionError, match=r"PersonRecord\.id cannot be set: rows are read-only"
         ) as raised:
@@ -213,7 +215,7 @@ def test_records_need_a_table_of_their_own() -> None:
 
     for record, says in ((Derived, "inherits the table of Base"), (Joined, "inherits"), (Record, "it has no table"), (int, "not a Record")):  # fmt: skip
         with pytest.raises(DefinitionError, match=says):
-            record_shape(record)  # type: ignore[arg-type]
+            record_shape(record)
     with pytest.raises(DefinitionError, match="1 to 63 bytes"):
         record_shape(declare(name="é" * 32, id=key()))
 

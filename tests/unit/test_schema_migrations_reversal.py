@@ -130,7 +130,7 @@ def test_portable_types_are_sqlalchemys_own(sql):
 def test_a_script_of_pg_dump_leaves_no_setting_behind():
     body = "CREATE FUNCTION f() AS $$\nUPDATE t\nSET x = 1;\nSET lock_timeout_like = 0;\n\\restrict\n$$;\n"
     script = (
-        "\\restrict abc\nSET lock_timeout = 0;\nSET default_tablespace = '';\n"
+        "\\restrict abc\nSET lock_timeout = 0;\nSET transaction_timeout = 0;\nSET default_tablespace = '';\n"
         "SELECT pg_catalog.set_config('search_path', '', false);\n" + body + "\\unrestrict abc\n"
     )
     assert for_one_transaction(script) == (

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sequent_py import cli
+from sequent_py.schema_migrations import event_store
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
@@ -363,3 +364,13 @@ def test_the_command_as_a_process(db, files, tmp_path: Path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert db.version == 1
+
+
+def test_the_schemas_that_sequent_maintains_are_not_dumped(sequent: Sequent, db):
+    event_store.install_event_store(db.engine, "sequent_schema")
+    db.sql("CREATE TABLE mine ()")
+    for option in ("-d", "-D", "--sql"):
+        ran = sequent("dump", option)
+        assert "mine" in ran.out
+        assert "sequent_schema" not in ran.out
+        assert ("left out: schema sequent_schema: sequent maintains it" in ran.err) == (option == "--sql")

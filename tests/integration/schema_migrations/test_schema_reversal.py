@@ -346,3 +346,20 @@ def test_the_same_statements_may_be_run_many_times(db, files):
     text = "def up(op):\n    op.run('CREATE TABLE t (v integer)')\n    for _ in range(12):\n        op.run('INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)')\n"
     choice.run(db.engine, files.write({"001_x": text}))
     assert db.sql("SELECT count(*) FROM t") == [(24,)]
+
+
+def test_text_in_operations_has_no_parameters(db, files):
+    """By itself SQLAlchemy writes 'NULL' for ':x' in definitions, without a word."""
+    body = (
+        "op.create_table('t', sa.Column('a', sa.Text, sa.CheckConstraint(\"a <> ':b'\"), server_default=sa.text(\"':c'\")),"
+        " sa.Column('g', sa.Text, sa.Computed(\"a || ':d'\", persisted=True)), sa.CheckConstraint(\"a <> ':e'\", name='e'))\n"
+        "    op.create_index('i', 't', [sa.text(\"(a || ':f')\")], postgresql_where=\"a <> ':g'\")\n"
+        "    op.add_column('t', sa.Column('h', sa.Text, server_default=sa.text(\"':h'\")))\n"
+        "    op.alter_column('t', 'h', server_default=sa.text(\"':i'\"))\n"
+        "    with op.batch_alter_table('t') as t:\n        t.create_check_constraint('j', \"a <> ':j'\")"
+    )
+    choice.run(db.engine, files.write({"001_x": change(body)}))
+    dump = db.dump()
+    assert "NULL'" not in dump
+    for letter in "bcdefgij":
+        assert f"':{letter}'" in dump, letter

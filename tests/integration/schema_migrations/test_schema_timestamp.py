@@ -12,6 +12,7 @@ from sequent_py.schema_migrations.errors import (
     InvalidMigrationsDirectory,
     MissingMigrationFiles,
     NotCurrent,
+    TrackingTableError,
 )
 from sequent_py.schema_migrations.files import Direction
 from sequent_py.schema_migrations.timestamp import TimestampMigrator
@@ -344,3 +345,11 @@ def test_what_was_taken_over_stays_if_a_migration_fails(db, files):
     with pytest.raises(ArithmeticError):
         choice.run(db.engine, files.path)
     assert db.filenames == recorded("001_a")
+
+
+def test_a_migration_that_deletes_its_row_fails(db, files):
+    text = "def up(op):\n    op.create_table('a')\n\n\ndef down(op):\n    op.run('DROP TABLE a; DELETE FROM schema_migrations')\n"
+    choice.run(db.engine, files.write({"20200101_a": text}))
+    with pytest.raises(TrackingTableError, match="has lost its row"):
+        choice.run(db.engine, files.path, 0)
+    assert (db.filenames, db.tables) == (["20200101_a.py"], {"a"})

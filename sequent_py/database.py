@@ -1,6 +1,6 @@
 """The edge to PostgreSQL: how connections are made, and what every one of them has in common.
 
-libpq parses the URL, for psycopg and SQLAlchemy alike. Every connection has ``search_path = <view schema>, public`` and ``TimeZone = UTC``, and talks
+libpq parses the URL, for psycopg and SQLAlchemy alike. Every connection has ``search_path = <view schema>, public`` ``TimeZone = UTC`` and psycopg's date styles, and talks
 to a supported server. Failures to connect become :class:`~sequent_py.errors.DatabaseUnavailable`, which names user, host and database and never a password.
 """
 
@@ -22,6 +22,17 @@ CONNECT_TIMEOUT_SECONDS = 10
 POOL_SIZE = 5
 POOL_OVERFLOW = 20
 """An append that meets an event type for the first time uses a second connection for a moment, so the pool must give way."""
+
+MIGRATION_SETTINGS = (
+    ("statement_timeout", "0"),
+    ("transaction_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("lock_timeout", "10s"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+)
+"""Session settings of a view migration's connections; those that the server does not have (``transaction_timeout`` before 17) are skipped."""
 
 AnyConnection = psycopg.Connection[Any] | sqlalchemy.Connection
 
@@ -66,11 +77,34 @@ def connect(
         path = sql.SQL(", ").join(
             [sql.Identifier(view_schema), sql.SQL("public")] if view_schema else [sql.SQL("public")]
         )
-        connection.execute(sql.SQL("SET search_path = {}; SET TimeZone = 'UTC'").format(path))
+        connection.execute(
+            sql.SQL(
+                "SET search_path = {}; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'"
+            ).format(path)
+        )
         connection.autocommit = autocommit
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def connect_for_migration(url: str, *, application_name: str) -> psycopg.Connection:
+    """Open an autocommit connection for the work of a view migration, whatever defaults the role or the database has.
+
+    Time limits that suit requests would end a replay or an index build, and windows, claims and the gate count on READ COMMITTED.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        As :func:`connect`.
+    """
+    connection = connect(url, application_name=application_name, autocommit=True)
+    names = [name for name, _ in MIGRATION_SETTINGS]
+    known = connection.execute("SELECT name FROM pg_settings WHERE name = ANY (%s)", [names]).fetchall()
+    for name, value in MIGRATION_SETTINGS:
+        if (name,) in known:
+            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
     return connection
 
 

@@ -237,10 +237,10 @@ def event_types_of(migrations: type[Migrations]) -> EventTypes:
 
 def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connection, Connection]:
     """Open a worker's reader and writer; the writer holds the worker lock from now on."""
-    reader = database.connect(database_url, application_name="sequent worker (reader)", autocommit=True)
+    reader = database.connect_for_migration(database_url, application_name="sequent worker (reader)")
     # A group is sorted by position; the default of 4 MB would send every sort to disk.
     reader.execute("SELECT set_config('work_mem', %s, false)", (READER_WORK_MEM,))
-    writer = database.connect(database_url, application_name="sequent worker", autocommit=True)
+    writer = database.connect_for_migration(database_url, application_name="sequent worker")
     fence.become_worker(writer, event_store_schema)
     return reader, writer
 

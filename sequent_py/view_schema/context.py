@@ -68,10 +68,9 @@ class Context:
 
     def connect(self, purpose: str) -> Connection:
         """Open an autocommit connection whose name says what it is for."""
-        return database.connect(
+        return database.connect_for_migration(
             self.database_url,
             application_name=f"sequent {purpose} ({socket.gethostname()}:{os.getpid()})",
-            autocommit=True,
         )
 
     @contextmanager
@@ -99,7 +98,6 @@ class Context:
             # A coordinator whose process died in mid-statement must not keep its lock until that statement ends.
             with suppress(psycopg.errors.InvalidParameterValue):  # not on every platform of the server
                 connection.execute("SET client_connection_check_interval = '1s'")
-            connection.execute("SET lock_timeout = '10s'")
             fence.become_coordinator(connection, self.schema)
             self._require_own_transaction_ids(connection)
             yield connection

@@ -22,6 +22,7 @@ from shop import (
 )
 
 from sequent_py import Sequent
+from sequent_py.database import connect_for_migration
 from sequent_py.errors import (
     ConcurrentMigration,
     DrainTimeout,
@@ -384,6 +385,47 @@ class TestOffline:
         connection.execute("UPDATE sequent_schema.events SET xact_id = '99999999999'")
         with pytest.raises(Exception, match="another cluster"):
             app.view_schema.online()
+
+
+class TestHostileDefaults:
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "default_transaction_isolation = 'serializable'",
+            "default_transaction_isolation = 'repeatable read'",
+            "default_transaction_read_only = on",
+            "search_path = 'nowhere'",
+            "TimeZone = 'Asia/Kathmandu'",
+            "DateStyle = 'SQL, DMY'",
+            "bytea_output = 'escape'",
+            "idle_in_transaction_session_timeout = '1ms'",
+        ],
+    )
+    def test_a_migration_does_not_depend_on_the_databases_defaults(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str, setting: str
+    ) -> None:
+        place_orders(app, range(20))
+        app.close()
+        name = connection.info.dbname
+        connection.execute(f'ALTER DATABASE "{name}" SET {setting}')  # type: ignore[call-overload]
+        with shop(store_database_url, workers=1) as other:
+            migrate(other)
+        connection.execute(f'ALTER DATABASE "{name}" RESET ALL')  # type: ignore[call-overload]
+        assert actual_rows(connection) == expected_rows(connection)
+
+
+def test_migration_connections_have_no_time_limits(
+    connection: psycopg.Connection[Any], store_database_url: str
+) -> None:
+    name = connection.info.dbname
+    for setting in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"):
+        connection.execute(f"ALTER DATABASE \"{name}\" SET {setting} = '7min'")  # type: ignore[call-overload]
+    with connect_for_migration(store_database_url, application_name="x") as own:
+        row = own.execute(
+            "SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'),"
+            " current_setting('lock_timeout')"
+        ).fetchone()
+        assert row == ("0", "0", "10s")
 
 
 class TestAbort:

@@ -12,7 +12,7 @@
      |    |__ UnknownEventType, InvalidPayload, InvalidEvent, EventNotRecorded, ImportRefused
      |    |__ StoreNotInstalled
      |__ ProjectionError             while projecting
-     |    |__ RecordNotFound, ProjectionFailed
+     |    |__ RecordNotFound, DuplicateRecord, ProjectionFailed
      |__ MigrationError              while migrating the view schema
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
      |    |__ DrainTimeout, SwapLockTimeout, VerificationFailed, WorkerFailed, ForeignTransactionIds
@@ -26,7 +26,7 @@ comes next, and the command line prints it on a line of its own. No message ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -195,6 +195,15 @@ class RecordNotFound(ProjectionError):
     def __init__(self, record: str, where: Any) -> None:
         super().__init__(f"No {record} matches {dict(where)!r}.")
         self.record, self.where = record, where
+
+
+class DuplicateRecord(ProjectionError):
+    """A row with this primary key exists."""
+
+    def __init__(self, record: str, key: Mapping[str, Any], detail: str | None = None) -> None:
+        values = ", ".join(f"{name}={value!r}" for name, value in key.items()) or "this primary key"
+        super().__init__(f"A {record} with {values} exists already.{' ' + detail if detail else ''}")
+        self.record, self.key = record, dict(key)
 
 
 class ProjectionFailed(ProjectionError):

@@ -375,7 +375,7 @@ class EventTypes:
         return package is not None and (cls.__module__ == package or cls.__module__.startswith(package + "."))
 
 
-def describe_cause(error: Exception) -> str:
+def describe_cause(error: BaseException) -> str:
     """Say in one line why a payload was not accepted, without its values, which may be personal."""
     if isinstance(error, ValidationError):
         return "; ".join(

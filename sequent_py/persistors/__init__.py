@@ -44,19 +44,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from sequent_py.errors import ProjectionError
+from sequent_py.errors import DuplicateRecord
 from sequent_py.records import Record
 
 R = TypeVar("R", bound=Record)
 
-
-class DuplicateRecord(ProjectionError):
-    """A row with this primary key exists."""
-
-    def __init__(self, record: str, key: Mapping[str, Any], detail: str | None = None) -> None:
-        values = ", ".join(f"{name}={value!r}" for name, value in key.items()) or "this primary key"
-        super().__init__(f"A {record} with {values} exists already.{' ' + detail if detail else ''}")
-        self.record, self.key = record, dict(key)
+__all__ = ["DuplicateRecord", "Persistor"]
 
 
 class Persistor(Protocol):

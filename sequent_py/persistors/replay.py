@@ -124,10 +124,11 @@ class ReplayPersistor:
 
         Worth a call per batch of events with any backing: what is in memory already, or was never spilled, costs nothing.
         """
-        wanted = list(aggregate_ids)
-        for table in self._tables.values():
-            if table.residency is not None:
-                table.residency.prefetch(wanted)
+        residencies = [table.residency for table in self._tables.values() if table.residency is not None]
+        # Nothing to read from: a lazy iterable is not even begun.
+        wanted = list(aggregate_ids) if residencies else []
+        for residency in residencies:
+            residency.prefetch(wanted)
 
     def flush(self) -> Mapping[type[Record], RowDelta]:
         """Write everything to the tables, forget all rows and say how many were added and taken per record.

@@ -27,6 +27,10 @@ Handler = Callable[[Any], object]
 Route = tuple[Callable[[bytes | memoryview], Event], tuple[Handler, ...]]
 
 
+_FAULTS = (Exception, SystemExit)
+"""What user code may raise. A handler that exits would otherwise end the command as if it had succeeded."""
+
+
 def handled_type_ids(
     projectors: Sequence[type[Projector]], stored_types: Mapping[str, int]
 ) -> dict[int, type[Event]]:
@@ -79,7 +83,7 @@ class Fold:
             decode, handlers = routes[type_id]
             try:
                 event = decode(payload)
-            except Exception as error:
+            except _FAULTS as error:
                 raise InvalidPayload(
                     event_type_of(self._event_classes[type_id]),
                     UUID(bytes=bytes(aggregate_id)),
@@ -91,13 +95,13 @@ class Fold:
             try:
                 for handler in handlers:  # named in the error below
                     handler(event)
-            except Exception as error:
+            except _FAULTS as error:
                 raise projection_failed(handler, event, error) from error
             count += 1
         return count
 
 
-def projection_failed(handler: Any, event: Event, error: Exception) -> ProjectionFailed:
+def projection_failed(handler: Any, event: Event, error: BaseException) -> ProjectionFailed:
     """Say which projector failed on which event, and why."""
     projector = type(getattr(handler, "__self__", handler)).__name__
     cause = str(error) if isinstance(error, SequentError) else f"{type(error).__name__}: {error}"

@@ -28,13 +28,15 @@ class WorkerExit:
 
     pid: int
     status: int
+    has_finished: bool
+    """Whether it said that no group was left, as its last word."""
     error: dict[str, str] | None
     stderr: str
 
     @property
     def is_success(self) -> bool:
         """Whether the worker left because no group was left."""
-        return self.status == 0 and self.error is None
+        return self.status == 0 and self.has_finished
 
 
 @dataclass
@@ -43,6 +45,7 @@ class _Worker:
     stderr: IO[bytes]
     listener: threading.Thread
     error: dict[str, str] | None = field(default=None)
+    has_finished: bool = False
 
 
 class LocalPool:
@@ -121,6 +124,8 @@ def _listen(worker: _Worker) -> Callable[[], None]:
                 message = json.loads(line)
                 if isinstance(message, dict) and "error" in message:
                     worker.error = message["error"]
+                if isinstance(message, dict) and "finished" in message:
+                    worker.has_finished = True
 
     return listen
 
@@ -135,4 +140,6 @@ def _exit_of(worker: _Worker) -> WorkerExit:
         with contextlib.suppress(OSError):
             if stream is not None:
                 stream.close()
-    return WorkerExit(worker.process.pid, worker.process.returncode, worker.error, stderr)
+    return WorkerExit(
+        worker.process.pid, worker.process.returncode, worker.has_finished, worker.error, stderr
+    )

@@ -13,6 +13,7 @@ from sequent_py import errors
 from sequent_py.errors import SequentError, WorkerFailed
 from sequent_py.events import EventTypes
 from sequent_py.progress import Progress, ReplayProgress
+from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection, Ledger, Pass
 from sequent_py.replay.pools import LocalPool, WorkerExit
 from sequent_py.replay.worker import GroupDone, GroupReplayer, ReplayTask, connect_worker
@@ -22,6 +23,8 @@ INLINE_EVENTS = 20_000
 """Passes up to this size run in the calling process: starting a worker takes as long as replaying about this many events."""
 
 POLL_SECONDS = 0.1
+JOINED_WORKER_PATIENCE_SECONDS = 15.0
+"""How long a worker that joined from elsewhere may hold the last groups; then its backend is ended and we replay them."""
 REPLACEMENTS_PER_WORKER = 2
 """Workers that were killed are replaced, but not for ever: whatever kills them (memory, say) may come back."""
 
@@ -64,13 +67,28 @@ class Replayer:
 
         if self._ledger.unfinished_groups(connection, which.migration_id) > 0:
             if workers == 0 or which.estimated_events <= INLINE_EVENTS:
-                self._run_inline(lambda: report(1))
+                self._run_inline(connection, progress, lambda: report(1))
             else:
                 self._run_pool(connection, min(workers, before.groups_total), progress, report)
         return report(0)
 
-    def _run_inline(self, report: Callable[[], object]) -> None:
-        join_replay(self._task, self._migrations, self._event_types, lambda _done: report())
+    def _run_inline(self, connection: Connection, progress: Progress, report: Callable[[], object]) -> None:
+        waiting_since: float | None = None
+        while True:
+            if join_replay(self._task, self._migrations, self._event_types, lambda _done: report()):
+                waiting_since = None
+            if self._ledger.unfinished_groups(connection, self._task.migration_id) == 0:
+                return
+            # Nothing left to claim is not the same as done: a worker that joined from elsewhere holds the rest.
+            now = time.monotonic()
+            waiting_since = waiting_since or now
+            if now - waiting_since > JOINED_WORKER_PATIENCE_SECONDS:
+                evicted = fence.evict_workers(connection, self._task.event_store_schema)
+                progress.note(
+                    f"Ended {evicted} joined worker{'s'[: evicted != 1]} that did not finish a group."
+                )
+                waiting_since = None
+            time.sleep(POLL_SECONDS)
 
     def _run_pool(
         self, connection: Connection, workers: int, progress: Progress, report: Callable[[int], object]
@@ -117,23 +135,28 @@ def join_replay(
 
 def _is_killed(ended: WorkerExit) -> bool:
     """Whether the worker, or its backend, was killed; anything that it reports itself would only happen again."""
-    return ended.status < 0 or (ended.error is not None and ended.error["type"] in _LOST_BACKEND)
+    if ended.error is None:
+        # Signal 9, or a handler that ended the process: it could not say why.
+        return ended.status <= 0
+    return ended.error["type"] in _LOST_BACKEND
 
 
 _LOST_BACKEND = frozenset({"AdminShutdown", "OperationalError", "IdleInTransactionSessionTimeout"})
 
 
 def _how(ended: WorkerExit) -> str:
-    return f"signal {-ended.status}" if ended.status < 0 else str(ended.error and ended.error["message"])
+    if ended.status < 0:
+        return f"signal {-ended.status}"
+    return ended.error["message"] if ended.error is not None else f"exit status {ended.status} without a word"
 
 
 def _error_of(ended: WorkerExit) -> SequentError:
     """Rebuild the worker's error under its own class."""
     keep = "Finished groups are kept."
     if ended.error is None:
-        detail = ended.stderr.rpartition("\n")[2] or f"exit status {ended.status}"
+        last_words = ended.stderr.rpartition("\n")[2]
         return WorkerFailed(
-            f"Worker {ended.pid} died ({_how(ended) if ended.status < 0 else detail}).",
+            f"Worker {ended.pid} died ({last_words if ended.status > 0 and last_words else _how(ended)}).",
             remedy=f"{keep} Run the same command again.",
         )
     cls = getattr(errors, ended.error["type"], None)

@@ -40,8 +40,8 @@ from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.reader import RawEvent, group_query, read_events
 from sequent_py.view_schema.migrations import Migrations, definition
 
-CATCH_UP_BATCH_EVENTS = 20_000
-"""Catch-up reads the affected rows of this many events at once: few round trips, bounded memory."""
+BATCH_EVENTS = 20_000
+"""In catch-up, and once rows have spilled, the rows of this many events' aggregates are read at once: few round trips, bounded memory."""
 
 READER_WORK_MEM = "64MB"
 """Holds the sort of a group of 100 000 events of some hundred bytes each."""
@@ -182,21 +182,21 @@ class GroupReplayer:
             until=claimed.until,
         )
         with closing(read_events(reader, query)) as raw_events:
-            events = self._catch_up(raw_events, fold, persistor) if is_catch_up else fold.apply(raw_events)
+            events = _fold_in_batches(raw_events, fold, persistor)
         changes = persistor.flush()
         return events, {
             record_shape(record).table_name: delta.inserted - delta.deleted
             for record, delta in changes.items()
         }
 
-    @staticmethod
-    def _catch_up(raw_events: Iterable[RawEvent], fold: Fold, persistor: ReplayPersistor) -> int:
-        events = 0
-        stream = iter(raw_events)
-        while batch := list(islice(stream, CATCH_UP_BATCH_EVENTS)):
-            persistor.prefetch({UUID(bytes=bytes(raw[2])) for raw in batch})
-            events += fold.apply(batch)
-        return events
+
+def _fold_in_batches(raw_events: Iterable[RawEvent], fold: Fold, persistor: ReplayPersistor) -> int:
+    events = 0
+    stream = iter(raw_events)
+    while batch := list(islice(stream, BATCH_EVENTS)):
+        persistor.prefetch(UUID(bytes=aggregate_id) for aggregate_id in {raw[2] for raw in batch})
+        events += fold.apply(batch)
+    return events
 
 
 def load_migrations(reference: str) -> type[Migrations]:
@@ -247,7 +247,9 @@ def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connecti
 
 def _exit_with_coordinator() -> None:
     """Block until standard input closes, then leave without a word: nobody is there to read one."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: an interpreter that ends while another thread holds the lock of that object aborts (SIGABRT).
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
     os._exit(LOST_LIFE_LINE)
 
 
@@ -274,7 +276,8 @@ def main() -> int:
         gc.freeze()
         gc.disable()
         with reader, writer:
-            replayer.run(reader, writer, _report_and_collect)
+            groups = replayer.run(reader, writer, _report_and_collect)
+        _say({"finished": groups})
     except SequentError as error:
         _say({"error": {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}})
         return 1

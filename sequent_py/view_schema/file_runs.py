@@ -70,8 +70,9 @@ def pairs_of(
     lefts = [item for item in plain if (item.kind, item.name) not in shared]
     rights = [item for item in suffixed if (item.kind, item.name) not in shared]
     pairs = pair(lefts, rights, f"The SQL of {files.table}")
+    functions = [item.name for item in lefts if item.kind == "function"]
     for left, right in pairs:
-        if left.kind == "function" and [item.name for item in lefts].count(left.name) > 1:
+        if left.kind == "function" and functions.count(left.name) > 1:
             raise TableFileError(
                 f"The SQL of {files.table} overloads the function {right.name}.", remedy="Rename one."
             )

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import errors as pg
 
-from sequent_py.errors import InvalidTransition, SwapLockTimeout
+from sequent_py.errors import InvalidTransition, SwapLockTimeout, VerificationFailed
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import swap
+from sequent_py.view_schema import executor, swap
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
@@ -275,6 +275,11 @@ class _CutOver:
                 "SELECT set_config('lock_timeout', %s, true)",
                 (f"{round(context.config.lock_timeout_seconds * 1000)}ms",),
             )
+            if context.ledger.unfinished_groups(connection, self._migration.id) > 0:
+                raise VerificationFailed(
+                    "Groups of the replay are unfinished; nothing was promoted.",
+                    remedy="Run: sequent migrate offline",
+                )
             result = swap.swap(
                 connection,
                 view_schema=context.config.view_schema,
@@ -301,19 +306,8 @@ class _CutOver:
         plan = self._resolved.plan
         tables = [name for step in plan.replays for name in (step.table_name, step.shadow_name)]
         tables += [step.table_name for step in plan.alters]
-        rows = self._connection.execute(
-            "SELECT DISTINCT a.pid, a.usename, a.application_name, round(extract(epoch FROM clock_timestamp() - a.xact_start)), left(a.query, 60)"
-            " FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " JOIN pg_stat_activity a ON a.pid = l.pid"
-            " WHERE l.granted AND n.nspname = %s AND c.relname = ANY(%s) AND l.pid <> pg_backend_pid()",
-            (self._context.config.view_schema, tables),
-        ).fetchall()
-        if not rows:
-            return "the holder is gone"
-        return "; ".join(
-            f"backend {pid} ({user}, {application or 'unnamed'}, transaction open for {seconds} s: {query})"
-            for pid, user, application, seconds, query in rows
-        )
+        holders = executor.lock_holders(self._connection, self._context.config.view_schema, tables)
+        return "; ".join(holders) or "the holder is gone"
 
 
 def _noop(plan: Plan) -> OfflineReport:

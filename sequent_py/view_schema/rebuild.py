@@ -7,7 +7,7 @@ from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
 from sequent_py.replay.replayer import join_replay
 from sequent_py.view_schema import executor, inspection
-from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.context import Context, shadow_blueprints
 from sequent_py.view_schema.offline import run_offline
 from sequent_py.view_schema.online import run_online
 from sequent_py.view_schema.plans import resolve
@@ -107,8 +107,9 @@ class ViewSchema:
             with connection.transaction():
                 migration = context.versions.settle(connection, current)
                 context.gate.reopen(connection)
-                names = [table.physical_name for table in context.versions.shadows(connection, migration.id)]
-                executor.drop_tables(connection, context.config.view_schema, names)
+                blueprints = shadow_blueprints(context, connection, migration.id).values()
+                names = [blueprint.physical_name for blueprint in blueprints]
+                executor.drop_blueprints(connection, context.config.view_schema, blueprints)
                 context.versions.forget(connection, names)
                 context.ledger.forget(connection, migration.id)
                 context.versions.transition(

@@ -260,6 +260,17 @@ def test_a_function_may_be_shared_by_all_generations(generations: Generations) -
     )
 
 
+def test_a_function_may_be_called_like_its_trigger(generations: Generations) -> None:
+    stamped = files(
+        "lines",
+        CREATE
+        + "CREATE FUNCTION stamp%SUFFIX%() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
+        "CREATE TRIGGER stamp%SUFFIX% BEFORE INSERT ON lines%SUFFIX% FOR EACH ROW EXECUTE FUNCTION stamp%SUFFIX%();",
+    )
+    generations.migrate(stamped)
+    generations.migrate(stamped)
+
+
 def test_all_mismatches_with_the_records_come_in_one_error(generations: Generations) -> None:
     other = files("orders", "CREATE TABLE orders%SUFFIX% (id text PRIMARY KEY, name text NOT NULL);")
     message = refused(

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from sequent_py.errors import InvalidTransition, PlanChanged
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor
+from sequent_py.view_schema import executor, table_files
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import Context, live_blueprints, shadow_blueprints
 from sequent_py.view_schema.inspection import check_swap, current_plan
@@ -112,10 +112,12 @@ def resume(context: Context, connection: Connection, plan: Plan, command: Comman
             f" {plan.target_version}.",
             remedy=f"Finish it with the code of version {unfinished.target_version}, or run: sequent migrate abort",
         )
-    if unfinished.plan != plan or unfinished.files_fingerprint != context.fingerprint(plan):
-        what = "The plan" if unfinished.plan != plan else "A table file"
+    changed = ["the declaration"] if unfinished.plan != plan else []
+    if not changed:
+        changed = table_files.changed_files(unfinished.files_fingerprint, context.fingerprint(plan))
+    if changed:
         raise PlanChanged(
-            f"{what} for version {plan.target_version} is not what it was when the migration began.",
+            f"Since the migration to version {plan.target_version} began, this has changed: {', '.join(changed)}.",
             remedy="Restore it, or begin anew: sequent migrate abort, then sequent migrate online",
         )
     if unfinished.state.is_cut_over:

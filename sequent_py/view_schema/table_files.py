@@ -9,6 +9,7 @@ server, in :func:`sequent_py.view_schema.trial.trial`.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def fingerprint(files: Iterable[tuple[str, str]]) -> str:
 
 
 def plan_fingerprint(directory: Path, plan: Plan) -> str:
-    """Return a SHA-256 over every file that a plan uses.
+    """Return, as JSON, a SHA-256 of every file that a plan uses.
 
     Raises
     ------
@@ -123,7 +124,13 @@ def plan_fingerprint(directory: Path, plan: Plan) -> str:
     for step in plan.alters:
         text = read_alter_file(directory, step.table_name, step.version)
         files.append((alter_file_name(step.table_name, step.version), text))
-    return fingerprint(files)
+    return json.dumps({name: fingerprint([(name, text)]) for name, text in sorted(files)})
+
+
+def changed_files(before: str, after: str) -> list[str]:
+    """Return the names of the files in which two results of :func:`plan_fingerprint` differ."""
+    old, new = json.loads(before), json.loads(after)
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
 
 
 def _read(directory: Path, table: str, name: str) -> str:

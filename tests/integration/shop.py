@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -119,6 +121,32 @@ class FailingProjector(OrderProjector):
 class ShopFailing(Migrations):
     version = 1
     versions = {1: [FailingProjector, LineProjector]}
+
+
+class EndingProjector(LineProjector):
+    """Ends the process that runs it."""
+
+    @on(LineAdded)
+    def ends(self, event: LineAdded) -> None:
+        os._exit(0)
+
+
+class ShopEnding(Migrations):
+    version = 1
+    versions = {1: [OrderProjector, EndingProjector]}
+
+
+class ExitingProjector(LineProjector):
+    """Exits as if all were well."""
+
+    @on(LineAdded)
+    def exits(self, event: LineAdded) -> None:
+        sys.exit(0)
+
+
+class ShopExiting(Migrations):
+    version = 1
+    versions = {1: [OrderProjector, ExitingProjector]}
 
 
 class ForgetfulProjector(OrderProjector):

@@ -16,9 +16,22 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from shop import SQL_DIRECTORY, LineAdded, OrderPlaced, Shop1, actual_rows, expected_rows
+from shop import (
+    SQL_DIRECTORY,
+    LineAdded,
+    OrderPlaced,
+    Shop1,
+    ShopEnding,
+    ShopExiting,
+    actual_rows,
+    expected_rows,
+)
 
 from sequent_py import Config, Sequent
+from sequent_py.errors import ProjectionFailed, WorkerFailed
+from sequent_py.progress import ReplayProgress
+from sequent_py.replay import fence
+from sequent_py.replay.ledger import Ledger
 
 ORDERS = 3_000
 LINES = 8
@@ -52,13 +65,15 @@ import sys
 sys.path[:0] = {path!r}
 from test_kills import application
 with application({url!r}) as app:
-    app.view_schema.{command}()
+    app.view_schema.{command}(workers={workers})
 """
 
 
-def start(url: str, command: str) -> subprocess.Popen[bytes]:
+def start(url: str, command: str, workers: int = 2) -> subprocess.Popen[bytes]:
     """Run a command in a process of its own, as an operator would."""
-    script = textwrap.dedent(SCRIPT).format(path=[str(Path(__file__).parent)], url=url, command=command)
+    script = textwrap.dedent(SCRIPT).format(
+        path=[str(Path(__file__).parent)], url=url, command=command, workers=workers
+    )
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
 
 
@@ -233,6 +248,62 @@ def test_offline_killed_at_any_moment_leaves_the_old_state_or_the_new_one(
         app.store.append(UUID(int=2), [OrderPlaced(customer="goes on")])
         app.view_schema.offline()
     assert actual_rows(connection) == expected_rows(connection)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_online_waits_for_a_group_that_a_joined_worker_holds(
+    url: str, connection: psycopg.Connection[Any], workers: int
+) -> None:
+    process = start(url, "online", workers=workers)
+    ledger = Ledger("sequent_schema")
+    with psycopg.connect(url, autocommit=True) as joined:
+        wait_until(lambda: groups_done(connection) >= 1)
+        fence.become_worker(joined, "sequent_schema")
+        with joined.transaction(force_rollback=True):
+            row = connection.execute("SELECT id, epoch FROM sequent_schema.view_migrations").fetchone()
+            assert row is not None
+            assert ledger.claim(joined, row[0], epoch=row[1]) is not None
+            total = connection.execute("SELECT count(*) FROM sequent_schema.replay_groups").fetchone()
+            assert total is not None
+            wait_until(lambda: groups_done(connection) == total[0] - 1)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1.0)
+    assert process.wait(60) == 0
+    end(process)
+    finish(url, connection)
+
+
+def test_a_worker_that_finds_nothing_left_ends_well(url: str, connection: psycopg.Connection[Any]) -> None:
+    notes: list[str] = []
+
+    class Listener:
+        def step(self, name: str) -> None:
+            pass
+
+        def replay(self, progress: ReplayProgress) -> None:
+            pass
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    with application(url) as app:
+        app.view_schema.online(progress=Listener())
+    assert notes == [], "a worker that ends in any other way is noted as lost"
+
+
+def test_a_handler_that_ends_the_process_is_a_failure(url: str) -> None:
+    config = Config(
+        database_url=url, sql_directory=SQL_DIRECTORY, workers=1, group_target_events=GROUP_EVENTS
+    )
+    with Sequent(config, migrations=ShopEnding) as app:
+        with pytest.raises(WorkerFailed, match="without a word"):
+            app.view_schema.online()
+        app.view_schema.abort()
+    with (
+        Sequent(config, migrations=ShopExiting) as other,
+        pytest.raises(ProjectionFailed, match="SystemExit"),
+    ):
+        other.view_schema.online(workers=0)
 
 
 def test_two_coordinators_at_once_make_one_migration(url: str, connection: psycopg.Connection[Any]) -> None:

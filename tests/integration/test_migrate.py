@@ -171,7 +171,7 @@ class TestOnline:
             (tmp_path / "line_records.indexes.sql").write_text(
                 "CREATE INDEX i%SUFFIX% ON line_records%SUFFIX% (cents);"
             )
-            with pytest.raises(PlanChanged):
+            with pytest.raises(PlanChanged, match=r"line_records\.indexes\.sql"):
                 copy.view_schema.offline()
             copy.view_schema.abort()
             migrate(copy)

@@ -13,7 +13,7 @@ import sqlalchemy
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from sequent_py.errors import DatabaseUnavailable
+from sequent_py.errors import DatabaseUnavailable, StoreError
 
 OLDEST_SERVER_VERSION = 15
 """``max(xid8)`` and ``NULLS NOT DISTINCT`` came with it."""
@@ -66,7 +66,8 @@ def connect(
     missing = {key: value for key, value in defaults.items() if key not in parameters}
     try:
         # Autocommit, lest a rollback undo the settings.
-        connection = psycopg.connect(make_conninfo(url, **missing), autocommit=True)
+        # UTF-8 whatever role, database, PGCLIENTENCODING or URL say: payloads travel as bytes, which another encoding would garble.
+        connection = psycopg.connect(make_conninfo(url, **missing, client_encoding="UTF8"), autocommit=True)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
             f"Cannot connect to {_describe(parameters)}: {_without_password(str(error), parameters)}",
@@ -79,7 +80,8 @@ def connect(
         )
         connection.execute(
             sql.SQL(
-                "SET search_path = {}; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'"
+                "SET search_path = {}; SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres';"
+                " SET extra_float_digits = 1"
             ).format(path)
         )
         connection.autocommit = autocommit
@@ -125,12 +127,24 @@ def raw_connection(connection: AnyConnection) -> psycopg.Connection:
 
     A SQLAlchemy connection that is not in a transaction begins one: it does not see what is executed underneath, and its ``commit()``
     would do nothing.
+
+    Raises
+    ------
+    StoreError
+        The connection's client encoding is not UTF-8: the server would take the bytes of payloads for other characters.
     """
+    raw = connection
     if isinstance(connection, sqlalchemy.Connection):
         if not connection.in_transaction():
             connection.begin()
-        return cast(psycopg.Connection, connection.connection.driver_connection)
-    return connection
+        raw = cast(psycopg.Connection, connection.connection.driver_connection)
+    raw = cast(psycopg.Connection, raw)
+    if raw.info.encoding != "utf-8":
+        raise StoreError(
+            f"The connection's client encoding is {raw.info.encoding}; payloads would be garbled.",
+            remedy="Run on it: SET client_encoding = 'UTF8'",
+        )
+    return raw
 
 
 def check_server_version(connection: psycopg.Connection) -> None:

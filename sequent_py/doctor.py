@@ -124,7 +124,7 @@ def _transaction_ids(connection: psycopg.Connection[Any], schema: str) -> Findin
         "transaction ids",
         Verdict.PROBLEM,
         f"Events carry transaction ids up to {newest}, which lie in this server's future: the store was restored from another one.",
-        "sequent migrate online refuses to run and prints the statement that mends it.",
+        "Run: sequent doctor --repair",
     )
 
 

@@ -36,6 +36,8 @@ from sequent_py.events import Envelope, Event, EventTypes, aliases_of, event_typ
 from sequent_py.store_errors import translated
 from sequent_py.windows import window_condition
 
+OLDEST_TRANSACTION_ID = "3"
+"""The first ordinary transaction id of any cluster."""
 WINDOW_FETCH_EVENTS = 2_000
 """Rows per fetch of a window's cursor: past it the round trips no longer show, and the memory would."""
 
@@ -371,6 +373,18 @@ def foreign_transaction_ids(connection: psycopg.Connection, schema: str) -> int 
     highest, xmax, own = (int(value) if value is not None else 0 for value in row)
     # What the statement sees has ended and lies below its snapshot's xmax, but for rows of its own transaction.
     return highest if highest >= xmax and highest != own else None
+
+
+def repair_transaction_ids(connection: psycopg.Connection, schema: str) -> int:
+    """Give events that came from another cluster the oldest transaction id, which every snapshot sees; return how many there were.
+
+    Exact while writers go on: what the statement sees and this cluster wrote lies below its snapshot's xmax. Passes the gate.
+    """
+    query = sql.SQL(
+        "UPDATE {} SET xact_id = {}::xid8 WHERE xact_id >= pg_snapshot_xmax(pg_current_snapshot())"
+    ).format(sql.Identifier(schema, "events"), sql.Literal(OLDEST_TRANSACTION_ID))
+    with translated(schema, connection):
+        return connection.execute(query).rowcount
 
 
 _SELECT: LiteralString = (

@@ -81,7 +81,7 @@ class Context:
             yield connection
 
     @contextmanager
-    def coordinating(self, command: str) -> Iterator[Connection]:
+    def coordinating(self, command: str, *, needs_own_transaction_ids: bool = True) -> Iterator[Connection]:
         """Open the coordinator's connection; it holds the migration lock until the end.
 
         Raises
@@ -99,7 +99,8 @@ class Context:
             with suppress(psycopg.errors.InvalidParameterValue):  # not on every platform of the server
                 connection.execute("SET client_connection_check_interval = '1s'")
             fence.become_coordinator(connection, self.schema)
-            self._require_own_transaction_ids(connection)
+            if needs_own_transaction_ids:
+                self._require_own_transaction_ids(connection)
             yield connection
 
     def require_installed(self, connection: Connection) -> None:

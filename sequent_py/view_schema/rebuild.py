@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sequent_py.errors import ConfigurationError
+from sequent_py.errors import ConfigurationError, InvalidTransition
 from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
 from sequent_py.replay.replayer import join_replay
+from sequent_py.store import repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
 from sequent_py.view_schema.context import Context, shadow_blueprints
 from sequent_py.view_schema.offline import run_offline
@@ -98,7 +99,7 @@ class ViewSchema:
             It is being worked on: stop that process first.
         """
         context = self._context
-        with context.coordinating("abort") as connection:
+        with context.coordinating("abort", needs_own_transaction_ids=False) as connection:
             current = context.versions.current(connection)
             state = settled(current.state, is_held=False) if current else None
             require(state, Command.ABORT)
@@ -131,6 +132,26 @@ class ViewSchema:
             if not self._context.is_installed(connection):
                 return 0
             return self._context.gate.read(connection).live_version
+
+    def repair_transaction_ids(self) -> int:
+        """Mend a store that was restored from another cluster; return how many events were changed.
+
+        Raises
+        ------
+        InvalidTransition
+            A migration is unfinished: its snapshots are the other cluster's, too.
+        ConcurrentMigration, MaintenanceModeActive
+            Nothing was changed.
+        """
+        context = self._context
+        with context.coordinating("repair", needs_own_transaction_ids=False) as connection:
+            unfinished = context.versions.unfinished(connection)
+            if unfinished is not None:
+                raise InvalidTransition(
+                    f"A view migration to version {unfinished.target_version} is unfinished, and its snapshots are the other cluster's.",
+                    remedy="Run: sequent migrate abort, then sequent doctor --repair",
+                )
+            return repair_transaction_ids(connection, context.schema)
 
     def work(self, *, progress: Progress = SILENT) -> int:
         """Join the replay that is running now, from this or any other host; return how many groups this process replayed.

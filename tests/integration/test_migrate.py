@@ -26,6 +26,7 @@ from sequent_py.database import connect_for_migration
 from sequent_py.errors import (
     ConcurrentMigration,
     DrainTimeout,
+    ForeignTransactionIds,
     InvalidTransition,
     MaintenanceModeActive,
     MigrationNotStarted,
@@ -383,8 +384,26 @@ class TestOffline:
     ) -> None:
         place_orders(app, [1])
         connection.execute("UPDATE sequent_schema.events SET xact_id = '99999999999'")
-        with pytest.raises(Exception, match="another cluster"):
-            app.view_schema.online()
+        for command in (app.view_schema.online, app.view_schema.offline):
+            with pytest.raises(ForeignTransactionIds, match="another cluster"):
+                command()
+        assert app.view_schema.repair_transaction_ids() == 4
+        place_orders(app, [2])
+        migrate(app)
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_a_migration_that_was_restored_with_its_store_is_aborted_before_the_repair(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, [1])
+        app.view_schema.online()
+        connection.execute("UPDATE sequent_schema.events SET xact_id = '99999999999'")
+        with pytest.raises(InvalidTransition, match="abort"):
+            app.view_schema.repair_transaction_ids()
+        app.view_schema.abort()
+        assert app.view_schema.repair_transaction_ids() == 4
+        migrate(app)
+        assert actual_rows(connection) == expected_rows(connection)
 
 
 class TestHostileDefaults:

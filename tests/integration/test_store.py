@@ -143,6 +143,31 @@ def test_equal_on_a_connection_in_another_time_zone(store: EventStore, store_dat
     assert recorded[0].created_at.tzinfo is UTC
 
 
+@pytest.fixture
+def latin_url(store_database_url: str, admin: psycopg.Connection) -> str:
+    """A database whose sessions do not speak UTF-8 unless they ask for it."""
+    admin.execute(
+        sql.SQL("ALTER DATABASE {} SET client_encoding = 'LATIN1'").format(sql.Identifier(admin.info.dbname))
+    )
+    return store_database_url
+
+
+def test_payloads_do_not_depend_on_the_client_encoding(latin_url: str, admin: psycopg.Connection) -> None:
+    engine = create_engine(latin_url, "view_schema")
+    EventStore(engine, SCHEMA, EventTypes([Opened])).append(uuid4(), [Opened(owner="Zoë €")])
+    engine.dispose()
+    row = admin.execute("SELECT payload ->> 'owner' FROM sequent_schema.events").fetchone()
+    assert row == ("Zoë €",)
+
+
+def test_a_caller_s_connection_in_another_encoding_is_refused(store: EventStore, latin_url: str) -> None:
+    with psycopg.connect(latin_url) as connection:
+        with pytest.raises(StoreError, match="client encoding"):
+            store.append(uuid4(), [Opened(owner="Zoë")], connection=connection)
+        connection.execute("SET client_encoding = 'UTF8'")
+        store.append(uuid4(), [Opened(owner="Zoë")], connection=connection)
+
+
 def test_parts_of_an_aggregate(store: EventStore) -> None:
     aggregate_id = uuid4()
     store.append(aggregate_id, deposits(1, 2, 3, 4, 5))

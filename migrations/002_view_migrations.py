@@ -64,6 +64,7 @@ CREATE TABLE view_tables (
     version int NOT NULL,
     built_version int NOT NULL,
     altered_version int,
+    unmanaged_since int,
     migration_id bigint NOT NULL REFERENCES view_migrations (id),
     retired_by bigint REFERENCES view_migrations (id),
     names jsonb NOT NULL DEFAULT '{}',
@@ -86,5 +87,6 @@ CREATE UNIQUE INDEX view_tables_one_shadow ON view_tables (table_name) WHERE rol
 
 COMMENT ON TABLE view_tables IS 'Relations of the view schema by the exact names under which they were made; nothing is dropped by pattern.';
 COMMENT ON COLUMN view_tables.version IS 'The version that its suffix names: of a shadow table the target, of a retired one the last it served; of a live one the version that built it.';
+COMMENT ON COLUMN view_tables.unmanaged_since IS 'The version from which on no projector has kept the table up to date; null while one does.';
 COMMENT ON COLUMN view_tables.names IS 'What the swap renames along with it.';
 """

@@ -6,6 +6,7 @@ to a supported server. Failures to connect become :class:`~sequent_py.errors.Dat
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, cast
 
 import psycopg
@@ -107,6 +108,9 @@ def connect_for_migration(url: str, *, application_name: str) -> psycopg.Connect
     for name, value in MIGRATION_SETTINGS:
         if (name,) in known:
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+    with suppress(psycopg.errors.InvalidParameterValue):  # not on every platform of the server
+        # A process that died in mid-statement must not keep its locks until that statement ends.
+        connection.execute("SET client_connection_check_interval = '1s'")
     return connection
 
 

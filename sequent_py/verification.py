@@ -163,7 +163,7 @@ class Verification:
                 f"The shadow tables differ from a fresh fold of {len(aggregate_ids)} aggregates: "
                 + "; ".join(map(str, differences[:EXAMPLES]))
                 + ".",
-                remedy="A handler that depends on anything but its events, or whose code changed since online, does this. "
+                remedy="A handler that depends on anything but the events of one aggregate, or whose code changed since online, does this. "
                 "Mend it, then: sequent migrate abort, sequent migrate online",
             )
         return len(aggregate_ids)

@@ -12,7 +12,7 @@ import psycopg
 
 from sequent_py import database
 from sequent_py.config import Config
-from sequent_py.errors import DefinitionError, ForeignTransactionIds, StoreNotInstalled
+from sequent_py.errors import DefinitionError, ForeignTransactionIds, SequentError, StoreNotInstalled
 from sequent_py.events import EventTypes, aliases_of, event_type_of
 from sequent_py.gate import Gate
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -73,6 +73,12 @@ class Context:
             application_name=f"sequent {purpose} ({socket.gethostname()}:{os.getpid()})",
         )
 
+    def connect_builder(self) -> Connection:
+        """Open a connection for building indexes: one that the next coordinator ends, as it does with those of workers."""
+        connection = self.connect("indexing")
+        fence.become_worker(connection, self.schema)
+        return connection
+
     @contextmanager
     def reading(self, purpose: str) -> Iterator[Connection]:
         """Open a connection that cannot write; for commands that only report."""
@@ -95,13 +101,21 @@ class Context:
         """
         with self.connect(f"migrate {command}") as connection:
             self.require_installed(connection)
-            # A coordinator whose process died in mid-statement must not keep its lock until that statement ends.
-            with suppress(psycopg.errors.InvalidParameterValue):  # not on every platform of the server
-                connection.execute("SET client_connection_check_interval = '1s'")
             fence.become_coordinator(connection, self.schema)
             if needs_own_transaction_ids:
                 self._require_own_transaction_ids(connection)
             yield connection
+
+    @contextmanager
+    def noting_errors(self, connection: Connection, migration_id: int) -> Iterator[None]:
+        """Note on the migration's row why its command failed, for ``status`` to show."""
+        try:
+            yield
+        except SequentError as error:
+            # Where the connection is the trouble there is nobody to tell but the caller.
+            with suppress(psycopg.Error):
+                self.versions.record_error(connection, migration_id, str(error))
+            raise
 
     def require_installed(self, connection: Connection) -> None:
         """Refuse a store that is missing or older than this library.

@@ -7,6 +7,7 @@ Nothing but shadow tables is locked, save what a file refers to without a suffix
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -113,15 +114,22 @@ def build_indexes(
         A file fails, also for the rows that are now in the table: duplicate keys, for example. Tables that are done stay done.
     """
 
+    at_work: list[Connection] = []
+    is_given_up = threading.Event()
+
     def build(item: TableFiles) -> TableBlueprint:
         connection = connect()
+        at_work.append(connection)
         try:
+            if is_given_up.is_set():
+                raise errors.QueryCanceled("the builds were interrupted")
             with connection.transaction(), lock_timeout(connection, lock_timeout_seconds):
                 _raise_work_mem(connection, maintenance_work_mem_mb)
                 blueprint = _build_indexes(connection, view_schema, item, blueprints, target_version)
                 on_built(connection, blueprint)
             return blueprint
         finally:
+            at_work.remove(connection)
             connection.close()
 
     def attempt(item: TableFiles) -> TableBlueprint | None:
@@ -133,7 +141,15 @@ def build_indexes(
     if len(files) == 1 or parallel <= 1:
         return [build(item) for item in files]
     with ThreadPoolExecutor(max_workers=min(parallel, len(files))) as threads:
-        built = list(threads.map(attempt, files))
+        try:
+            built = list(threads.map(attempt, files))
+        except BaseException:
+            # Ctrl-C reaches this thread only, and leaving the pool would wait for the builds, for hours perhaps.
+            is_given_up.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            for connection in at_work:
+                connection.cancel_safe(timeout=5.0)
+            raise
     return [done or build(item) for done, item in zip(built, files, strict=True)]
 
 

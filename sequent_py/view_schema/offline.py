@@ -105,16 +105,17 @@ def run_offline(
             group_target_events=group_target_events,
             progress=progress,
         )
-        passes.take_over()
-        with watch.step("checking", progress):
-            # Checked at the door again: views, keys and names can have come since online.
-            warnings = check_swap(context, connection, plan)
         cut_over = _CutOver(context, connection, migration, resolved, passes, watch, progress)
-        cut_over.approach(verify_sample)
-        closed_at = time.monotonic()
-        with cut_over.gate_closed(drain_timeout_seconds):
-            cut_over.finish_replay(verify_sample)
-            result = cut_over.promote(lock_budget_seconds, closed_at)
+        with context.noting_errors(connection, migration.id):
+            passes.take_over()
+            with watch.step("checking", progress):
+                # Checked at the door again: views, keys and names can have come since online.
+                warnings = check_swap(context, connection, plan)
+            cut_over.approach(verify_sample)
+            closed_at = time.monotonic()
+            with cut_over.gate_closed(drain_timeout_seconds):
+                cut_over.finish_replay(verify_sample)
+                result = cut_over.promote(lock_budget_seconds, closed_at)
         return OfflineReport(
             migration_id=migration.id,
             from_version=plan.from_version,

@@ -62,20 +62,19 @@ def run_online(
             group_target_events=group_target_events,
             progress=progress,
         )
-        passes.take_over()
-        events = 0
-        if plan.replays:
+        with context.noting_errors(connection, migration.id):
+            passes.take_over()
+            events = 0
             if migration.state is MigrationState.ONLINE_DONE:
                 progress.step("catching up")
-                events = passes.catch_up()
+                events = passes.catch_up() if plan.replays else 0
             else:
                 progress.step("replaying")
-                events = passes.first()
-        if migration.state is not MigrationState.ONLINE_DONE:
-            _index_and_analyse(context, connection, migration, resolved, workers, progress)
+                events = passes.first() if plan.replays else 0
+                _index_and_analyse(context, connection, migration, resolved, workers, progress)
             with connection.transaction():
                 context.versions.transition(
-                    connection, migration.id, (MigrationState.ONLINE_RUNNING,), MigrationState.ONLINE_DONE
+                    connection, migration.id, (migration.state,), MigrationState.ONLINE_DONE
                 )
         return OnlineReport(
             migration_id=migration.id,
@@ -190,7 +189,7 @@ def _index_and_analyse(
     if files:
         progress.step("building indexes")
         executor.build_indexes(
-            lambda: context.connect("indexing"),
+            context.connect_builder,
             view_schema=context.config.view_schema,
             files=files,
             blueprints=shadow_blueprints(context, connection, migration.id),

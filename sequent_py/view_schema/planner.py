@@ -59,6 +59,7 @@ def plan(
     _refuse_half_listed(definition, listings, replays)
     _refuse_unbuilt(definition, current_version, replays, live)
     _refuse_outdated(definition, current_version, replays, live)
+    _refuse_stale(definition, current_version, replays, live)
     _refuse_undeclared(definition, current_version, replays, alters)
     _refuse_names(definition, replays, alters, live)
     return Plan(
@@ -223,6 +224,24 @@ def _refuse_outdated(
                     f"and version {current_version} is live already: the entry would never be carried out.",
                     remedy=_list_anew(definition, current_version, what),
                 )
+
+
+def _refuse_stale(
+    definition: MigrationsDefinition,
+    current_version: int,
+    replays: Sequence[ReplayStep],
+    live: Mapping[str, LiveTable],
+) -> None:
+    """A projector that was away and has come back must rebuild its tables: they lack the events of the meantime."""
+    replayed = {step.table_name for step in replays}
+    for name, table in live.items():
+        projectors = definition.projectors_of(name)
+        if table.unmanaged_since is not None and projectors and name not in replayed:
+            names = " and ".join(projector.name for projector in projectors)
+            raise DefinitionError(
+                f"{names} manages {name}, which no projector has kept up to date since version {table.unmanaged_since}.",
+                remedy=_list_anew(definition, current_version, names),
+            )
 
 
 def _refuse_undeclared(

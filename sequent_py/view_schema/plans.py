@@ -25,6 +25,8 @@ class LiveTable:
     """The target version of the migration that built it."""
     altered_version: int | None = None
     """The newest version whose alter ran on it since; None when none has."""
+    unmanaged_since: int | None = None
+    """The version from which on no projector has kept it up to date; None while one does."""
 
     @property
     def shape_version(self) -> int:

@@ -90,6 +90,8 @@ class ViewTable:
     that built it."""
     built_version: int
     altered_version: int | None
+    unmanaged_since: int | None
+    """The version from which on no projector has kept it up to date."""
     migration_id: int
     """The migration that built it."""
     retired_by: int | None
@@ -350,7 +352,9 @@ class Versions:
     def live_tables(self, connection: Connection) -> dict[str, LiveTable]:
         """Return the tables that serve now, by name, as the planner takes them."""
         return {
-            table.table_name: LiveTable(table.table_name, table.built_version, table.altered_version)
+            table.table_name: LiveTable(
+                table.table_name, table.built_version, table.altered_version, table.unmanaged_since
+            )
             for table in self.tables(connection, TableRole.LIVE)
         }
 
@@ -382,6 +386,11 @@ class Versions:
                     f"The recorded tables of {step.table_name} are not those of the plan of view migration {migration_id}.",
                     remedy="Run: sequent migrate abort",
                 )
+        self._execute(
+            connection,
+            "UPDATE {tables} SET unmanaged_since = %s WHERE role = 'live' AND table_name = ANY (%s) AND unmanaged_since IS NULL",
+            (plan.target_version, list(plan.orphaned)),
+        )
         for alter in plan.alters:
             self._execute(
                 connection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,9 +54,9 @@ def history() -> Iterator[tuple[UUID, Any, None]]:
             yield order, LineAdded(product=f"p{line}", cents=line), None
 
 
-def application(url: str) -> Sequent:
+def application(url: str, sql_directory: Path | str = SQL_DIRECTORY) -> Sequent:
     config = Config(
-        database_url=url, sql_directory=SQL_DIRECTORY, workers=2, group_target_events=GROUP_EVENTS
+        database_url=url, sql_directory=Path(sql_directory), workers=2, group_target_events=GROUP_EVENTS
     )
     return Sequent(config, migrations=Shop1)
 
@@ -64,15 +65,17 @@ SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
 from test_kills import application
-with application({url!r}) as app:
+with application({url!r}, {sql!r}) as app:
     app.view_schema.{command}(workers={workers})
 """
 
 
-def start(url: str, command: str, workers: int = 2) -> subprocess.Popen[bytes]:
+def start(
+    url: str, command: str, workers: int = 2, sql_directory: Path = SQL_DIRECTORY
+) -> subprocess.Popen[bytes]:
     """Run a command in a process of its own, as an operator would."""
     script = textwrap.dedent(SCRIPT).format(
-        path=[str(Path(__file__).parent)], url=url, command=command, workers=workers
+        path=[str(Path(__file__).parent)], url=url, command=command, workers=workers, sql=str(sql_directory)
     )
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
 
@@ -210,6 +213,56 @@ def test_a_worker_that_outlives_its_coordinator_never_writes_into_a_later_run(
             if Path(f"/proc/{pid}").exists():
                 os.kill(pid, signal.SIGKILL)
     assert actual_rows(connection) == expected_rows(connection)
+
+
+@pytest.fixture
+def slow_indexes(tmp_path: Path, store_database_url: str) -> Path:
+    """Table files whose index builds take minutes, on two tables at once."""
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.slow(uuid) RETURNS uuid IMMUTABLE LANGUAGE plpgsql"
+            " AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN $1; END $$"
+        )
+    shutil.copytree(SQL_DIRECTORY, tmp_path, dirs_exist_ok=True)
+    for table in ("order_records", "line_records"):
+        with (tmp_path / f"{table}.indexes.sql").open("a") as file:
+            file.write(f"CREATE INDEX {table}_slow%SUFFIX% ON {table}%SUFFIX% (public.slow(aggregate_id));")
+    return tmp_path
+
+
+def index_builds(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'sequent indexing%'"
+        " AND datname = current_database() AND state = 'active' AND query LIKE '%EXECUTE%'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_index_builds_of_a_killed_coordinator_are_ended_by_the_next_command(
+    url: str, connection: psycopg.Connection[Any], slow_indexes: Path
+) -> None:
+    process = start(url, "online", sql_directory=slow_indexes)
+    wait_until(lambda: index_builds(connection) == 2)
+    process.kill()
+    end(process)
+    with application(url, slow_indexes) as app:
+        app.view_schema.abort()
+    assert index_builds(connection) == 0
+    finish(url, connection)
+
+
+def test_an_interrupted_coordinator_does_not_wait_for_index_builds(
+    url: str, connection: psycopg.Connection[Any], slow_indexes: Path
+) -> None:
+    process = start(url, "online", sql_directory=slow_indexes)
+    wait_until(lambda: index_builds(connection) == 2)
+    process.send_signal(signal.SIGINT)
+    end(process)
+    wait_until(lambda: index_builds(connection) == 0, seconds=5)
+    with application(url, slow_indexes) as app:
+        assert app.view_schema.status().state == "online_running"
+        app.view_schema.abort()
 
 
 def test_a_killed_offline_reopens_the_gate_by_dying(url: str, connection: psycopg.Connection[Any]) -> None:

@@ -564,3 +564,14 @@ def test_any_schema_name_will_do_and_the_tables_can_be_taken_down_again(
         assert len(versions.shadows(connection, migration.id)) == 2
         module.down(Operations(connection))
         assert not versions.is_installed(connection)
+
+
+def test_a_table_without_projectors_is_marked_once_and_forgotten_when_it_is_rebuilt(
+    connection: Connection,
+) -> None:
+    promoted(connection, FIRST)
+    promoted(connection, Plan(1, 2, orphaned=("accounts",)))
+    promoted(connection, Plan(2, 3, orphaned=("accounts",)))
+    assert VERSIONS.live_tables(connection)["accounts"] == LiveTable("accounts", 1, None, 2)
+    promoted(connection, Plan(3, 4, replays=(replay("accounts", 4, retired=3),)))
+    assert VERSIONS.live_tables(connection)["accounts"] == LiveTable("accounts", 4)

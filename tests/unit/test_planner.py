@@ -526,3 +526,21 @@ def test_a_plan_whose_classes_are_gone_is_refused() -> None:
     ) as caught:
         resolve(everything(), definition(migrations({4: [Account]})))
     assert "sequent migrate abort" in caught.value.remedy
+
+
+class TestComingBack:
+    def stale(self) -> dict[str, LiveTable]:
+        return {**live(message_records=1), ACCOUNTS: LiveTable(ACCOUNTS, 1, unmanaged_since=2)}
+
+    def test_a_projector_that_was_away_must_be_listed_anew(self) -> None:
+        text = refusal({1: [Account, Message], 3: []}, 2, tables=self.stale())
+        assert ACCOUNTS in text
+        assert "since version 2" in text
+        assert "under version 3" in text
+
+    def test_listed_anew_its_table_is_rebuilt(self) -> None:
+        plan = planned({1: [Account, Message], 3: [Account]}, 2, tables=self.stale())
+        assert [step.table_name for step in plan.replays] == [ACCOUNTS]
+
+    def test_a_table_that_stays_without_a_projector_disturbs_nothing(self) -> None:
+        assert planned({1: [Message], 3: []}, 2, tables=self.stale()).orphaned == (ACCOUNTS,)

@@ -105,6 +105,8 @@ def projection_failed(handler: Any, event: Event, error: BaseException) -> Proje
     """Say which projector failed on which event, and why."""
     projector = type(getattr(handler, "__self__", handler)).__name__
     cause = str(error) if isinstance(error, SequentError) else f"{type(error).__name__}: {error}"
-    return ProjectionFailed(
+    failed = ProjectionFailed(
         projector, event_type_of(type(event)), event.aggregate_id, event.sequence_number, cause
     )
+    failed.remedy = "Mend the handler, then run the same command again; what is finished is kept."
+    return failed

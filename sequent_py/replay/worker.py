@@ -220,10 +220,22 @@ def load_migrations(reference: str) -> type[Migrations]:
             remedy="Check migrations_class in [tool.sequent], and that the module is beside pyproject.toml or installed.",
         ) from error
     except AttributeError as error:
-        raise ConfigurationError(f"Module {module_name!r} has no {class_name!r}.") from error
+        raise ConfigurationError(f"{reference!r} cannot be imported: {error}.") from error
+    except SequentError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"Importing {module_name!r}, which migrations_class names, failed: {_where(error)}{type(error).__name__}: {error}.",
+            remedy="Mend the module; --debug shows where.",
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Migrations)):
         raise ConfigurationError(f"{reference!r} is not a Migrations class.")
     return found
+
+
+def _where(error: Exception) -> str:
+    """Name the file of a syntax error whole; its message has the last part only."""
+    return f"{error.filename}: " if isinstance(error, SyntaxError) and error.filename else ""
 
 
 def event_types_of(migrations: type[Migrations]) -> EventTypes:

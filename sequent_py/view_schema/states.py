@@ -158,7 +158,10 @@ def require(state: MigrationState | None, command: Command) -> Transition:
             )
         if command is Command.ROLLBACK:
             raise InvalidTransition(f"rollback needs a live view migration to go back from{latest}.")
-        raise InvalidTransition(f"No view migration is unfinished{latest}; there is nothing to {command}.")
+        raise InvalidTransition(
+            f"No view migration is unfinished{latest}; there is nothing to {command}.",
+            remedy="See: sequent migrate status",
+        )
     raise InvalidTransition(f"{command} is not possible while the view migration is {state}.", remedy=remedy)
 
 

@@ -237,8 +237,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory():
-        result = measure(
-            arguments.events, arguments.workers, arguments.rounds, say)
+        result = measure(arguments.events, arguments.workers, arguments.rounds, say)
     head = (
         f"{result['events']:,} bank events, two projectors, PostgreSQL {result['postgresql']}, Python {result['python']}, "
         f"{result['cores']} cores, medians of {result['rounds']} interleaved rounds."

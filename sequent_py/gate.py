@@ -230,7 +230,7 @@ def drain_timeout(writers: list[Writer], waited_seconds: float) -> DrainTimeout:
     remedies = [
         f"SELECT pg_terminate_backend({writer.pid});"
         if writer.pid is not None
-        else f"ROLLBACK PREPARED {sql.Literal(writer.gid).as_string(None).strip()};"
+        else f"COMMIT PREPARED {sql.Literal(writer.gid).as_string(None).strip()}; (or ROLLBACK PREPARED)"
         for writer in writers
     ]
     return DrainTimeout(

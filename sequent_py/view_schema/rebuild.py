@@ -6,7 +6,7 @@ from sequent_py.errors import ConfigurationError, InvalidTransition
 from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
 from sequent_py.replay.replayer import join_replay
-from sequent_py.store import repair_transaction_ids
+from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
 from sequent_py.view_schema.context import Context, shadow_blueprints
 from sequent_py.view_schema.offline import run_offline
@@ -145,6 +145,8 @@ class ViewSchema:
         """
         context = self._context
         with context.coordinating("repair", needs_own_transaction_ids=False) as connection:
+            if foreign_transaction_ids(connection, context.schema) is None:
+                return 0
             unfinished = context.versions.unfinished(connection)
             if unfinished is not None:
                 raise InvalidTransition(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
+import psycopg
 from sqlalchemy import Engine
 
 from sequent_py import database
 from sequent_py.config import Config
-from sequent_py.embedded import EmbeddedServer, directory_of
-from sequent_py.errors import ConfigurationError
+from sequent_py.embedded import EmbeddedServer, directory_of, is_created
+from sequent_py.errors import ConfigurationError, StoreNotInstalled
 from sequent_py.events import Event, EventTypes
 from sequent_py.gate import Gate, GateState
 from sequent_py.projection import LiveProjection
@@ -108,9 +109,19 @@ class Sequent:
             return None
         return directory_of(self.config.project_directory)
 
+    @property
+    def has_database(self) -> bool:
+        """Whether there is a database to ask: one is configured, or the embedded server has been created. Creates nothing."""
+        directory = self.embedded_directory
+        return directory is None or is_created(directory)
+
+    def find_database(self) -> str | None:
+        """Return ``database_url``, or None where asking for it would create a server: nothing can be installed there."""
+        return self.database_url if self.has_database else None
+
     @cached_property
     def database_url(self) -> str:
-        """The libpq URL; starts the embedded server when none is configured. Holds the password: never print it."""
+        """The libpq URL; creates and starts the embedded server when none is configured. Holds the password: never print it."""
         if self.config.database_url is not None:
             return self.config.database_url.get_secret_value()
         server = EmbeddedServer.join(directory_of(self.config.project_directory))
@@ -142,13 +153,13 @@ class Sequent:
     @cached_property
     def maintenance(self) -> Maintenance:
         """The gate, by hand."""
-        return Maintenance(self.database_url, self.config.event_store_schema)
+        return Maintenance(self.find_database, self.config.event_store_schema)
 
     @property
     def _context(self) -> Context:
         return Context(
             config=self.config,
-            database_url=self.database_url,
+            find_database=self.find_database,
             migrations=self.migrations,
             event_types=self.event_types,
             sys_path=tuple(entry for entry in sys.path if entry),
@@ -161,25 +172,34 @@ class Sequent:
 
 
 class Maintenance:
-    """Maintenance mode: the gate closed to writers until it is opened again. Reads go on."""
+    """Maintenance mode: the gate closed to writers until it is opened again. Reads go on.
 
-    def __init__(self, database_url: str, event_store_schema: str) -> None:
-        self._database_url = database_url
+    All methods raise ``StoreNotInstalled`` where there is no gate, and create no server to look for one.
+    """
+
+    def __init__(self, find_database: Callable[[], str | None], event_store_schema: str) -> None:
+        self._find_database = find_database
         self._gate = Gate(event_store_schema)
 
     def on(self, reason: str) -> GateState:
         """Close the gate; appends raise ``MaintenanceModeActive``. Writers in flight finish."""
-        with database.connect(self._database_url, autocommit=True) as connection:
+        with self._connect() as connection:
             self._gate.maintenance_on(connection, reason)
             return self._gate.read(connection)
 
     def off(self) -> GateState:
         """Open the gate again."""
-        with database.connect(self._database_url, autocommit=True) as connection:
+        with self._connect() as connection:
             self._gate.maintenance_off(connection)
             return self._gate.read(connection)
 
     def status(self) -> GateState:
         """Read the gate; writes nothing."""
-        with database.connect(self._database_url, autocommit=True) as connection:
+        with self._connect() as connection:
             return self._gate.read(connection)
+
+    def _connect(self) -> psycopg.Connection:
+        url = self._find_database()
+        if url is None:
+            raise StoreNotInstalled(self._gate.schema)
+        return database.connect(url, autocommit=True)

@@ -64,6 +64,9 @@ def examine(sequent: Sequent) -> DoctorReport:
     DatabaseUnavailable
         No server answers, or it is too old: nothing else can be looked at.
     """
+    if not sequent.has_database:
+        missing = "There is no embedded PostgreSQL yet, and no database_url is set."
+        return DoctorReport((Finding("server", Verdict.PENDING, missing, "Run: sequent init"),))
     with sequent.engine.connect() as pooled:
         connection = database.raw_connection(pooled)
         connection.execute("SET TRANSACTION READ ONLY")

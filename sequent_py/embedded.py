@@ -101,6 +101,11 @@ def directory_of(project_directory: Path) -> Path:
     return project_directory / SUBDIRECTORY
 
 
+def is_created(directory: Path) -> bool:
+    """Whether a server has been created in ``directory``, running or not; touches nothing."""
+    return (directory / "data").exists()
+
+
 def _leave(cluster: _Cluster, users_lock: int, owner_pid: int) -> None:
     """Drop the lock, and stop the server if nobody else holds it."""
     if os.getpid() != owner_pid:

@@ -142,14 +142,8 @@ class Verification:
             fold = Fold(
                 self._projectors, LivePersistor(connection, scratch), self._event_types, self._stored_types
             )
-            query = sql.SQL(
-                "SELECT position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata FROM {}"
-                " WHERE aggregate_id = ANY({}::uuid[]) AND event_type_id = ANY({}::int[]) AND {} ORDER BY position"
-            ).format(
-                sql.Identifier(self._schema, "events"),
-                sql.Literal([str(aggregate_id) for aggregate_id in aggregate_ids]),
-                sql.Literal(list(fold.event_type_ids)),
-                window_condition(None, until),
+            query = aggregates_query(
+                self._schema, aggregate_ids, event_type_ids=fold.event_type_ids, until=until
             )
             with closing(read_events(reader, query)) as raw_events:
                 fold.apply(raw_events)
@@ -216,6 +210,21 @@ class Verification:
                 remedy="Something else writes to the shadow tables. Find it, then: sequent migrate abort, sequent migrate online",
             )
         return counts
+
+
+def aggregates_query(
+    schema: str, aggregate_ids: Sequence[UUID], *, event_type_ids: Sequence[int], until: str
+) -> sql.Composed:
+    """Compose the SELECT of some aggregates' events, as :func:`~sequent_py.replay.reader.read_events` takes it."""
+    return sql.SQL(
+        "SELECT position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata FROM {}"
+        " WHERE aggregate_id = ANY({}::uuid[]) AND event_type_id = ANY({}::int[]) AND {} ORDER BY position"
+    ).format(
+        sql.Identifier(schema, "events"),
+        sql.Literal([str(aggregate_id) for aggregate_id in aggregate_ids]),
+        sql.Literal(list(event_type_ids)),
+        window_condition(None, until),
+    )
 
 
 def _compare(

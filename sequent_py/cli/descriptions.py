@@ -11,6 +11,7 @@ from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.reports import (
     AbortReport,
     CheckReport,
+    DryRunReport,
     MigrationReport,
     OfflineReport,
     OnlineReport,
@@ -66,6 +67,20 @@ def _steps(plan: Plan) -> Iterator[Block]:
         "Not run, because the table is built anew:",
         [f"{step.file_name}: {step.reason}" for step in plan.skipped_alters],
     )
+
+
+def dry_run(report: DryRunReport) -> Iterator[Block]:
+    yield Line("The dry run met nothing wrong, and nothing of it is left.", Tone.GOOD)
+    yield Facts(
+        {
+            "would migrate": f"from version {report.plan.from_version} to {report.plan.target_version}",
+            "replayed": f"{count(report.events, 'event')} of {count(report.aggregates, 'aggregate')}",
+            "took": duration(report.seconds),
+        }
+    )
+    yield from _rows(report.rows)
+    yield Items("Warnings:", report.warnings, Tone.WARNING)
+    yield Items("Next:", ("sequent migrate online",))
 
 
 def online(report: OnlineReport) -> Iterator[Block]:

@@ -46,6 +46,26 @@ def plan(invocation: Invocation) -> None:
         invocation.report(sequent.view_schema.plan(), descriptions.plan)
 
 
+@app.command("dry-run")
+@command
+def dry_run(
+    invocation: Invocation,
+    sample: Annotated[int, typer.Option(min=0, metavar="N", help="How many aggregates to replay.")] = 1_000,
+) -> None:
+    """Try the migration on a sample, and leave no trace.
+
+    Proves the table files, creates the tables, replays up to N aggregates into them and builds their indexes, in a transaction that is
+    rolled back. Finds handlers that raise, payloads that do not validate and keys that are not unique before online does.
+
+    \b
+    Next: sequent migrate online
+    Example: sequent migrate dry-run --sample 5000
+    """
+    with invocation.application() as sequent, invocation.progress() as progress:
+        report = sequent.view_schema.dry_run(sample=sample, progress=progress)
+    invocation.report(report, descriptions.dry_run)
+
+
 @app.command("online")
 @command
 def online(

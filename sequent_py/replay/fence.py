@@ -9,6 +9,7 @@ what they would claim next carries a newer epoch (see :mod:`sequent_py.replay.le
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import psycopg
 from psycopg import sql
@@ -55,6 +56,14 @@ def become_coordinator(connection: Connection, schema: str) -> None:
     ).fetchone()
     if row is None or row[0] is not True:
         raise ConcurrentMigration(coordinator(connection, schema) or "")
+
+
+def resign(connection: Connection, schema: str) -> None:
+    """Give the migration lock back: closing the connection does so too, but the next command may be faster than the server."""
+    with suppress(psycopg.Error):
+        connection.execute(
+            sql.SQL("SELECT pg_advisory_unlock({}.migration_key())").format(sql.Identifier(schema))
+        )
 
 
 def become_worker(connection: Connection, schema: str) -> None:

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, sql
 
 from sequent_py.errors import DefinitionError, TableFileError
 from sequent_py.records import RecordShape
-from sequent_py.view_schema import catalog, table_files
-from sequent_py.view_schema.blueprints import CatalogObject
+from sequent_py.view_schema import carry_over, catalog, table_files
+from sequent_py.view_schema.blueprints import CatalogObject, TableBlueprint
 from sequent_py.view_schema.file_runs import rolled_back
+from sequent_py.view_schema.outlines import (
+    STAND_IN,
+    Outline,
+    Part,
+    indexes_by_age,
+    mean_the_same,
+    read_outline,
+)
 from sequent_py.view_schema.renames import Rename, rename_all
-from sequent_py.view_schema.script import run_script, searching
+from sequent_py.view_schema.script import run_script
 from sequent_py.view_schema.table_files import TableFiles
 
 Connection = psycopg.Connection[Any]
+K = TypeVar("K")
 
 UNDEFINED = (
     errors.UndefinedTable,
@@ -46,72 +55,116 @@ class AlterScript:
 
 def prove_alters(
     connection: Connection,
-    table: str,
+    live: TableBlueprint,
     scripts: Sequence[AlterScript],
-    wanted: Mapping[str, str],
+    wanted: Outline,
     *,
     scratch: str,
     view_schema: str,
 ) -> None:
-    """Run a table's alter files on an empty copy of it, and compare its columns with the table file's.
+    """Run a live table's alter files on an empty copy of it, and compare it with what the table's own files create.
+
+    A constraint or index that was made or dropped on the live table by hand, and that the alter files leave so, is none of their doing.
 
     Raises
     ------
     TableFileError
         A file fails.
     DefinitionError
-        The columns differ.
+        Columns, constraints or indexes differ; names each.
     """
     scripts = sorted(scripts, key=lambda item: item.version)
     try:
-        found = _altered_columns(connection, table, scripts, scratch, view_schema, (scratch, "public"))
+        _prove(connection, live, scripts, wanted, scratch, view_schema, (scratch, "public"))
     except TableFileError as error:
         if not isinstance(error.__cause__, UNDEFINED):
             raise
-        search_path = (scratch, view_schema, "public")
-        found = _altered_columns(connection, table, scripts, scratch, view_schema, search_path)
-    if found == wanted:
-        return
-    names = ", ".join(table_files.alter_file_name(table, item.version) for item in scripts)
-    create = table_files.create_file_name(table)
-    differences = "; ".join(
-        f"{name}: {found.get(name, 'none')} after {names}, {wanted.get(name, 'none')} in {create}"
-        for name in dict.fromkeys((*wanted, *found))
-        if found.get(name) != wanted.get(name)
-    )
-    raise DefinitionError(
-        f"{names} and {create} lead to different columns of {table}: {differences}.",
-        remedy="A table file always describes the newest shape: make them agree.",
-    )
+        _prove(connection, live, scripts, wanted, scratch, view_schema, (scratch, view_schema, "public"))
 
 
-def columns_as_text(connection: Connection, scratch: str, view_schema: str, table: str) -> dict[str, str]:
-    """Return the columns of a table of the scratch schema as one would write them; what must be equal after an alter."""
-    with searching(connection, (scratch, view_schema)):
-        return dict(connection.execute(_COLUMNS, (scratch, table)).fetchall())
-
-
-def _altered_columns(
+def _prove(
     connection: Connection,
-    table: str,
+    live: TableBlueprint,
     scripts: Sequence[AlterScript],
+    wanted: Outline,
     scratch: str,
     view_schema: str,
     search_path: Sequence[str],
-) -> dict[str, str]:
+) -> None:
+    table = live.table
     with rolled_back(connection):
-        before = catalog.take_inventory(connection, view_schema)
+        inventory = catalog.take_inventory(connection, view_schema)
         _copy(connection, table, scratch, view_schema)
+        before = read_outline(connection, scratch, view_schema, table)
         for item in scripts:
             source = table_files.alter_file_name(table, item.version)
             run_script(connection, item.sql, source=source, search_path=search_path)
-            catalog.created_since(connection, before, schema=scratch, view_schema=view_schema, source=source)
-        return columns_as_text(connection, scratch, view_schema, table)
+            catalog.created_since(
+                connection, inventory, schema=scratch, view_schema=view_schema, source=source
+            )
+        found = read_outline(connection, scratch, view_schema, table)
+        names = ", ".join(table_files.alter_file_name(table, item.version) for item in scripts)
+        create = table_files.create_file_name(table)
+        # Columns first: what is on a missing one is missing, too.
+        _refuse(table, "columns", names, create, _differing(found.columns, wanted.columns))
+        differing = {
+            f"{kind} {name}": definitions
+            for (kind, name), definitions in _differing(found.parts, wanted.parts).items()
+            if not _was_done_by_hand((kind, name), before, definitions, _made_by_files(live))
+            and not (
+                all(definitions)
+                and mean_the_same(connection, scratch, view_schema, table, (kind, name), definitions)
+            )
+        }
+        indexes = table_files.indexes_file_name(table)
+        has_indexes = scripts[-1].files.indexes_sql is not None
+        sources = f"{create} with {indexes}" if has_indexes else create
+        _refuse(table, "constraints and indexes", names, sources, differing)
+
+
+def _differing(found: Mapping[K, str], wanted: Mapping[K, str]) -> dict[K, tuple[str, str]]:
+    """Return what is found and what is wanted where they differ; empty for what is not there."""
+    return {
+        key: (found.get(key, ""), wanted.get(key, ""))
+        for key in dict.fromkeys((*wanted, *found))
+        if found.get(key) != wanted.get(key)
+    }
+
+
+def _made_by_files(live: TableBlueprint) -> frozenset[Part]:
+    """Return the constraints and indexes that the live table has from its files, earlier alter files included."""
+    properties = carry_over.from_json(live.as_built)
+    return frozenset(
+        (key[0], key[2]) for key in properties if key[0] in ("constraint", "index") and key[1] == live.table
+    )
+
+
+def _was_done_by_hand(
+    part: Part, before: Outline, definitions: tuple[str, str], made_by_files: frozenset[Part]
+) -> bool:
+    found, wanted = definitions
+    if not wanted:
+        return part in before.parts and part not in made_by_files
+    return not found and part not in before.parts and part in made_by_files
+
+
+def _refuse(
+    table: str, what: str, names: str, sources: str, differing: Mapping[str, tuple[str, str]]
+) -> None:
+    if differing:
+        differences = "; ".join(
+            f"{name}: {found or 'none'} after {names}, {wanted or 'none'} in {sources}"
+            for name, (found, wanted) in differing.items()
+        )
+        raise DefinitionError(
+            f"{names} and {sources} lead to different {what} of {table}: {differences}.",
+            remedy="A table file always describes the newest shape: make them agree.",
+        )
 
 
 # LIKE leaves these out, and real ones would lock other tables: a stand-in that a file can drop does as well.
 _STAND_INS = {
-    "constraint": sql.SQL("ALTER TABLE {copy} ADD CONSTRAINT {name} CHECK (true)"),
+    "constraint": sql.SQL("ALTER TABLE {copy} ADD CONSTRAINT {name} " + STAND_IN),
     "trigger": sql.SQL(
         "CREATE TRIGGER {name} BEFORE UPDATE ON {copy} FOR EACH ROW"
         " EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()"
@@ -127,12 +180,16 @@ def _copy(connection: Connection, table: str, scratch: str, view_schema: str) ->
     connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(copy, live))
     originals = catalog.attached_objects(connection, view_schema, [table])
     copies = catalog.attached_objects(connection, scratch, [table])
-    renames = [
-        Rename(kind, table if kind == "key" else "", right.name, left.name)
-        for kind in ("key", "index", "statistics")
-        # LIKE goes through them in the order of their creation.
-        for left, right in zip(_of_kind(originals, kind), _of_kind(copies, kind), strict=False)
+    # LIKE goes through them in the order of their creation.
+    pairs = [
+        ("statistics", left.name, right.name)
+        for left, right in zip(
+            _of_kind(originals, "statistics"), _of_kind(copies, "statistics"), strict=False
+        )
     ]
+    old, new = (indexes_by_age(connection, schema, table) for schema in (view_schema, scratch))
+    pairs += [(kind, left, right) for (kind, left), (_, right) in zip(old, new, strict=False)]
+    renames = [Rename(kind, table if kind == "key" else "", right, left) for kind, left, right in pairs]
     rename_all(connection, scratch, renames)
     for item in originals:
         if item.kind in _STAND_INS and (item.kind != "constraint" or item.detail == "f"):
@@ -141,19 +198,3 @@ def _copy(connection: Connection, table: str, scratch: str, view_schema: str) ->
 
 def _of_kind(objects: Iterable[CatalogObject], kind: str) -> list[CatalogObject]:
     return [item for item in objects if item.kind == kind]
-
-
-_COLUMNS = """
-    SELECT a.attname, concat_ws(' ', pg_catalog.format_type(a.atttypid, a.atttypmod),
-        CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || a.attcollation::regcollation::text END,
-        CASE WHEN a.attnotnull THEN 'NOT NULL' END,
-        CASE a.attgenerated WHEN '' THEN 'DEFAULT ' WHEN 's' THEN 'GENERATED STORED ' ELSE 'GENERATED VIRTUAL ' END
-            || pg_catalog.pg_get_expr(e.adbin, e.adrelid),
-        CASE a.attidentity WHEN 'a' THEN 'GENERATED ALWAYS AS IDENTITY' WHEN 'd' THEN 'GENERATED BY DEFAULT AS IDENTITY' END)
-    FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
-    JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
-    LEFT JOIN pg_catalog.pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
-    WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
-    ORDER BY a.attnum"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -36,10 +36,25 @@ class Context:
     """One application's view schema."""
 
     config: Config
-    database_url: str
+    find_database: Callable[[], str | None]
+    """Returns the database's URL; None where there is no server yet, which only ``sequent init`` creates."""
     migrations: type[Migrations]
     event_types: EventTypes
     sys_path: tuple[str, ...] = ()
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL.
+
+        Raises
+        ------
+        StoreNotInstalled
+            There is no server yet.
+        """
+        url = self.find_database()
+        if url is None:
+            raise StoreNotInstalled(self.schema)
+        return url
 
     @property
     def schema(self) -> str:
@@ -81,10 +96,22 @@ class Context:
 
     @contextmanager
     def reading(self, purpose: str) -> Iterator[Connection]:
-        """Open a connection that cannot write; for commands that only report."""
+        """Open a connection that cannot write."""
         with self.connect(purpose) as connection:
             connection.execute("SET default_transaction_read_only = on")
             yield connection
+
+    @contextmanager
+    def reporting(self, purpose: str) -> Iterator[Connection | None]:
+        """Open a connection that cannot write, for commands that only report; None where no store is installed that they could report on.
+
+        A missing server and an empty database are the same to them.
+        """
+        if self.find_database() is None:
+            yield None
+            return
+        with self.reading(purpose) as connection:
+            yield connection if self._is_installed(connection) else None
 
     @contextmanager
     def coordinating(self, command: str, *, needs_own_transaction_ids: bool = True) -> Iterator[Connection]:
@@ -102,9 +129,12 @@ class Context:
         with self.connect(f"migrate {command}") as connection:
             self.require_installed(connection)
             fence.become_coordinator(connection, self.schema)
-            if needs_own_transaction_ids:
-                self._require_own_transaction_ids(connection)
-            yield connection
+            try:
+                if needs_own_transaction_ids:
+                    self._require_own_transaction_ids(connection)
+                yield connection
+            finally:
+                fence.resign(connection, self.schema)
 
     @contextmanager
     def noting_errors(self, connection: Connection, migration_id: int) -> Iterator[None]:
@@ -133,8 +163,7 @@ class Context:
                 self.schema, f"is at version {version}, this library needs {latest_event_store_version()}"
             )
 
-    def is_installed(self, connection: Connection) -> bool:
-        """Whether the store is there and new enough; writes nothing."""
+    def _is_installed(self, connection: Connection) -> bool:
         version = event_store_version(connection, self.schema)
         return version is not None and version >= latest_event_store_version()
 

@@ -38,6 +38,7 @@ __all__ = [
     "TrialResult",
     "analyse",
     "build_indexes",
+    "build_indexes_here",
     "create_shadow_tables",
     "drop_blueprints",
     "drop_tables",
@@ -157,6 +158,30 @@ def analyse(connection: Connection, view_schema: str, tables: Iterable[str]) -> 
     """Gather planner statistics, so that the first queries after the swap are planned as well as the last before it."""
     for table in tables:
         connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(view_schema, table)))
+
+
+def build_indexes_here(
+    connection: Connection,
+    *,
+    view_schema: str,
+    files: Sequence[TableFiles],
+    target_version: int,
+) -> None:
+    """Build the keys and indexes of tables in the transaction that created them, which will be rolled back: no names are noted.
+
+    Raises
+    ------
+    TableFileError
+        A file fails for the rows that are in its table.
+    """
+    for item in files:
+        if item.indexes_sql is not None:
+            run_script(
+                connection,
+                with_suffix(item.indexes_sql, f"_{target_version}"),
+                source=table_files.indexes_file_name(item.table),
+                search_path=(view_schema, "public"),
+            )
 
 
 def _build_indexes(

@@ -22,19 +22,18 @@ from sequent_py.view_schema.states import next_commands, settled
 from sequent_py.view_schema.versions import ViewMigration
 
 
-def current_plan(context: Context, connection: Connection) -> Plan:
-    """Plan the way from the live version to the code's.
+def current_plan(context: Context, connection: Connection | None) -> Plan:
+    """Plan the way from the live version to the code's; from version 0 where no store is installed, which None stands for.
 
     Raises
     ------
     DefinitionError, InvalidTransition
         As the planner does.
     """
-    installed = context.is_installed(connection)
     return make_plan(
         context.definition,
-        current_version=context.gate.read(connection).live_version if installed else 0,
-        live=context.versions.live_tables(connection) if installed else {},
+        current_version=context.gate.read(connection).live_version if connection else 0,
+        live=context.versions.live_tables(connection) if connection else {},
         available_alter_files=table_files.alter_files(context.config.sql_path),
     )
 
@@ -61,17 +60,16 @@ def report_plan(context: Context) -> PlanReport:
     DefinitionError, TableFileError, InvalidTransition, DependentObjects
         Why the migration could not work.
     """
-    with context.reading("migrate plan") as connection:
+    with context.reporting("migrate plan") as connection:
         plan = current_plan(context, connection)
         resolved = resolve(plan, context.definition)
         context.table_files(resolved)
         context.alter_scripts(resolved)
         warnings = plan.warnings
         events, is_exact = 0, True
-        is_installed = context.is_installed(connection)
-        if is_installed:
+        if connection is not None:
             warnings += check_swap(context, connection, plan)
-        if is_installed and plan.replays:
+        if connection is not None and plan.replays:
             stored = stored_event_types(connection, context.schema)
             ids = [stored[name] for name in replayed_event_names(resolved) if name in stored]
             samples, is_exact = estimate_history(
@@ -83,8 +81,8 @@ def report_plan(context: Context) -> PlanReport:
 
 def report_status(context: Context, code_version: int | None) -> StatusReport:
     """Say where the view schema stands, who is at work, and what to run next."""
-    with context.reading("migrate status") as connection:
-        if not context.is_installed(connection):
+    with context.reporting("migrate status") as connection:
+        if connection is None:
             return StatusReport(
                 installed=False,
                 code_version=code_version,
@@ -127,8 +125,8 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
 def report_check(context: Context) -> CheckReport:
     """Say whether code and database fit: versions, tables, files."""
     code_version = context.definition.version
-    with context.reading("migrate check") as connection:
-        if not context.is_installed(connection):
+    with context.reporting("migrate check") as connection:
+        if connection is None:
             return CheckReport(
                 code_version, 0, ("The event store is not installed, or older than this library.",)
             )

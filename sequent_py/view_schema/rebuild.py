@@ -9,12 +9,14 @@ from sequent_py.replay.replayer import join_replay
 from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
 from sequent_py.view_schema.context import Context, shadow_blueprints
+from sequent_py.view_schema.dry_run import run_dry
 from sequent_py.view_schema.offline import run_offline
 from sequent_py.view_schema.online import run_online
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.reports import (
     AbortReport,
     CheckReport,
+    DryRunReport,
     OfflineReport,
     OnlineReport,
     PlanReport,
@@ -41,6 +43,10 @@ class ViewSchema:
             Why it could not work.
         """
         return inspection.report_plan(self._context)
+
+    def dry_run(self, *, sample: int = 1_000, progress: Progress = SILENT) -> DryRunReport:
+        """Try the migration on a sample of aggregates and leave no trace; see :mod:`sequent_py.view_schema.dry_run`."""
+        return run_dry(self._context, sample=sample, progress=progress)
 
     def online(
         self,
@@ -128,8 +134,8 @@ class ViewSchema:
 
     def current_version(self) -> int:
         """Return the live version; 0 before the first migration and before ``sequent init``."""
-        with self._context.reading("migrate current-version") as connection:
-            if not self._context.is_installed(connection):
+        with self._context.reporting("migrate current-version") as connection:
+            if connection is None:
                 return 0
             return self._context.gate.read(connection).live_version
 

@@ -119,6 +119,19 @@ class AbortReport:
 
 
 @dataclass(frozen=True)
+class DryRunReport:
+    """What a dry run met; nothing of it is left."""
+
+    plan: Plan
+    aggregates: int
+    events: int
+    rows: Mapping[str, int]
+    """Rows that the sample made in each table."""
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """Whether code and database fit together."""
 

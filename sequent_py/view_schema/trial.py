@@ -5,7 +5,7 @@ Everything happens in one transaction that is always rolled back, under a short 
 1. in a scratch schema, the files under plain names, and beside them under suffixed ones: a name without ``%SUFFIX%`` clashes here;
 2. the suffixed objects are renamed to the plain names, and must then be defined exactly as the plain run defined them. That is what the
    swap will do, and the proof that ``pg_dump`` will not tell a swapped table from a fresh one;
-3. alter files, on an empty copy of the live table, which must then have the columns of the table file;
+3. alter files, on an empty copy of the live table, which must then have the columns, constraints and indexes of the table's own files;
 4. in the view schema, the files under suffixed names, beside the tables that serve: names that are taken show here.
 
 The live tables are only read. A file that names a live table without a suffix (a foreign key) locks it for these milliseconds.
@@ -27,7 +27,7 @@ from sequent_py.errors import TableFileError
 from sequent_py.persistors.tables import ReflectedColumn, column_mismatches, reflect_columns
 from sequent_py.records import RecordShape
 from sequent_py.view_schema import catalog, table_files
-from sequent_py.view_schema.alter_trial import UNDEFINED, AlterScript, columns_as_text, prove_alters
+from sequent_py.view_schema.alter_trial import UNDEFINED, AlterScript, prove_alters
 from sequent_py.view_schema.blueprints import (
     ON_TABLE_KINDS,
     Key,
@@ -43,6 +43,7 @@ from sequent_py.view_schema.file_runs import (
     run_files,
     sharable,
 )
+from sequent_py.view_schema.outlines import read_outline
 from sequent_py.view_schema.renames import Rename, rename_all
 from sequent_py.view_schema.script import lock_timeout
 from sequent_py.view_schema.table_files import TableFiles
@@ -86,7 +87,7 @@ def trial(
     TableFileError
         A file does not work, or does something that the swap could not follow; names the file.
     DefinitionError
-        An alter file leads to other columns than the table file.
+        An alter file leads to other columns, constraints or indexes than the table's own files.
     psycopg.errors.LockNotAvailable
         A file refers to a table that somebody holds.
     """
@@ -109,14 +110,15 @@ def trial(
                 table: catalog.definitions(connection, scratch, objects) for table, objects in plain.items()
             }
             columns = {table: reflect_columns(connection, scratch, table) for table in plain}
-            newest = {table: columns_as_text(connection, scratch, view_schema, table) for table in altered}
+            newest = {table: read_outline(connection, scratch, view_schema, table) for table in altered}
             attempt.prove_renames(files, suffix, plain, defined)
         _refuse_mismatches([*replays, *((item.shape, item.files) for item in alters)], columns)
         for table in altered:
             if catalog.attached_objects(connection, view_schema, [table]):
                 scripts = [item for item in alters if item.files.table == table]
+                blueprint = live.get(table, TableBlueprint(table, table, ()))
                 prove_alters(
-                    connection, table, scripts, newest[table], scratch=scratch, view_schema=view_schema
+                    connection, blueprint, scripts, newest[table], scratch=scratch, view_schema=view_schema
                 )
         pairs = _in_view_schema(connection, view_schema, files, suffix, plain, attempt.shared)
         blueprints = {

@@ -50,6 +50,48 @@ def test_check_and_doctor_say_pending_before_installation(project: Library) -> N
     assert "sequent init" in project.sequent("doctor", expect=3).stdout
 
 
+@pytest.mark.parametrize("command", READING_COMMANDS, ids=" ".join)
+def test_reading_commands_answer_before_there_is_an_embedded_server_and_create_none(
+    project: Library, command: tuple[str, ...]
+) -> None:
+    on_an_empty_database = project.json(*command)
+    embedded = Library(project.directory, None)
+    assert embedded.json(*command) == on_an_empty_database
+    embedded.sequent(*command)
+    assert not (project.directory / ".sequent").exists()
+
+
+def test_check_and_doctor_say_pending_before_there_is_an_embedded_server(project: Library) -> None:
+    embedded = Library(project.directory, None)
+    assert embedded.json("migrate", "check", expect=3) == project.json("migrate", "check", expect=3)
+    findings = embedded.json("doctor", expect=3)["findings"]
+    assert [(it["subject"], it["verdict"], it["remedy"]) for it in findings] == [
+        ("server", "pending", "Run: sequent init")
+    ]
+    assert not (project.directory / ".sequent").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("migrate", "online"), ("migrate", "worker"), ("maintenance", "on")], ids=" ".join
+)
+def test_what_needs_a_store_creates_no_embedded_server_to_miss_it_there(
+    project: Library, command: tuple[str, ...]
+) -> None:
+    error = Library(project.directory, None).json(*command, expect=1)["error"]
+    assert (error["type"], error["remedy"]) == ("StoreNotInstalled", "Run: sequent init")
+    assert not (project.directory / ".sequent").exists()
+
+
+def test_a_missing_migrations_class_is_reported_before_a_server_is_started(project: Library) -> None:
+    project.sequent("init")
+    project.write({"pyproject.toml": "[tool.sequent]\n"})
+    nowhere = "postgresql://nobody@127.0.0.1:1/nowhere"
+    for command in (("migrate", "plan"), ("migrate", "online")):
+        assert "migrations_class" in project.sequent(*command, expect=1, SEQUENT_DATABASE_URL=nowhere).stderr
+        assert "migrations_class" in Library(project.directory, None).sequent(*command, expect=1).stderr
+    assert not (project.directory / ".sequent").exists()
+
+
 def test_init_installs_once(project: Library) -> None:
     assert project.json("init")["applied"]
     assert project.json("init")["applied"] == []

@@ -340,8 +340,9 @@ def alter(
     text: str,
     version: int = 2,
     create: str = "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL, n int DEFAULT 1);",
+    indexes: str | None = LINES.indexes_sql,
 ) -> AlterScript:
-    return AlterScript(shape("lines"), version, text, files("lines", create))
+    return AlterScript(shape("lines"), version, text, files("lines", create, indexes))
 
 
 def test_an_alter_is_tried_on_a_copy(generations: Generations) -> None:
@@ -356,10 +357,12 @@ def test_an_alter_is_tried_on_a_copy(generations: Generations) -> None:
             alter(
                 "ALTER TABLE lines ADD m int; UPDATE lines SET m = 1; DROP INDEX lines_name; DROP TRIGGER t ON lines;",
                 2,
+                indexes=None,
             ),
             alter(
                 "ALTER TABLE lines DROP m, ADD n int DEFAULT 1, DROP CONSTRAINT lines_pkey, ADD PRIMARY KEY (id);",
                 3,
+                indexes=None,
             ),
         ]
     )
@@ -385,6 +388,97 @@ def test_an_alter_that_leads_elsewhere_is_a_definition_error(generations: Genera
         DefinitionError, match=r"lines_2\.sql and lines\.sql lead to different columns of lines: "
     ):
         generations.trial(alters=[alter(text)])
+
+
+RICH = """CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name varchar(9) NOT NULL, u int, r int4range,
+    CONSTRAINT lines_name_known%SUFFIX% CHECK (name IN ('a', 'b')), CONSTRAINT lines_u%SUFFIX% UNIQUE (u),
+    CONSTRAINT lines_r%SUFFIX% EXCLUDE USING gist (r WITH &&));"""
+RICH_INDEXES = "CREATE INDEX lines_some%SUFFIX% ON lines%SUFFIX% (lower(name)) WHERE name IN ('a', 'b');"
+
+
+def rich_alter(text: str, create: str = RICH, indexes: str = RICH_INDEXES, version: int = 2) -> AlterScript:
+    return alter(text, version, create, indexes)
+
+
+@pytest.mark.parametrize(
+    ("text", "difference"),
+    [
+        ("CREATE INDEX lines_more ON lines (u)", "index lines_more: CREATE INDEX lines_more ON lines"),
+        ("DROP INDEX lines_some", "index lines_some: none after"),
+        ("DROP INDEX lines_some; CREATE INDEX lines_some ON lines (u)", "index lines_some: CREATE INDEX"),
+        ("ALTER INDEX lines_some RENAME TO lines_any", "index lines_some: none after .*; index lines_any:"),
+        ("ALTER TABLE lines DROP CONSTRAINT lines_name_known", "constraint lines_name_known: none after"),
+        ("ALTER TABLE lines ADD CONSTRAINT more CHECK (u > 0)", r"constraint more: CHECK \(u > 0\) after"),
+        ("ALTER TABLE lines DROP CONSTRAINT lines_u", r"constraint lines_u: none .* UNIQUE \(u\) in"),
+        ("ALTER TABLE lines DROP CONSTRAINT lines_u, ADD CONSTRAINT lines_u UNIQUE (u, r)", "constraint lines_u"),
+        ("ALTER TABLE lines DROP CONSTRAINT lines_u; CREATE UNIQUE INDEX lines_u ON lines (u)", "constraint lines_u"),
+        ("ALTER TABLE lines DROP CONSTRAINT lines_pkey, ALTER id SET NOT NULL", "constraint lines_pkey: none"),
+        ("ALTER TABLE lines DROP CONSTRAINT lines_r", "constraint lines_r: none"),
+    ],
+)  # fmt: skip
+def test_an_alter_that_leads_to_other_constraints_or_indexes_is_a_definition_error(
+    generations: Generations, text: str, difference: str
+) -> None:
+    generations.migrate(files("lines", RICH, RICH_INDEXES))
+    with pytest.raises(
+        DefinitionError,
+        match=r"lines_2\.sql and lines\.sql with lines\.indexes\.sql lead to different constraints and indexes of lines: "
+        f".*{difference}",
+    ):
+        generations.trial(alters=[rich_alter(text)])
+
+
+def test_a_new_index_or_check_of_the_files_must_be_in_the_alter(generations: Generations) -> None:
+    generations.migrate(files("lines", RICH, RICH_INDEXES))
+    newer = RICH_INDEXES + "CREATE INDEX lines_more%SUFFIX% ON lines%SUFFIX% (u);"
+    with pytest.raises(DefinitionError, match="index lines_more: none after"):
+        generations.trial(alters=[rich_alter("SELECT 1", indexes=newer)])
+    generations.trial(alters=[rich_alter("CREATE INDEX lines_more ON lines (u)", indexes=newer)])
+    # What the files no longer have, and an alter has not dropped, was not made by hand.
+    with pytest.raises(DefinitionError, match="index lines_some: CREATE"):
+        generations.trial(alters=[rich_alter("SELECT 1", indexes="")])
+    wider = RICH.replace("('a', 'b')", "('a', 'b', 'c')")
+    with pytest.raises(DefinitionError, match="constraint lines_name_known: CHECK"):
+        generations.trial(alters=[rich_alter("SELECT 1", create=wider)])
+
+
+def test_what_was_done_to_the_live_table_by_hand_is_none_of_an_alters_doing(generations: Generations) -> None:
+    generations.migrate(files("lines", RICH, RICH_INDEXES))
+    for statement in (
+        "CREATE INDEX by_hand ON {schema}.lines (u)",
+        "ALTER TABLE {schema}.lines ADD CONSTRAINT hand_made CHECK (u > 0), ADD CONSTRAINT hand_key UNIQUE (name)",
+        "ALTER TABLE {schema}.lines ADD CONSTRAINT hand_reference FOREIGN KEY (id) REFERENCES {schema}.lines (id)",
+        "DROP INDEX {schema}.lines_some",
+        # Now the constraint is older than its index.
+        "REINDEX INDEX CONCURRENTLY {schema}.lines_pkey",
+    ):
+        generations.execute(statement)
+    generations.trial(alters=[rich_alter("SELECT 1")])
+
+
+def test_what_an_earlier_alter_made_counts_as_the_files(generations: Generations) -> None:
+    generations.migrate(files("lines", RICH, RICH_INDEXES))
+    generations.swap({}, version=2, alters=[rich_alter("CREATE INDEX lines_more ON lines (u)")])
+    with pytest.raises(DefinitionError, match="index lines_more: CREATE"):
+        generations.trial(alters=[rich_alter("SELECT 1", version=3)])
+
+
+def test_definitions_that_a_restore_has_reworded_are_still_the_same(generations: Generations) -> None:
+    generations.migrate(files("lines", RICH, RICH_INDEXES))
+    # As pg_dump wrote them, which the server reads with other casts than the files.
+    check, index = generations.execute(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'lines_name_known' "
+        "UNION ALL SELECT pg_get_indexdef(oid) FROM pg_class WHERE relname = 'lines_some'"
+    )
+    generations.execute("ALTER TABLE {schema}.lines DROP CONSTRAINT lines_name_known")
+    generations.execute("DROP INDEX {schema}.lines_some")
+    generations.execute(f"ALTER TABLE {{schema}}.lines ADD CONSTRAINT lines_name_known {check[0]}")
+    generations.connection.execute(index[0])
+    reworded = generations.execute(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'lines_name_known'"
+    )
+    assert reworded != [check]
+    generations.trial(alters=[rich_alter("SELECT 1")])
 
 
 def test_an_alter_that_fails_or_names_a_schema_is_refused(generations: Generations) -> None:

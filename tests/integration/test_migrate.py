@@ -33,6 +33,7 @@ from sequent_py.errors import (
     PlanChanged,
     ProjectionFailed,
     SwapLockTimeout,
+    TableFileError,
     VerificationFailed,
     VersionMismatch,
 )
@@ -138,6 +139,17 @@ class TestOnline:
             connection.execute(f"CREATE TABLE view_schema.{name} ()")
         migrate(app)
         assert {"lines1", "lines_1", "report_2"} <= table_names(connection)
+
+    def test_the_migration_lock_is_free_when_a_command_returns(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        for _ in range(20):
+            app.view_schema.online()
+            held = connection.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchone()
+            assert held == (0,), "a script's next command would be refused as concurrent"
 
     def test_a_second_coordinator_is_refused_at_once_and_changes_nothing(
         self, app: Sequent, connection: psycopg.Connection[Any]
@@ -404,6 +416,48 @@ class TestOffline:
         assert app.view_schema.repair_transaction_ids() == 4
         migrate(app)
         assert actual_rows(connection) == expected_rows(connection)
+
+
+class TestDryRun:
+    def test_replays_a_sample_and_leaves_no_trace(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, range(20))
+        before = expected_rows(connection)
+        report = app.view_schema.dry_run(sample=7)
+        assert (report.aggregates, report.rows["order_records"] > 0) == (7, True)
+        assert table_names(connection) == set()
+        assert app.view_schema.status().state is None
+        assert expected_rows(connection) == before
+        migrate(app)
+        assert actual_rows(connection) == before
+
+    def test_finds_a_handler_that_raises(self, store_database_url: str) -> None:
+        with shop(store_database_url, ShopFailing) as failing:
+            [order] = place_orders(failing, [1])
+            failing.store.append(order, [LineAdded(product="poison", cents=1)])
+            with pytest.raises(ProjectionFailed, match="no poison here"):
+                failing.view_schema.dry_run()
+
+    def test_finds_a_key_that_is_not_unique(
+        self, store_database_url: str, app: Sequent, tmp_path: Any, connection: psycopg.Connection[Any]
+    ) -> None:
+        place_orders(app, range(3))
+        for file in app.config.sql_path.iterdir():
+            (tmp_path / file.name).write_text(file.read_text())
+        (tmp_path / "line_records.indexes.sql").write_text(
+            "CREATE UNIQUE INDEX i%SUFFIX% ON line_records%SUFFIX% (product);"
+        )
+        with (
+            shop(store_database_url, sql_directory=tmp_path) as copy,
+            pytest.raises(TableFileError, match="product"),
+        ):
+            copy.view_schema.dry_run()
+        assert table_names(connection) == set()
+
+    def test_with_nothing_to_do_it_does_nothing(self, app: Sequent) -> None:
+        migrate(app)
+        assert app.view_schema.dry_run().events == 0
 
 
 class TestHostileDefaults:

@@ -1,0 +1,118 @@
+"""``dry-run``: what ``online`` would meet, without leaving a trace.
+
+The table files are proved as ``online`` proves them. Then, in one transaction that is rolled back, the shadow tables are created, a sample of
+aggregates is replayed into them, and their indexes are built. A handler that raises, a payload that does not validate, a value that a column
+does not take or a key that is not unique is found here, on as many aggregates as were asked for. Takes no migration lock: it may run at any
+time, beside a migration too, as long as that does not build the same tables.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+from sequent_py.errors import MigrationError
+from sequent_py.event_types import stored_event_types
+from sequent_py.persistors.replay import ReplayPersistor
+from sequent_py.progress import Progress
+from sequent_py.records import record_shape
+from sequent_py.replay.estimate import current_snapshot
+from sequent_py.replay.fold import Fold
+from sequent_py.replay.ledger import Connection
+from sequent_py.replay.reader import read_events
+from sequent_py.verification import Verification, aggregates_query
+from sequent_py.view_schema import executor
+from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors
+from sequent_py.view_schema.inspection import check_swap, current_plan
+from sequent_py.view_schema.plans import ResolvedPlan, resolve
+from sequent_py.view_schema.reports import DryRunReport
+
+MOST_EVENTS = 100_000
+"""A dry run is one transaction: this many events keep it to some seconds."""
+
+
+def run_dry(context: Context, *, sample: int, progress: Progress) -> DryRunReport:
+    """Try the migration to the code's version on up to ``sample`` aggregates.
+
+    Raises
+    ------
+    DefinitionError, TableFileError, DependentObjects, ProjectionFailed, InvalidPayload
+        What ``online`` would have met.
+    """
+    started = time.monotonic()
+    with context.connect("migrate dry-run") as connection:
+        context.require_installed(connection)
+        progress.step("planning")
+        plan = current_plan(context, connection)
+        resolved = resolve(plan, context.definition)
+        if context.versions.unfinished(connection) is not None:
+            raise MigrationError(
+                "A view migration is unfinished: its shadow tables stand where a dry run would build its own.",
+                remedy="See: sequent migrate status",
+            )
+        warnings = (*plan.warnings, *check_swap(context, connection, plan))
+        aggregates, events, rows = 0, 0, dict[str, int]()
+        if plan.replays or plan.alters:
+            progress.step("checking the table files")
+            proved = executor.trial(
+                connection,
+                view_schema=context.config.view_schema,
+                replays=context.table_files(resolved),
+                alters=context.alter_scripts(resolved),
+                target_version=plan.target_version,
+                live=live_blueprints(context, connection),
+            )
+            if plan.replays:
+                progress.step("replaying a sample")
+                aggregates, events, rows = _replay_sample(context, connection, resolved, proved, sample)
+        return DryRunReport(
+            plan, aggregates, events, rows, time.monotonic() - started, tuple(dict.fromkeys(warnings))
+        )
+
+
+def _replay_sample(
+    context: Context,
+    connection: Connection,
+    resolved: ResolvedPlan,
+    proved: executor.TrialResult,
+    sample: int,
+) -> tuple[int, int, dict[str, int]]:
+    plan, files = resolved.plan, context.table_files(resolved)
+    until = current_snapshot(connection)
+    stored_types = stored_event_types(connection, context.schema)
+    verification = Verification(
+        event_store_schema=context.schema,
+        projectors=replayed_projectors(resolved),
+        tables={},
+        event_types=context.event_types,
+        stored_types=stored_types,
+    )
+    aggregates = verification.sample(connection, until=until, size=sample, most_events=MOST_EVENTS)
+    with connection.transaction(force_rollback=True):
+        executor.create_shadow_tables(
+            connection,
+            view_schema=context.config.view_schema,
+            replays=files,
+            blueprints=proved.blueprints,
+            target_version=plan.target_version,
+        )
+        persistor = ReplayPersistor(
+            connection,
+            context.shadow_tables(connection, resolved),
+            max_rows_in_memory=context.config.max_rows_in_memory,
+        )
+        fold = Fold(replayed_projectors(resolved), persistor, context.event_types, stored_types)
+        query = aggregates_query(context.schema, aggregates, event_type_ids=fold.event_type_ids, until=until)
+        with context.connect("reading") as reader, closing(read_events(reader, query)) as raw_events:
+            events = fold.apply(raw_events)
+        changes = persistor.flush()
+        executor.build_indexes_here(
+            connection,
+            view_schema=context.config.view_schema,
+            files=[item for _, item in files],
+            target_version=plan.target_version,
+        )
+    rows = {
+        record_shape(record).table_name: delta.inserted - delta.deleted for record, delta in changes.items()
+    }
+    return len(aggregates), events, rows

@@ -41,6 +41,7 @@ def down(op: Any) -> None:
     """Drop everything, by name."""
     op.run("DROP FUNCTION append_events_v1(uuid, integer, integer[], jsonb[], jsonb, timestamptz, integer)")
     op.run("DROP TABLE events")
+    op.run("DROP TABLE event_edits")
     op.run("DROP FUNCTION guard_events_v1()")
     op.run("DROP FUNCTION check_gate_v1()")
     op.run("DROP SEQUENCE event_positions")
@@ -124,6 +125,13 @@ CREATE TABLE events (
     metadata jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (aggregate_id, sequence_number)
 ) PARTITION BY HASH (aggregate_id);
+CREATE TABLE event_edits (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    operation text NOT NULL,
+    edited_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE event_edits IS 'One row per statement that updated, deleted or truncated events: no snapshot window shows what it changed.';
 CREATE INDEX events_xact_id ON events (xact_id);
 CREATE INDEX events_position ON events (position);
 COMMENT ON TABLE events IS 'All events. Whatever writes here passes the gate.';
@@ -178,6 +186,9 @@ CREATE FUNCTION guard_events_v1() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $body$
 BEGIN
     PERFORM {schema}.check_gate_v1();
+    IF TG_OP <> 'INSERT' THEN
+        INSERT INTO {schema}.event_edits (operation) VALUES (TG_OP);
+    END IF;
     RETURN NULL;
 END
 $body$;

@@ -16,7 +16,7 @@
      |__ MigrationError              while migrating the view schema
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
      |    |__ DrainTimeout, SwapLockTimeout, VerificationFailed, WorkerFailed, ForeignTransactionIds
-     |    |__ DependentObjects
+     |    |__ DependentObjects, EventsEdited
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
      |__ DatabaseUnavailable         no server answers, or it is of the wrong version
 
@@ -265,6 +265,10 @@ class WorkerFailed(MigrationError):
 
 class ForeignTransactionIds(MigrationError):
     """Stored transaction ids lie in this cluster's future: the store was restored from another cluster."""
+
+
+class EventsEdited(MigrationError):
+    """Events were edited or deleted since the migration began; the shadow tables may hold what is no longer there."""
 
 
 class DependentObjects(MigrationError):

@@ -1,6 +1,6 @@
 """The event store: append, load, read by range and by snapshot window.
 
-Writes ``events`` through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events: one round trip,
+Owns ``events`` and ``event_edits``. Writes events through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events: one round trip,
 in autocommit, when there is no live projection; one transaction with one. Locks: those of that function, and none for reading.
 
 Guarantees:
@@ -373,6 +373,15 @@ def foreign_transaction_ids(connection: psycopg.Connection, schema: str) -> int 
     highest, xmax, own = (int(value) if value is not None else 0 for value in row)
     # What the statement sees has ended and lies below its snapshot's xmax, but for rows of its own transaction.
     return highest if highest >= xmax and highest != own else None
+
+
+def edits_since(connection: psycopg.Connection, schema: str, since: str) -> int:
+    """Count the statements that updated, deleted or truncated events and were not visible in the snapshot ``since``."""
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+        sql.Identifier(schema, "event_edits"), window_condition(since, None)
+    )
+    with translated(schema, connection):
+        return int(_one(connection.execute(query)))
 
 
 def repair_transaction_ids(connection: psycopg.Connection, schema: str) -> int:

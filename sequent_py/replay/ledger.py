@@ -179,6 +179,14 @@ class Ledger:
         ).fetchone()
         return None if row is None else Pass(migration_id, *row)  # type: ignore[arg-type]
 
+    def first_snapshot(self, connection: Connection, migration_id: int) -> str | None:
+        """Return the snapshot that the migration's first pass replays up to; None before it."""
+        row = connection.execute(
+            self._sql("SELECT snapshot_until::text FROM {passes} WHERE migration_id = %s AND number = 0"),
+            (migration_id,),
+        ).fetchone()
+        return None if row is None else str(row[0])
+
     def progress(self, connection: Connection, migration_id: int, pass_number: int) -> PassProgress:
         """Return how far a pass has come."""
         row = connection.execute(

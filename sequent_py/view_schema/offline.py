@@ -108,6 +108,7 @@ def run_offline(
         cut_over = _CutOver(context, connection, migration, resolved, passes, watch, progress)
         with context.noting_errors(connection, migration.id):
             passes.take_over()
+            passes.require_unedited()
             with watch.step("checking", progress):
                 # Checked at the door again: views, keys and names can have come since online.
                 warnings = check_swap(context, connection, plan)
@@ -217,6 +218,8 @@ class _CutOver:
         if not self._resolved.plan.replays:
             return
         with self._watch.step("replaying the last window", self._progress):
+            # The closed gate refuses edits, too: none can come after this.
+            self._passes.require_unedited()
             before = self._passes.last()
             self.window_events = self._passes.catch_up()
         with self._watch.step("checking the last window", self._progress):

@@ -64,6 +64,7 @@ def run_online(
         )
         with context.noting_errors(connection, migration.id):
             passes.take_over()
+            passes.require_unedited()
             events = 0
             if migration.state is MigrationState.ONLINE_DONE:
                 progress.step("catching up")
@@ -72,6 +73,7 @@ def run_online(
                 progress.step("replaying")
                 events = passes.first() if plan.replays else 0
                 _index_and_analyse(context, connection, migration, resolved, workers, progress)
+            passes.require_unedited()
             with connection.transaction():
                 context.versions.transition(
                     connection, migration.id, (migration.state,), MigrationState.ONLINE_DONE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sequent_py.errors import EventsEdited
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
@@ -15,6 +16,7 @@ from sequent_py.replay.estimate import current_snapshot, estimate_history, estim
 from sequent_py.replay.groups import cut
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.replayer import Replayer
+from sequent_py.store import edits_since
 from sequent_py.view_schema.context import Context, replayed_event_names
 from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.versions import ViewMigration
@@ -95,6 +97,23 @@ class Passes:
         )
         done = replayer.run(self._connection, self.last(), workers=self._workers, progress=self._progress)
         return done.events_done
+
+    def require_unedited(self) -> None:
+        """Refuse to go on where events that may have been replayed were edited or deleted since.
+
+        Raises
+        ------
+        EventsEdited
+            They were, by this many statements.
+        """
+        since = self._context.ledger.first_snapshot(self._connection, self._migration.id)
+        edits = edits_since(self._connection, self._context.schema, since) if since is not None else 0
+        if edits:
+            raise EventsEdited(
+                f"Events were edited or deleted ({edits} statement{'s'[: edits != 1]}) since the migration began: the new tables may hold"
+                " what is no longer in the log.",
+                remedy="Begin anew: sequent migrate abort, then sequent migrate online",
+            )
 
     def last(self) -> Pass:
         """Return the newest pass."""

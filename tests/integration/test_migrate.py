@@ -26,6 +26,7 @@ from sequent_py.database import connect_for_migration
 from sequent_py.errors import (
     ConcurrentMigration,
     DrainTimeout,
+    EventsEdited,
     ForeignTransactionIds,
     InvalidTransition,
     MaintenanceModeActive,
@@ -101,7 +102,7 @@ class TestOnline:
         assert app.view_schema.online().events == 0
 
     def test_a_failing_handler_names_everything_and_finished_work_is_kept(
-        self, store_database_url: str, connection: psycopg.Connection[Any]
+        self, store_database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with shop(store_database_url, ShopFailing) as failing:
             [order] = place_orders(failing, [1])
@@ -112,10 +113,7 @@ class TestOnline:
                 assert part in str(caught.value)
             assert failing.view_schema.status().state == "online_running"
             assert failing.view_schema.current_version() == 0
-            connection.execute(
-                'UPDATE sequent_schema.events SET payload = \'{"product": "p", "cents": 1}\''
-                " WHERE payload->>'product' = 'poison'"
-            )
+            monkeypatch.setattr(FailingProjector, "is_mended", True)
             assert failing.view_schema.online().is_resumed
             failing.view_schema.offline()
         assert len(actual_rows(connection)["order_records"]) == 1
@@ -343,7 +341,7 @@ class TestOffline:
         assert actual_rows(connection) == expected_rows(connection)
 
     def test_a_failing_handler_leaves_the_old_tables_serving(
-        self, store_database_url: str, connection: psycopg.Connection[Any]
+        self, store_database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with shop(store_database_url, ShopFailing) as failing:
             [order] = place_orders(failing, [1])
@@ -356,10 +354,7 @@ class TestOffline:
             assert status.migration is not None
             assert "no poison here" in (status.migration.error or "")
             place_orders(failing, [2])
-            connection.execute(
-                'UPDATE sequent_schema.events SET payload = \'{"product": "p", "cents": 1}\''
-                " WHERE payload->>'product' = 'poison'"
-            )
+            monkeypatch.setattr(FailingProjector, "is_mended", True)
             failing.view_schema.offline()
         assert actual_rows(connection) == expected_rows(connection)
 
@@ -414,6 +409,42 @@ class TestOffline:
             app.view_schema.repair_transaction_ids()
         app.view_schema.abort()
         assert app.view_schema.repair_transaction_ids() == 4
+        migrate(app)
+        assert actual_rows(connection) == expected_rows(connection)
+
+
+class TestEdits:
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            "DELETE FROM sequent_schema.events WHERE aggregate_id = %(id)s",
+            "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{cents}', '0') WHERE aggregate_id = %(id)s",
+            "DELETE FROM sequent_schema.events_03",
+            "TRUNCATE sequent_schema.events",
+        ],
+    )
+    def test_events_that_were_edited_since_online_are_never_promoted_as_they_were(
+        self, app: Sequent, connection: psycopg.Connection[Any], edit: str
+    ) -> None:
+        ids = place_orders(app, range(20))
+        app.view_schema.online()
+        connection.execute(edit, {"id": ids[3]} if "%" in edit else None)  # type: ignore[call-overload]
+        for command in (app.view_schema.offline, app.view_schema.online):
+            with pytest.raises(EventsEdited, match="abort"):
+                command()
+        app.view_schema.abort()
+        connection.execute(
+            "DELETE FROM sequent_schema.events WHERE sequence_number > 1 AND aggregate_id NOT IN"
+            " (SELECT aggregate_id FROM sequent_schema.events WHERE sequence_number = 1)"
+        )
+        migrate(app)
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_edits_before_online_are_simply_history(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        ids = place_orders(app, range(5))
+        connection.execute("DELETE FROM sequent_schema.events WHERE aggregate_id = %s", (ids[0],))
         migrate(app)
         assert actual_rows(connection) == expected_rows(connection)
 

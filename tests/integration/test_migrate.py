@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from shop import (
+    FailingProjector,
     LineAdded,
     OrderPlaced,
     Shop1,

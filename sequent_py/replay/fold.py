@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import psycopg
+
 from sequent_py.errors import InvalidPayload, ProjectionFailed, SequentError
 from sequent_py.events import (
     Event,
@@ -95,6 +97,9 @@ class Fold:
             try:
                 for handler in handlers:  # named in the error below
                     handler(event)
+            except psycopg.OperationalError:
+                # The connection is lost or was ended: not the handler's doing, and another worker may do better.
+                raise
             except _FAULTS as error:
                 raise projection_failed(handler, event, error) from error
             count += 1

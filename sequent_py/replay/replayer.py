@@ -108,8 +108,8 @@ class Replayer:
                     )
                     pool.start(1)
                 if pool.running == 0:
-                    # All have left because every group was taken, and one of the takers died since.
-                    pool.start(1)
+                    # All have left because every group was taken; a worker that joined from elsewhere holds the last ones, or died with one.
+                    self._run_inline(connection, progress, lambda: report(1))
                 report(pool.running)
                 time.sleep(POLL_SECONDS)
 

@@ -148,7 +148,8 @@ def build_indexes(
             # Ctrl-C reaches this thread only, and leaving the pool would wait for the builds, for hours perhaps.
             is_given_up.set()
             threads.shutdown(wait=False, cancel_futures=True)
-            for connection in at_work:
+            # A copy: each build takes itself off the list when it ends, and the loop would pass over the next one.
+            for connection in at_work.copy():
                 connection.cancel_safe(timeout=5.0)
             raise
     return [done or build(item) for done, item in zip(built, files, strict=True)]

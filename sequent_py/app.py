@@ -22,7 +22,7 @@ from sequent_py.replay.worker import event_types_of, load_migrations
 from sequent_py.schema_migrations.event_store import install_event_store
 from sequent_py.store import EventStore
 from sequent_py.view_schema.context import Context
-from sequent_py.view_schema.migrations import Migrations, definition
+from sequent_py.view_schema.migrations import Migrations, served_definitions
 from sequent_py.view_schema.rebuild import ViewSchema
 
 
@@ -139,7 +139,7 @@ class Sequent:
     def store(self) -> EventStore:
         """The event store; appends project into the live tables."""
         projection = (
-            LiveProjection(definition(self.migrations), self.config.view_schema)
+            LiveProjection(served_definitions(self.migrations), self.config.view_schema)
             if self.has_migrations
             else None
         )

@@ -8,7 +8,7 @@
      |    |__ UnknownColumn, InvalidFilter, InvalidValue, RecordNotManaged
      |    |__ TableFileError
      |__ StoreError                  appending and loading
-     |    |__ WrongExpectedVersion, MaintenanceModeActive, VersionMismatch
+     |    |__ WrongExpectedVersion, MaintenanceModeActive, VersionMismatch, PartitionKeyConflict
      |    |__ UnknownEventType, InvalidPayload, InvalidEvent, EventNotRecorded, ImportRefused
      |    |__ StoreNotInstalled
      |__ ProjectionError             while projecting
@@ -129,14 +129,27 @@ class MaintenanceModeActive(StoreError):
 
 
 class VersionMismatch(StoreError):
-    """This code's view-schema version is not the live one."""
+    """The live view-schema version is none of those that this code serves."""
 
-    def __init__(self, code_version: int, live_version: int) -> None:
+    def __init__(self, code_versions: Sequence[int], live_version: int) -> None:
+        have = " and ".join(map(str, code_versions)) or "0"
         super().__init__(
-            f"This code is at view-schema version {code_version}, the database at {live_version}; nothing was appended.",
+            f"This code is at view-schema version {have}, the database at {live_version}; nothing was appended.",
             remedy=f"Deploy the code of version {live_version}, or migrate: sequent migrate plan",
         )
-        self.code_version, self.live_version = code_version, live_version
+        self.code_versions, self.live_version = tuple(code_versions), live_version
+
+
+class PartitionKeyConflict(StoreError):
+    """An aggregate keeps the partition key of its first append, or keeps having none; nothing was appended."""
+
+    def __init__(self, aggregate_id: Any, known: str | None) -> None:
+        has = f"has the partition key {known!r}" if known else "has events, and no partition key"
+        super().__init__(
+            f"Aggregate {aggregate_id} {has}; nothing was appended.",
+            remedy="Append without a partition_key: the key of an aggregate is given with its first event and never changes.",
+        )
+        self.aggregate_id, self.known = aggregate_id, known
 
 
 class UnknownEventType(StoreError):

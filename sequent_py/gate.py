@@ -154,6 +154,10 @@ class Gate:
         """Set the version whose code may append. Belongs into the transaction of the swap, behind a drained gate."""
         self._update(connection, _SET_LIVE_VERSION, [version])
 
+    def set_serial_appends(self, connection: psycopg.Connection, is_serial: bool) -> None:
+        """Say whether all appends form one line. Transactions that passed the gate before the commit don't: wait for :meth:`writers`."""
+        self._update(connection, _SET_SERIAL_APPENDS, [is_serial, is_serial])
+
     def drain(self, connection: psycopg.Connection, timeout_seconds: float) -> None:
         """Wait until every transaction that passed the gate before now has ended.
 
@@ -291,6 +295,7 @@ UPDATE {gate} SET maintenance = false, maintenance_reason = NULL, maintenance_si
 _CLOSE_FOR_MIGRATION = "UPDATE {gate} SET closed_by_migration = %s"
 _REOPEN = "UPDATE {gate} SET closed_by_migration = NULL WHERE closed_by_migration IS NOT NULL"
 _SET_LIVE_VERSION = "UPDATE {gate} SET live_version = %s"
+_SET_SERIAL_APPENDS = "UPDATE {gate} SET serial_appends = %s WHERE serial_appends <> %s"
 
 # A transaction is known by its virtual id. A prepared one keeps that of the session that prepared it, has no pid, and is found in
 # pg_prepared_xacts by the lock on its own transaction id.

@@ -71,7 +71,7 @@ def import_history(
 def _pass_gate(connection: psycopg.Connection, schema: str) -> datetime:
     """Take the gate's lock, so that no version can go live before the import has ended; return the server's time."""
     row = connection.execute(
-        sql.SQL("SELECT {}(), clock_timestamp()").format(sql.Identifier(schema, "check_gate_v1"))
+        sql.SQL("SELECT {}(), clock_timestamp()").format(sql.Identifier(schema, "check_gate_v2"))
     ).fetchone()
     assert row is not None
     live_version, now = row

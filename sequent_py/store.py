@@ -47,11 +47,12 @@ AnyConnection = sqlalchemy.Connection | psycopg.Connection
 class Projection(Protocol):
     """What append calls with the events it recorded, in their transaction, once a version is live."""
 
-    version: int
-    """The view-schema version of this code."""
+    @property
+    def versions(self) -> Sequence[int]:
+        """The view-schema versions that this code serves."""
 
-    def project(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
-        """Apply the events to the live tables; whatever it raises undoes the append."""
+    def project(self, connection: psycopg.Connection, events: Sequence[Event], live_version: int) -> None:
+        """Apply the events to the live tables of that version; whatever it raises undoes the append."""
 
 
 class EventStore:
@@ -81,12 +82,14 @@ class EventStore:
         *,
         metadata: Mapping[str, Any] | None = None,
         created_at: datetime | None = None,
+        partition_key: str | None = None,
         connection: AnyConnection | None = None,
     ) -> list[Event]:
         """Record events at the end of an aggregate and return them with their envelopes.
 
         ``expected_version`` is the number of events that the caller decided on, 0 for a new aggregate; None appends after whatever is
-        there. ``created_at`` is the server's time unless given. On a ``connection`` everything happens in its transaction, which is neither committed nor
+        there. ``created_at`` is the server's time unless given. ``partition_key`` is given with an aggregate's first events, if at all, and
+        may be repeated later; appends to aggregates of one key form a line (docs/concepts.md). On a ``connection`` everything happens in its transaction, which is neither committed nor
         rolled back; without one it is committed on return.
 
         Raises
@@ -96,7 +99,9 @@ class EventStore:
         MaintenanceModeActive
             The gate is closed.
         VersionMismatch
-            Another view-schema version is live than this code's.
+            Another view-schema version is live than those that this code serves.
+        PartitionKeyConflict
+            The aggregate has another partition key, or events without one.
         InvalidEvent
             Something cannot be stored, was recorded before, or is no event.
         ProjectionFailed
@@ -112,13 +117,15 @@ class EventStore:
             raise StoreError(
                 f"expected_version is a number of events, 0 for a new aggregate, not {expected_version!r:.80}."
             )
+        if partition_key is not None and (not isinstance(partition_key, str) or not partition_key):
+            raise StoreError(f"partition_key is a text that is not empty, not {partition_key!r:.80}.")
         batch = encode_batch(self.event_types, aggregate_id, events, metadata, created_at)
         type_ids = self._stored_type_ids(batch.type_names)
         if connection is not None:
-            return self._append(raw_connection(connection), batch, type_ids, expected_version)
+            return self._append(raw_connection(connection), batch, type_ids, expected_version, partition_key)
         try:
             with self._own_connection(autocommit=self.projection is None) as own:
-                return self._append(own, batch, type_ids, expected_version)
+                return self._append(own, batch, type_ids, expected_version, partition_key)
         except WrongExpectedVersion as error:
             if error.actual is not None:
                 raise
@@ -242,9 +249,14 @@ class EventStore:
     # Inside
 
     def _append(
-        self, connection: psycopg.Connection, batch: Batch, type_ids: list[int], expected_version: int | None
+        self,
+        connection: psycopg.Connection,
+        batch: Batch,
+        type_ids: list[int],
+        expected_version: int | None,
+        partition_key: str | None,
     ) -> list[Event]:
-        code_version = self.projection.version if self.projection is not None else 0
+        code_versions = list(self.projection.versions) if self.projection is not None else []
         is_idle = connection.info.transaction_status == TransactionStatus.IDLE
         needs_transaction = self.projection is not None and connection.autocommit and is_idle
         with connection.transaction() if needs_transaction else nullcontext():
@@ -253,10 +265,10 @@ class EventStore:
                 connection,
                 aggregate_id=batch.aggregate_id,
                 expected_version=expected_version,
-                code_version=code_version,
+                code_versions=code_versions,
             ):
                 row = connection.execute(
-                    self._query("SELECT * FROM {append_events}(%b, %b, %b, %b, %b, %b, %b)"),
+                    self._query("SELECT * FROM {append_events}(%b, %b, %b, %b, %b, %b, %b::integer[], %b)"),
                     [
                         batch.aggregate_id,
                         expected_version,
@@ -264,14 +276,15 @@ class EventStore:
                         [jsonb(payload) for payload in batch.payloads],
                         jsonb(batch.metadata),
                         batch.created_at,
-                        code_version,
+                        code_versions,
+                        partition_key,
                     ],
                 ).fetchone()
             first_sequence_number, positions, created_at, live_version = cast(tuple[Any, ...], row)
             recorded = batch.recorded(first_sequence_number, positions, created_at)
             if self.projection is not None and live_version > 0:
                 try:
-                    self.projection.project(connection, recorded)
+                    self.projection.project(connection, recorded, live_version)
                 except BaseException:
                     _abort(connection)
                     raise
@@ -322,7 +335,7 @@ class EventStore:
         if query is None:
             composed = sql.SQL(text).format(
                 events=for_parameters(sql.Identifier(self.schema, "events")),
-                append_events=for_parameters(sql.Identifier(self.schema, "append_events_v1")),
+                append_events=for_parameters(sql.Identifier(self.schema, "append_events_v2")),
             )
             query = self._queries[text] = composed.as_bytes(None)
         return query

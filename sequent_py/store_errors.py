@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import psycopg
 from sequent_py.errors import (
     DatabaseUnavailable,
     MaintenanceModeActive,
+    PartitionKeyConflict,
     SequentError,
     StoreNotInstalled,
     VersionMismatch,
@@ -27,13 +28,13 @@ def translated(
     *,
     aggregate_id: Any = None,
     expected_version: int | None = None,
-    code_version: int = 0,
+    code_versions: Sequence[int] = (),
 ) -> Iterator[None]:
     """Raise the store's errors for the driver's, ``from`` them; others pass as they are."""
     try:
         yield
     except psycopg.Error as error:
-        found = _translate(error, schema, aggregate_id, expected_version, code_version)
+        found = _translate(error, schema, aggregate_id, expected_version, code_versions)
         if found is None and connection is not None and connection.closed:
             found = DatabaseUnavailable(
                 "The connection was lost; whether the last statement took effect is not known.",
@@ -45,7 +46,11 @@ def translated(
 
 
 def _translate(
-    error: psycopg.Error, schema: str, aggregate_id: Any, expected_version: int | None, code_version: int
+    error: psycopg.Error,
+    schema: str,
+    aggregate_id: Any,
+    expected_version: int | None,
+    code_versions: Sequence[int],
 ) -> SequentError | None:
     detail = error.diag.message_detail or ""
     match error.diag.sqlstate:
@@ -54,7 +59,9 @@ def _translate(
         case "SQ002":
             return MaintenanceModeActive(detail)
         case "SQ003":
-            return VersionMismatch(code_version, int(detail))
+            return VersionMismatch(code_versions, int(detail))
+        case "SQ004":
+            return PartitionKeyConflict(aggregate_id, detail or None)
         case "23505" if _is_events_key(error.diag, schema):
             return WrongExpectedVersion(aggregate_id, expected_version, None)
         case "3F000" | "42P01" | "42883" as state:

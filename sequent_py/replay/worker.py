@@ -38,7 +38,7 @@ from sequent_py.replay import fence
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.reader import RawEvent, group_query, read_events
-from sequent_py.view_schema.migrations import Migrations, definition
+from sequent_py.view_schema.migrations import Migrations, definition, served_definitions
 
 BATCH_EVENTS = 20_000
 """In catch-up, and once rows have spilled, the rows of this many events' aggregates are read at once: few round trips, bounded memory."""
@@ -240,7 +240,8 @@ def _where(error: Exception) -> str:
 
 def event_types_of(migrations: type[Migrations]) -> EventTypes:
     """Return the registry of an application: the classes that its projectors handle, and its package for the others."""
-    classes = {cls for item in definition(migrations).projectors for cls in item.event_classes}
+    served = served_definitions(migrations)
+    classes = {cls for each in served for item in each.projectors for cls in item.event_classes}
     return EventTypes(
         sorted(classes, key=lambda cls: cls.__qualname__),
         preferred_package=migrations.__module__.partition(".")[0],

@@ -59,6 +59,9 @@ class Migrations:
     """The view-schema version that this code needs: an integer from 1, or its digits."""
     versions: ClassVar[Mapping[Any, Sequence[type[Projector] | AlterTable]]]
     """What changed under each version: lists of projector classes and ``alter_table(...)``; ``[]`` where only the number changes."""
+    also_serves: ClassVar[Sequence[type[Migrations]]] = ()
+    """Declarations of other versions, with their projectors, whose code this process carries as well: while one of them is live it
+    appends and projects as that one. Put the version before here, deploy, migrate: no process has to stop or restart for the cut-over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,31 @@ def definition(migrations: type[Migrations]) -> MigrationsDefinition:
         records=MappingProxyType(_records(name, versions)),
         _by_name=MappingProxyType(by_name),
     )
+
+
+def served_definitions(migrations: type[Migrations]) -> tuple[MigrationsDefinition, ...]:
+    """Return the checked declarations of every version that a process with this code serves, its own first.
+
+    Raises
+    ------
+    DefinitionError
+        One of them cannot work, or two are of the same version.
+    """
+    own = definition(migrations)
+    declared = migrations.also_serves
+    if not isinstance(declared, list | tuple):
+        raise DefinitionError(
+            f"{own.name}.also_serves must be a list of Migrations classes, not {_shown(declared)}."
+        )
+    served = {own.version: own}
+    for other in map(definition, declared):
+        if other.version in served:
+            raise DefinitionError(
+                f"{own.name}.also_serves names {other.name} for version {other.version}, which {served[other.version].name} serves already.",
+                remedy="Name declarations of other versions only.",
+            )
+        served[other.version] = other
+    return tuple(served.values())
 
 
 def _version(value: object, where: str) -> int:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,7 @@ from shop import (
     actual_rows,
     expected_rows,
 )
+from waiting import wait_until
 
 from sequent_py import Config, Sequent
 from sequent_py.errors import ProjectionFailed, WorkerFailed
@@ -75,17 +76,13 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Run a command in a process of its own, as an operator would."""
     script = textwrap.dedent(SCRIPT).format(
-        path=[str(Path(__file__).parent)], url=url, command=command, workers=workers, sql=str(sql_directory)
+        path=[str(directory) for directory in Path(__file__).parents[:2]],
+        url=url,
+        command=command,
+        workers=workers,
+        sql=str(sql_directory),
     )
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-    return found
 
 
 def worker_pids(coordinator: int) -> list[int]:

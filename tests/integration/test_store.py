@@ -208,7 +208,7 @@ def test_one_round_trip_per_append(store: EventStore, admin: psycopg.Connection)
     row = admin.execute("SELECT query, state FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
     assert row is not None
     # Neither BEGIN nor COMMIT came after it.
-    assert "append_events_v1" in row[0]
+    assert "append_events_v2" in row[0]
     assert row[1] == "idle"
 
 
@@ -425,12 +425,13 @@ def test_types_are_stored_once_whoever_comes_first(store: EventStore, admin: psy
 class Recording:
     """A projection that notes what it is given, in a table."""
 
-    def __init__(self, version: int = 1) -> None:
-        self.version = version
+    def __init__(self, *versions: int) -> None:
+        self.versions = versions or (1,)
         self.seen: list[Event] = []
         self.error: BaseException | None = None
 
-    def project(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
+    def project(self, connection: psycopg.Connection, events: Sequence[Event], live_version: int) -> None:
+        self.live_version = live_version
         for event in events:
             connection.execute("INSERT INTO seen VALUES (%s)", [event.position])
         self.seen.extend(events)
@@ -468,7 +469,7 @@ def test_projections_get_the_recorded_events_in_the_same_transaction(
 
 
 def test_nothing_is_projected_while_no_version_is_live(store: EventStore, admin: psycopg.Connection) -> None:
-    projection = Recording(version=7)
+    projection = Recording(7)
     EventStore(store.engine, SCHEMA, store.event_types, projection).append(uuid4(), deposits(1))
     assert projection.seen == []
 
@@ -497,7 +498,7 @@ def test_a_failing_handler_undoes_the_append_however_the_caller_goes_on(
 
 
 def test_code_of_another_version_is_refused(projected: EventStore, admin: psycopg.Connection) -> None:
-    newer = EventStore(projected.engine, SCHEMA, projected.event_types, Recording(version=2))
+    newer = EventStore(projected.engine, SCHEMA, projected.event_types, Recording(2))
     with pytest.raises(VersionMismatch, match="This code is at view-schema version 2, the database at 1"):
         newer.append(uuid4(), deposits(1))
     blind = EventStore(projected.engine, SCHEMA, projected.event_types)
@@ -544,7 +545,7 @@ def test_a_missing_store_is_named(store: EventStore, schema: str) -> None:
 
 def test_a_missing_function_means_an_older_store(store: EventStore, admin: psycopg.Connection) -> None:
     store.append(uuid4(), deposits(1))
-    admin.execute("ALTER FUNCTION append_events_v1 RENAME TO append_events_v0")
+    admin.execute("ALTER FUNCTION append_events_v2 RENAME TO append_events_v0")
     with pytest.raises(StoreNotInstalled, match="older than this library"):
         store.append(uuid4(), deposits(1))
 

@@ -10,6 +10,7 @@ import pytest
 
 from sequent_py.errors import SchemaMigrationError
 from sequent_py.schema_migrations import choice, event_store
+from sequent_py.schema_migrations.integer import IntegerMigrator
 
 HOSTILE = 'we"ird %s sch:ema ü'
 
@@ -30,6 +31,24 @@ def test_installing_is_idempotent_and_asking_writes_nothing(db):
     installed = db.dump()
     assert event_store.install_event_store(db.engine, "store") == []
     assert db.dump() == installed
+
+
+@pytest.mark.parametrize("schema", ["store", HOSTILE])
+def test_every_migration_can_be_taken_back_to_what_was_before(db, schema):
+    migrator = IntegerMigrator(
+        db.engine,
+        event_store.event_store_migrations(),
+        schema=schema,
+        search_path=(schema, "pg_catalog"),
+        create_schema=True,
+    )
+    dumps = {}
+    for version in range(1, event_store.latest_event_store_version() + 1):
+        migrator.migrate(version)
+        dumps[version] = db.dump()
+    for version in reversed(list(dumps)[:-1]):
+        migrator.migrate(version)
+        assert db.dump() == dumps[version], f"after taking {version + 1} back"
 
 
 def test_the_schema_may_have_any_name_and_there_may_be_several(db):

@@ -1,0 +1,132 @@
+"""A process that carries two versions of the declaration goes on across the cut-over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import pytest
+from shop import (
+    SQL_DIRECTORY,
+    LineAdded,
+    LineProjector,
+    OrderCancelled,
+    OrderPlaced,
+    Shop1,
+    actual_rows,
+    expected_rows,
+    place_orders,
+    shop,
+)
+from sqlalchemy import BigInteger, DateTime
+from sqlalchemy.orm import Mapped, mapped_column
+
+from sequent_py import Migrations, Projector, Record, Sequent, on
+from sequent_py.errors import DefinitionError, VersionMismatch
+
+
+class WideOrderRecord(Record):
+    """The same table, in which a column has become wider."""
+
+    __tablename__ = "order_records"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    aggregate_id: Mapped[UUID]
+    customer: Mapped[str]
+    total: Mapped[int] = mapped_column(BigInteger)
+    lines: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    sequence_number: Mapped[int]
+
+
+class WideOrderProjector(Projector):
+    """Counts the lines of version 2 twice, so that each row tells which version wrote it."""
+
+    manages_tables = (WideOrderRecord,)
+
+    @on(OrderPlaced)
+    def placed(self, event: OrderPlaced) -> None:
+        self.create_record(
+            WideOrderRecord,
+            aggregate_id=event.aggregate_id,
+            customer=event.customer,
+            total=0,
+            lines=0,
+            updated_at=event.created_at,
+            sequence_number=event.sequence_number,
+        )
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        with self.update_record(WideOrderRecord, event) as order:
+            order.total += event.cents
+            order.lines += 2
+
+    @on(OrderCancelled)
+    def cancelled(self, event: OrderCancelled) -> None:
+        self.delete_all_records(WideOrderRecord, aggregate_id=event.aggregate_id)
+
+
+class Both(Migrations):
+    version = 2
+    versions = {1: [LineProjector], 2: [WideOrderProjector]}
+    also_serves = (Shop1,)
+
+
+@pytest.fixture
+def wide_sql(tmp_path: Path) -> Path:
+    directory = tmp_path / "sql"
+    shutil.copytree(SQL_DIRECTORY, directory)
+    file = directory / "order_records.sql"
+    text = file.read_text()
+    assert "lines           integer" in text
+    file.write_text(text.replace("lines           integer", "lines           bigint"))
+    return directory
+
+
+@pytest.fixture
+def both(store_database_url: str, wide_sql: Path) -> Iterator[Sequent]:
+    with shop(store_database_url) as first:
+        first.view_schema.online()
+        first.view_schema.offline()
+    with shop(store_database_url, Both, sql_directory=wide_sql) as app:
+        yield app
+
+
+def test_appends_go_on_as_the_version_that_is_live(both: Sequent, store_database_url: str) -> None:
+    placed = place_orders(both, range(20))
+    with closing(psycopg.connect(store_database_url, autocommit=True)) as connection:
+        assert actual_rows(connection) == expected_rows(connection)
+        both.view_schema.online()
+        place_orders(both, range(20, 30))
+        assert actual_rows(connection) == expected_rows(connection)
+        both.view_schema.offline()
+        # The same connections, with statements that were prepared for the narrower column.
+        for order in placed[:6]:
+            both.store.append(order, [LineAdded(product="late", cents=1)])
+        place_orders(both, range(30, 40))
+        actual, expected = actual_rows(connection), expected_rows(connection)
+        assert actual["line_records"] == expected["line_records"]
+        doubled = [(*row[:3], 2 * row[3], *row[4:]) for row in expected["order_records"]]
+        assert actual["order_records"] == doubled
+
+
+def test_code_of_one_version_is_refused_after_the_cut_over(both: Sequent, store_database_url: str) -> None:
+    both.view_schema.online()
+    both.view_schema.offline()
+    with shop(store_database_url) as old, pytest.raises(VersionMismatch):
+        place_orders(old, [1])
+    place_orders(both, [1])
+
+
+def test_two_declarations_of_one_version_are_refused(store_database_url: str) -> None:
+    class Twice(Shop1):
+        also_serves = (Shop1,)
+
+    with shop(store_database_url, Twice) as app, pytest.raises(DefinitionError, match="serves already"):
+        _ = app.store

@@ -15,7 +15,7 @@
      |    |__ RecordNotFound, DuplicateRecord, ProjectionFailed
      |__ MigrationError              while migrating the view schema
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
-     |    |__ DrainTimeout, SwapLockTimeout, VerificationFailed, WorkerFailed, ForeignTransactionIds
+     |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, VerificationFailed, WorkerFailed, ForeignTransactionIds
      |    |__ DependentObjects, EventsEdited
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
      |__ DatabaseUnavailable         no server answers, or it is of the wrong version
@@ -266,6 +266,10 @@ class DrainTimeout(MigrationError):
 
 class SwapLockTimeout(MigrationError):
     """The tables could not be locked for the swap; the old ones serve on."""
+
+
+class StallLimitExceeded(MigrationError):
+    """A cut-over without maintenance mode took longer than anybody may be held up; nothing was swapped."""
 
 
 class VerificationFailed(MigrationError):

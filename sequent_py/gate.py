@@ -195,7 +195,7 @@ class Gate:
         """Return the transactions that hold the gate's key now, but for this connection's own; the oldest first."""
         with _store_is_installed(self.schema):
             rows = connection.execute(self._sql(_WRITERS), []).fetchall()
-        return [Writer(*[*row[:-1], _first_words(row[-1])]) for row in rows]
+        return [Writer(*[*row[:-1], shown_query(row[-1])]) for row in rows]
 
     def _update(
         self,
@@ -243,7 +243,8 @@ def drain_timeout(writers: list[Writer], waited_seconds: float) -> DrainTimeout:
     )
 
 
-def _first_words(query: str | None) -> str:
+def shown_query(query: str | None) -> str:
+    """Return enough of a statement to recognise it, without its literals."""
     text = _LITERAL.sub("'…'", " ".join((query or "").split()))
     return text if len(text) <= QUERY_CHARACTERS else text[:QUERY_CHARACTERS] + "…"
 

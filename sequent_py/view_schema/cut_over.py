@@ -1,0 +1,292 @@
+"""The cut-over without maintenance mode: every lock at once and for milliseconds, or none.
+
+One connection, C, which holds ``migration_key()`` for its session, opens a transaction and locks, in this order
+
+1. ``gate_key()`` exclusively: every writer has ended, and new ones wait at the gate *before* they read the live version;
+2. ``events`` in SHARE ROW EXCLUSIVE mode: nor does anybody write who was let around the gate (replication, disabled triggers);
+3. the tables that serve, in ACCESS EXCLUSIVE mode: nobody reads what is about to be renamed.
+
+Then ``last_window`` runs, on connections of its own: what it commits is a pass like any other, right whatever becomes of the swap. Then
+``promote`` runs in C's transaction, which commits. Waiting writers find the new version live; none has failed for waiting.
+
+Guarantees:
+
+* If C, its process or its host dies at any moment before the commit, nothing was swapped and all locks are gone. Nobody need clear anything.
+* Nobody is held up for longer than :data:`STALL_LIMIT_SECONDS`, whatever hangs: the server itself ends C's session soon after.
+* A try that does not get a lock in ``lock_timeout_seconds`` gives all of them back, so that whoever waited goes on, before the next.
+
+How the locks are got. Asking for a lock that is not free makes a queue: everybody who comes later waits behind us, for somebody who may
+take long. So, first, nothing is asked for while a transaction is under way that has been open for long already. Then the locks are tried for
+without waiting (which disturbs nobody) a number of times, at random distances: with a few hundred short writes per second there are gaps. Only
+then are they waited for, briefly. The tries without waiting have another use: who reads a table and then appends, in one transaction,
+holds the table and waits at the gate while we wait for the table; a queue at the gate collects such transactions, a gap has none. Where
+they leave no gap, the budget ends and they are named.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from sequent_py.errors import StallLimitExceeded, SwapLockTimeout
+from sequent_py.progress import Progress
+from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders
+from sequent_py.view_schema.context import Context
+
+Connection = psycopg.Connection[Any]
+R = TypeVar("R")
+
+LOCK_TIMEOUT_SECONDS = 0.05
+"""How long one try waits for each of its locks; everybody else waits behind it for that long."""
+LONG_TRANSACTION_SECONDS = 0.1
+"""What has been open for longer is waited for without a queue behind us; at least twice the lock timeout."""
+TRIES_WITHOUT_WAITING = 30
+"""Before each one that waits. They take some 100 ms, and find a gap where writers are busy for nine tenths of the time."""
+LONGEST_PAUSE_SECONDS = 0.005
+FIRST_BACKOFF_SECONDS = 0.05
+LONGEST_BACKOFF_SECONDS = 2.0
+POLL_SECONDS = 0.02
+STALL_LIMIT_SECONDS = 2.0
+"""What the last window may take at most. The server ends a session that holds the locks idly for twice that: a coordinator that was
+stopped, or cut off from the network, or a handler that hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """How long a cut-over held others up: upper bounds, measured from a lock's request to the end of its transaction."""
+
+    tries: int
+    """How often the locks were asked for, those tries counted that disturbed nobody."""
+    writers_milliseconds: float
+    """The longest of all tries."""
+    readers_milliseconds: float
+
+
+def cut_over(
+    context: Context,
+    connection: Connection,
+    *,
+    tables: Sequence[str],
+    last_window: Callable[[], None],
+    promote: Callable[[Connection], R],
+    lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    budget_seconds: float,
+    progress: Progress,
+    command: str = "golive",
+) -> tuple[R, Stall]:
+    """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
+
+    ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
+    window writes. ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
+    with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction under
+    ``lock_timeout_seconds``; if a lock is not to be had there, all is rolled back and tried again, ``last_window`` included.
+
+    Raises
+    ------
+    SwapLockTimeout
+        The locks could not be had within ``budget_seconds``; names who holds what. ``command`` is what to run again.
+    StallLimitExceeded
+        The last window, or one statement of the swap, took too long.
+    Exception
+        Whatever ``last_window`` and ``promote`` raise. C's transaction has been rolled back in every case: nothing is swapped.
+    """
+    attempt = _CutOver(
+        context, connection, tables, last_window, promote, lock_timeout_seconds, progress, command
+    )
+    return attempt.run(budget_seconds)
+
+
+class _NotNow(Exception):
+    """A lock was not to be had; everything has been given back."""
+
+
+class _CutOver(Generic[R]):
+    """One cut-over and its tries."""
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        tables: Sequence[str],
+        last_window: Callable[[], None],
+        promote: Callable[[Connection], R],
+        lock_timeout_seconds: float,
+        progress: Progress,
+        command: str,
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._tables = sorted(set(tables))
+        self._last_window = last_window
+        self._promote = promote
+        self._lock_timeout = lock_timeout_seconds
+        self._progress = progress
+        self._command = command
+        self._tries = 0
+        self._writers_seconds = 0.0
+        self._readers_seconds = 0.0
+        self._writers_since: float | None = None
+        self._readers_since: float | None = None
+        self._first_seen: dict[str, float] = {}
+        self._noted = ""
+
+    def run(self, budget_seconds: float) -> tuple[R, Stall]:
+        started = time.monotonic()
+        deadline = started + budget_seconds
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            self._wait_for_long_transactions(deadline, budget_seconds)
+            for is_waiting in (*[False] * TRIES_WITHOUT_WAITING, True):
+                try:
+                    result = self._try(is_waiting)
+                except _NotNow:
+                    time.sleep(random.uniform(0.0, LONGEST_PAUSE_SECONDS))
+                else:
+                    return result, self._stall()
+            found = self._blockers()
+            if time.monotonic() + backoff > deadline:
+                raise self._timeout(found, budget_seconds)
+            self._note(f"Waiting for a gap to swap the tables in: {listed(found)}.")
+            # Jitter keeps two such tools from meeting for ever.
+            time.sleep(backoff * random.uniform(0.5, 1.5))
+            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+
+    def _stall(self) -> Stall:
+        return Stall(self._tries, self._writers_seconds * 1000, self._readers_seconds * 1000)
+
+    # Waiting, with no lock and in no queue
+
+    def _wait_for_long_transactions(self, deadline: float, budget_seconds: float) -> None:
+        while long := [item for item in self._blockers() if self._is_long(item)]:
+            if time.monotonic() > deadline:
+                raise self._timeout(long, budget_seconds)
+            self._note(f"Waiting, without holding anybody up, for: {listed(long)}.")
+            time.sleep(POLL_SECONDS)
+
+    def _is_long(self, item: Blocker) -> bool:
+        """Whether a transaction has been open for long, as the server says, or, where we may not know, since we first saw it."""
+        threshold = max(LONG_TRANSACTION_SECONDS, 2 * self._lock_timeout)
+        seen_for = time.monotonic() - self._first_seen[item.writer.transaction]
+        return max(item.writer.open_seconds, seen_for) > threshold
+
+    def _blockers(self) -> list[Blocker]:
+        found = blockers(
+            self._connection,
+            event_store_schema=self._context.schema,
+            view_schema=self._context.config.view_schema,
+            tables=self._tables,
+        )
+        now = time.monotonic()
+        self._first_seen = {
+            item.writer.transaction: self._first_seen.get(item.writer.transaction, now) for item in found
+        }
+        return found
+
+    def _note(self, text: str) -> None:
+        """Say what is waited for, once per set of transactions rather than each time that one has grown older."""
+        key = ",".join(sorted(self._first_seen))
+        if key != self._noted:
+            self._noted = key
+            self._progress.note(text)
+
+    def _timeout(self, found: Sequence[Blocker], budget_seconds: float) -> SwapLockTimeout:
+        pids = sorted({item.writer.pid for item in found if item.writer.pid is not None})
+        ending = " ".join(f"SELECT pg_terminate_backend({pid});" for pid in pids)
+        return SwapLockTimeout(
+            f"The locks for the cut-over could not be had within {budget_seconds:g} s; nothing was swapped. In the way: {listed(found)}.",
+            remedy=f"Let them finish, or end them{f' ({ending})' if ending else ''}; then: sequent migrate {self._command}."
+            " --lock-timeout and --lock-budget give it more time, at the cost of those who wait behind it.",
+        )
+
+    # One try
+
+    def _try(self, is_waiting: bool) -> R:
+        self._tries += 1
+        self._writers_since = self._readers_since = None
+        try:
+            with self._connection.transaction():
+                self._set_limits()
+                self._lock(is_waiting)
+                self._run_last_window()
+                return self._promote(self._connection)
+        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+            raise _NotNow from error
+        except (pg.IdleInTransactionSessionTimeout, pg.QueryCanceled) as error:
+            if self._writers_since is None or time.monotonic() - self._writers_since < STALL_LIMIT_SECONDS:
+                raise
+            raise self._took_too_long() from error
+        finally:
+            self._measure()
+
+    def _measure(self) -> None:
+        now = time.monotonic()
+        if self._writers_since is not None:
+            self._writers_seconds = max(self._writers_seconds, now - self._writers_since)
+        if self._readers_since is not None:
+            self._readers_seconds = max(self._readers_seconds, now - self._readers_since)
+
+    def _set_limits(self) -> None:
+        self._connection.execute(
+            "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true),"
+            " set_config('idle_in_transaction_session_timeout', %s, true)",
+            (
+                f"{max(round(self._lock_timeout * 1000), 1)}ms",
+                f"{round(STALL_LIMIT_SECONDS * 1000)}ms",
+                f"{round(STALL_LIMIT_SECONDS * 2000)}ms",
+            ),
+        )
+
+    def _lock(self, is_waiting: bool) -> None:
+        """Take the three locks; the order is the module's."""
+        schema = self._context.schema
+        gate_key = sql.Identifier(schema, "gate_key")
+        asked = time.monotonic()
+        if is_waiting:
+            self._writers_since = asked
+            self._connection.execute(sql.SQL("SELECT pg_advisory_xact_lock({}())").format(gate_key))
+        else:
+            query = sql.SQL("SELECT pg_try_advisory_xact_lock({}())").format(gate_key)
+            if self._connection.execute(query).fetchone() != (True,):
+                raise _NotNow
+            self._writers_since = asked
+        # Never waited for: a writer around append_events locks the table first, and is at the gate now, behind us.
+        # Not its partitions, which vacuum and ANALYZE lock for as long as they take; who writes there is looked for instead.
+        events = sql.Identifier(schema, "events")
+        self._connection.execute(
+            sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE NOWAIT").format(events)
+        )
+        if self._tables:
+            self._readers_since = time.monotonic()
+            names = sql.SQL(", ").join(
+                sql.Identifier(self._context.config.view_schema, name) for name in self._tables
+            )
+            mode = sql.SQL("" if is_waiting else " NOWAIT")
+            self._connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE{}").format(names, mode))
+        around = relation_holders(
+            self._connection,
+            event_store_schema=schema,
+            view_schema=self._context.config.view_schema,
+            tables=(),
+        )
+        if any(not item.is_at_gate for item in around):
+            raise _NotNow
+
+    def _run_last_window(self) -> None:
+        self._last_window()
+        assert self._writers_since is not None
+        if time.monotonic() - self._writers_since > STALL_LIMIT_SECONDS:
+            raise self._took_too_long()
+
+    def _took_too_long(self) -> StallLimitExceeded:
+        return StallLimitExceeded(
+            f"The cut-over had held writers up for {STALL_LIMIT_SECONDS:g} s without an end; it was given up, and nothing was swapped.",
+            remedy=f"Run sequent migrate {self._command} again when there is less to do, or, for a cut-over that may take longer:"
+            " sequent migrate offline",
+        )

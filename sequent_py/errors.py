@@ -15,8 +15,8 @@
      |    |__ RecordNotFound, DuplicateRecord, ProjectionFailed
      |__ MigrationError              while migrating the view schema
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
-     |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, VerificationFailed, WorkerFailed, ForeignTransactionIds
-     |    |__ DependentObjects, EventsEdited
+     |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed
+     |    |__ WorkerFailed, ForeignTransactionIds, DependentObjects, EventsEdited
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
      |__ DatabaseUnavailable         no server answers, or it is of the wrong version
 
@@ -270,6 +270,10 @@ class SwapLockTimeout(MigrationError):
 
 class StallLimitExceeded(MigrationError):
     """A cut-over without maintenance mode took longer than anybody may be held up; nothing was swapped."""
+
+
+class CatchUpTooSlow(MigrationError):
+    """Events come in faster than the replay, so that the last window never becomes small; nothing was swapped."""
 
 
 class VerificationFailed(MigrationError):

@@ -158,6 +158,13 @@ class Gate:
         """Say whether all appends form one line. Transactions that passed the gate before the commit don't: wait for :meth:`writers`."""
         self._update(connection, _SET_SERIAL_APPENDS, [is_serial, is_serial])
 
+    def go_live(self, connection: psycopg.Connection, version: int) -> None:
+        """Set the version whose code may append and take a migration's closing back, in the transaction of the swap.
+
+        One statement under the caller's ``lock_timeout``, for writers wait meanwhile. Maintenance mode stays as it is.
+        """
+        connection.execute(self._sql(_GO_LIVE), [version])
+
     def drain(self, connection: psycopg.Connection, timeout_seconds: float) -> None:
         """Wait until every transaction that passed the gate before now has ended.
 
@@ -295,6 +302,7 @@ UPDATE {gate} SET maintenance = false, maintenance_reason = NULL, maintenance_si
 """
 _CLOSE_FOR_MIGRATION = "UPDATE {gate} SET closed_by_migration = %s"
 _REOPEN = "UPDATE {gate} SET closed_by_migration = NULL WHERE closed_by_migration IS NOT NULL"
+_GO_LIVE = "UPDATE {gate} SET live_version = %s, closed_by_migration = NULL"
 _SET_LIVE_VERSION = "UPDATE {gate} SET live_version = %s"
 _SET_SERIAL_APPENDS = "UPDATE {gate} SET serial_appends = %s WHERE serial_appends <> %s"
 

@@ -99,9 +99,9 @@ class GroupReplayer:
                 f"{task.migrations_class} has no projector {', '.join(missing)}, which the migration replays.",
                 remedy="Run the worker with the code that started the migration.",
             )
-        self._projectors: list[type[Projector]] = [by_name[name] for name in task.projectors]
+        self.projectors: list[type[Projector]] = [by_name[name] for name in task.projectors]
         self._event_types = event_types
-        self._tables: dict[type[Record], TableShape] = {}
+        self.tables: dict[type[Record], TableShape] = {}
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(
@@ -114,7 +114,7 @@ class GroupReplayer:
         ProjectionFailed, InvalidPayload
             A handler raised or a payload does not validate; noted on the group, which stays claimable.
         """
-        self._prepare(writer)
+        self.prepare(writer)
         groups = 0
         while (done := self._replay_next(reader, writer)) is not None:
             groups += 1
@@ -122,15 +122,15 @@ class GroupReplayer:
                 on_done(done)
         return groups
 
-    def _prepare(self, connection: Connection) -> None:
+    def prepare(self, connection: Connection) -> None:
         """Read what the database knows, after the migration has begun and before the first group."""
         with connection.transaction():
-            for projector in self._projectors:
+            for projector in self.projectors:
                 for record in projector_definition(projector).records:
-                    if record not in self._tables:
+                    if record not in self.tables:
                         shape = record_shape(record)
                         physical = self._task.physical_tables[shape.table_name]
-                        self._tables[record] = read_table_shape(
+                        self.tables[record] = read_table_shape(
                             connection, shape, self._task.view_schema, physical
                         )
 
@@ -169,11 +169,11 @@ class GroupReplayer:
         stored_types = stored_event_types(writer, self._task.event_store_schema)
         persistor = ReplayPersistor(
             writer,
-            self._tables,
+            self.tables,
             backing="table" if is_catch_up else "none",
             max_rows_in_memory=self._task.max_rows_in_memory,
         )
-        fold = Fold(self._projectors, persistor, self._event_types, stored_types)
+        fold = Fold(self.projectors, persistor, self._event_types, stored_types)
         query = group_query(
             self._task.event_store_schema,
             claimed.group,

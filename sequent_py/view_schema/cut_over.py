@@ -35,7 +35,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from sequent_py.errors import StallLimitExceeded, SwapLockTimeout
+from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, SwapLockTimeout
 from sequent_py.progress import Progress
 from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders
 from sequent_py.view_schema.context import Context
@@ -53,6 +53,8 @@ LONGEST_PAUSE_SECONDS = 0.005
 FIRST_BACKOFF_SECONDS = 0.05
 LONGEST_BACKOFF_SECONDS = 2.0
 POLL_SECONDS = 0.02
+MOST_GIVEN_BACK = 5
+"""Where the window was too large this often, with all locks held, it will be again."""
 STALL_LIMIT_SECONDS = 2.0
 """What the last window may take at most. The server ends a session that holds the locks idly for twice that: a coordinator that was
 stopped, or cut off from the network, or a handler that hangs."""
@@ -80,11 +82,14 @@ def cut_over(
     budget_seconds: float,
     progress: Progress,
     command: str = "golive",
+    approach: Callable[[], None] = lambda: None,
 ) -> tuple[R, Stall]:
     """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
 
     ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
-    window writes. ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
+    window writes. ``approach`` is called before each round of tries, with no lock held, to make the last window small; a last window that is too
+    large all the same raises ``CatchUpTooSlow``, whereupon all locks are given back and there is another round, a few times.
+    ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
     with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction under
     ``lock_timeout_seconds``; if a lock is not to be had there, all is rolled back and tried again, ``last_window`` included.
 
@@ -92,13 +97,15 @@ def cut_over(
     ------
     SwapLockTimeout
         The locks could not be had within ``budget_seconds``; names who holds what. ``command`` is what to run again.
+    CatchUpTooSlow
+        The last window was too large each time.
     StallLimitExceeded
         The last window, or one statement of the swap, took too long.
     Exception
         Whatever ``last_window`` and ``promote`` raise. C's transaction has been rolled back in every case: nothing is swapped.
     """
     attempt = _CutOver(
-        context, connection, tables, last_window, promote, lock_timeout_seconds, progress, command
+        context, connection, tables, approach, last_window, promote, lock_timeout_seconds, progress, command
     )
     return attempt.run(budget_seconds)
 
@@ -115,6 +122,7 @@ class _CutOver(Generic[R]):
         context: Context,
         connection: Connection,
         tables: Sequence[str],
+        approach: Callable[[], None],
         last_window: Callable[[], None],
         promote: Callable[[Connection], R],
         lock_timeout_seconds: float,
@@ -124,6 +132,7 @@ class _CutOver(Generic[R]):
         self._context = context
         self._connection = connection
         self._tables = sorted(set(tables))
+        self._approach = approach
         self._last_window = last_window
         self._promote = promote
         self._lock_timeout = lock_timeout_seconds
@@ -138,25 +147,37 @@ class _CutOver(Generic[R]):
         self._noted = ""
 
     def run(self, budget_seconds: float) -> tuple[R, Stall]:
-        started = time.monotonic()
-        deadline = started + budget_seconds
+        deadline = time.monotonic() + budget_seconds
         backoff = FIRST_BACKOFF_SECONDS
+        given_back = 0
         while True:
             self._wait_for_long_transactions(deadline, budget_seconds)
-            for is_waiting in (*[False] * TRIES_WITHOUT_WAITING, True):
-                try:
-                    result = self._try(is_waiting)
-                except _NotNow:
-                    time.sleep(random.uniform(0.0, LONGEST_PAUSE_SECONDS))
-                else:
-                    return result, self._stall()
-            found = self._blockers()
-            if time.monotonic() + backoff > deadline:
-                raise self._timeout(found, budget_seconds)
+            self._approach()
+            try:
+                return self._try_some_times(), self._stall()
+            except CatchUpTooSlow as error:
+                given_back += 1
+                if given_back == MOST_GIVEN_BACK:
+                    raise
+                self._progress.note(f"{error.message} Catching up again.")
+                continue
+            except _NotNow as error:
+                found = self._blockers()
+                if time.monotonic() + backoff > deadline:
+                    raise self._timeout(found, budget_seconds) from error
             self._note(f"Waiting for a gap to swap the tables in: {listed(found)}.")
             # Jitter keeps two such tools from meeting for ever.
             time.sleep(backoff * random.uniform(0.5, 1.5))
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+
+    def _try_some_times(self) -> R:
+        """Look for a gap a number of times, then wait for one, briefly."""
+        for _ in range(TRIES_WITHOUT_WAITING):
+            try:
+                return self._try(is_waiting=False)
+            except _NotNow:
+                time.sleep(random.uniform(0.0, LONGEST_PAUSE_SECONDS))
+        return self._try(is_waiting=True)
 
     def _stall(self) -> Stall:
         return Stall(self._tries, self._writers_seconds * 1000, self._readers_seconds * 1000)

@@ -15,57 +15,29 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-import psycopg
 from psycopg import errors as pg
 
-from sequent_py.errors import InvalidTransition, SwapLockTimeout, VerificationFailed
-from sequent_py.event_types import stored_event_types
+from sequent_py.errors import SwapLockTimeout
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.verification import SAMPLED_EVENTS, Verification
 from sequent_py.view_schema import executor, swap
-from sequent_py.view_schema.context import (
-    Context,
-    live_blueprints,
-    replayed_projectors,
-    shadow_blueprints,
-)
+from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.online import resume
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
+from sequent_py.view_schema.promotion import SMALL_WINDOW_EVENTS, Promotion, Stopwatch
 from sequent_py.view_schema.reports import OfflineReport
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.versions import ViewMigration
 
-SMALL_WINDOW_EVENTS = 200
-"""Catching up with the gate open stops below this: the rest takes some tens of milliseconds."""
-MOST_CATCH_UP_PASSES = 5
-"""Where writers are faster than the replay, more passes would not help."""
 WINDOW_SAMPLE = 10
 """Aggregates of the last window that are compared while the gate is closed."""
 WINDOW_SAMPLE_EVENTS = 250
 """Their events in all: each costs about a millisecond of the time that writers are refused."""
 FIRST_BACKOFF_SECONDS = 0.05
 LONGEST_BACKOFF_SECONDS = 2.0
-
-
-@dataclass
-class _Stopwatch:
-    """Seconds per named step."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str, progress: Progress) -> Iterator[None]:
-        progress.step(name)
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def run_offline(
@@ -95,7 +67,7 @@ def run_offline(
         resolved = resolve(plan, context.definition)
         migration = resume(context, connection, plan, Command.OFFLINE)
         assert migration is not None, "require() refuses offline when nothing is unfinished"
-        watch = _Stopwatch()
+        watch = Stopwatch()
         passes = Passes(
             context,
             connection,
@@ -122,10 +94,10 @@ def run_offline(
             from_version=plan.from_version,
             target_version=plan.target_version,
             is_noop=False,
-            catch_up_events=cut_over.catch_up_events,
+            catch_up_events=cut_over.promotion.catch_up_events,
             window_events=cut_over.window_events,
-            verified_aggregates=cut_over.verified,
-            rows=cut_over.rows,
+            verified_aggregates=cut_over.promotion.verified,
+            rows=cut_over.promotion.rows,
             retired_tables=tuple(result.retired),
             seconds=time.monotonic() - started,
             closed_seconds=time.monotonic() - closed_at,
@@ -144,7 +116,7 @@ class _CutOver:
         migration: ViewMigration,
         resolved: ResolvedPlan,
         passes: Passes,
-        watch: _Stopwatch,
+        watch: Stopwatch,
         progress: Progress,
     ) -> None:
         self._context = context
@@ -154,10 +126,18 @@ class _CutOver:
         self._passes = passes
         self._watch = watch
         self._progress = progress
-        self.catch_up_events = 0
+        self.promotion = Promotion(
+            context,
+            connection,
+            migration,
+            resolved,
+            passes,
+            command=Command.OFFLINE,
+            state=MigrationState.OFFLINE_RUNNING,
+            watch=watch,
+            progress=progress,
+        )
         self.window_events = 0
-        self.verified = 0
-        self.rows: dict[str, int] = {}
 
     def approach(self, verify_sample: int) -> None:
         """Do with the gate open whatever can be done with the gate open."""
@@ -165,53 +145,28 @@ class _CutOver:
             return
         self._catch_up()
         with self._watch.step("verifying", self._progress):
-            self._verify(until=self._passes.last().until, since=None, size=verify_sample)
+            self.promotion.verify(until=self._passes.last().until, since=None, size=verify_sample)
         # Writers went on while we compared.
         self._catch_up()
 
     def _catch_up(self) -> None:
         """Replay until only a small window is left, or writers prove to be as fast as we are."""
-        with self._watch.step("catching up", self._progress):
-            self.catch_up_events += self._passes.finish()
-            for _ in range(MOST_CATCH_UP_PASSES):
-                if self._passes.pending_events() <= SMALL_WINDOW_EVENTS:
-                    break
-                self.catch_up_events += self._passes.catch_up()
+        self.promotion.catch_up(lambda: self._passes.pending_events() <= SMALL_WINDOW_EVENTS)
 
     @contextmanager
     def gate_closed(self, drain_timeout_seconds: float) -> Iterator[None]:
         """Close the gate and drain it; whatever fails inside reopens it and leaves ``online_done``."""
-        gate, versions = self._context.gate, self._context.versions
+        gate = self._context.gate
         with self._connection.transaction():
-            versions.transition(
-                self._connection,
-                self._migration.id,
-                (MigrationState.ONLINE_DONE,),
-                MigrationState.OFFLINE_RUNNING,
-            )
+            self.promotion.begin()
             gate.close_for_migration(self._connection, self._migration.id)
         try:
             with self._watch.step("draining writers", self._progress):
                 gate.drain(self._connection, drain_timeout_seconds)
             yield
         except BaseException as error:
-            self._reopen(error)
+            self.promotion.give_up(error)
             raise
-
-    def _reopen(self, error: BaseException) -> None:
-        """Go back to ``online_done``; where the connection is lost the gate is open already, for the lock died with it."""
-        try:
-            with self._connection.transaction():
-                self._context.gate.reopen(self._connection)
-                self._context.versions.transition(
-                    self._connection,
-                    self._migration.id,
-                    (MigrationState.OFFLINE_RUNNING,),
-                    MigrationState.ONLINE_DONE,
-                    error=str(error) or type(error).__name__,
-                )
-        except (psycopg.Error, InvalidTransition):
-            self._progress.note("The state could not be written back; the next command settles it.")
 
     def finish_replay(self, verify_sample: int) -> None:
         """Replay the last window and check it; nobody writes meanwhile."""
@@ -223,35 +178,13 @@ class _CutOver:
             before = self._passes.last()
             self.window_events = self._passes.catch_up()
         with self._watch.step("checking the last window", self._progress):
-            last = self._passes.last()
-            self._verify(
-                until=last.until,
+            self.promotion.verify(
+                until=self._passes.last().until,
                 since=before.until,
-                size=min(verify_sample, WINDOW_SAMPLE),
+                size=min(verify_sample, WINDOW_SAMPLE) if self.window_events else 0,
                 most_events=WINDOW_SAMPLE_EVENTS,
             )
-            self.rows = self._verification().check_counts(
-                self._connection, self._context.ledger.row_counts(self._connection, self._migration.id)
-            )
-
-    def _verification(self) -> Verification:
-        return Verification(
-            event_store_schema=self._context.schema,
-            projectors=replayed_projectors(self._resolved),
-            tables=self._context.shadow_tables(self._connection, self._resolved),
-            event_types=self._context.event_types,
-            stored_types=stored_event_types(self._connection, self._context.schema),
-        )
-
-    def _verify(self, *, until: str, since: str | None, size: int, most_events: int = SAMPLED_EVENTS) -> None:
-        if size == 0 or (since is not None and self.window_events == 0):
-            return
-        verification = self._verification()
-        aggregates = verification.sample(
-            self._connection, until=until, size=size, since=since, most_events=most_events
-        )
-        with self._context.connect("verifying") as reader:
-            self.verified += verification.check_aggregates(self._connection, reader, aggregates, until=until)
+            self.promotion.check_counts()
 
     def promote(self, lock_budget_seconds: float, closed_at: float) -> swap.SwapResult:
         """Swap in one transaction; a try that does not get its locks in time is rolled back and repeated."""
@@ -273,34 +206,14 @@ class _CutOver:
                     backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 
     def _promote_once(self, closed_at: float) -> swap.SwapResult:
-        context, connection, plan = self._context, self._connection, self._resolved.plan
+        connection = self._connection
         with connection.transaction():
             connection.execute(
                 "SELECT set_config('lock_timeout', %s, true)",
-                (f"{round(context.config.lock_timeout_seconds * 1000)}ms",),
+                (f"{round(self._context.config.lock_timeout_seconds * 1000)}ms",),
             )
-            if context.ledger.unfinished_groups(connection, self._migration.id) > 0:
-                raise VerificationFailed(
-                    "Groups of the replay are unfinished; nothing was promoted.",
-                    remedy="Run: sequent migrate offline",
-                )
-            result = swap.swap(
-                connection,
-                view_schema=context.config.view_schema,
-                plan=plan,
-                shadows=shadow_blueprints(context, connection, self._migration.id),
-                live=live_blueprints(context, connection),
-                alters=context.alter_scripts(self._resolved),
-            )
-            context.versions.promote(connection, self._migration.id, plan)
-            for blueprint in (*result.live, *result.retired_blueprints):
-                context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
-            context.gate.set_live_version(connection, plan.target_version)
-            context.gate.reopen(connection)
-            context.versions.transition(
-                connection, self._migration.id, (MigrationState.OFFLINE_RUNNING,), MigrationState.LIVE
-            )
-            context.versions.record_stall(
+            result = self.promotion.promote()
+            self._context.versions.record_stall(
                 connection, self._migration.id, (time.monotonic() - closed_at) * 1000
             )
         return result

@@ -7,6 +7,7 @@ pass that was written is finished before another is made, whoever comes next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from sequent_py.errors import EventsEdited
 from sequent_py.event_types import stored_event_types
@@ -16,6 +17,7 @@ from sequent_py.replay.estimate import current_snapshot, estimate_history, estim
 from sequent_py.replay.groups import cut
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.replayer import Replayer
+from sequent_py.replay.worker import ReplayTask
 from sequent_py.store import edits_since
 from sequent_py.view_schema.context import Context, replayed_event_names
 from sequent_py.view_schema.plans import ResolvedPlan
@@ -71,6 +73,12 @@ class Passes:
     def catch_up(self) -> int:
         """Replay the window since the last pass up to a snapshot taken now; return its events."""
         self.finish()
+        with self._connection.transaction():
+            self.create_next()
+        return self.finish()
+
+    def create_next(self) -> Pass:
+        """Write the pass that follows the newest one, up to a snapshot taken now, in the caller's transaction; nothing may be unfinished."""
         last = self.last()
         until = current_snapshot(self._connection)
         samples = estimate_window(
@@ -84,19 +92,24 @@ class Passes:
         # A window's count is exact: every event in it is committed. Nothing to read makes a pass without groups.
         groups = cut(samples, target_events=self._target, workers=self._workers) if total else ()
         new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
-        with self._connection.transaction():
-            self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
-        return self.finish()
+        self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
+        return new
 
     def finish(self) -> int:
         """Replay the unfinished groups of the newest pass; return the events replayed by this run."""
-        replayer = Replayer(
-            self._context.task(self._migration, self._resolved.plan, epoch=self._epoch),
-            self._context.migrations,
-            self._context.event_types,
-        )
+        replayer = Replayer(self.task(), self._context.migrations, self._context.event_types)
         done = replayer.run(self._connection, self.last(), workers=self._workers, progress=self._progress)
         return done.events_done
+
+    def task(self) -> ReplayTask:
+        """Describe the replay to workers, as of the present epoch."""
+        return self._context.task(self._migration, self._resolved.plan, epoch=self._epoch)
+
+    def on(self, connection: Connection) -> Passes:
+        """Return the same passes, driven over another connection of this coordinator."""
+        other = copy(self)
+        other._connection = connection
+        return other
 
     def require_unedited(self) -> None:
         """Refuse to go on where events that may have been replayed were edited or deleted since.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from sequent_py.errors import ConfigurationError, InvalidTransition
 from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
@@ -10,6 +13,7 @@ from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
 from sequent_py.view_schema.context import Context, shadow_blueprints
 from sequent_py.view_schema.dry_run import run_dry
+from sequent_py.view_schema.golive import GoliveReport, Limits, run_golive
 from sequent_py.view_schema.offline import run_offline
 from sequent_py.view_schema.online import run_online
 from sequent_py.view_schema.plans import resolve
@@ -91,6 +95,35 @@ class ViewSchema:
             if lock_budget_seconds is None
             else lock_budget_seconds,
             verify_sample=config.verify_sample if verify_sample is None else verify_sample,
+            progress=progress,
+        )
+
+    def golive(
+        self,
+        *,
+        workers: int | None = None,
+        max_delta_events: int | None = None,
+        max_lag_seconds: float | None = None,
+        lock_timeout_seconds: float | None = None,
+        lock_budget_seconds: float | None = None,
+        verify_sample: int | None = None,
+        progress: Progress = SILENT,
+    ) -> GoliveReport:
+        """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors."""
+        config = self._context.config
+        given: dict[str, Any] = {
+            "max_delta_events": max_delta_events,
+            "max_lag_seconds": max_lag_seconds,
+            "lock_timeout_seconds": lock_timeout_seconds,
+            "lock_budget_seconds": lock_budget_seconds,
+            "verify_sample": verify_sample,
+        }
+        limits = Limits(lock_budget_seconds=config.lock_budget_seconds, verify_sample=config.verify_sample)
+        return run_golive(
+            self._context,
+            workers=config.workers if workers is None else workers,
+            group_target_events=config.group_target_events,
+            limits=replace(limits, **{name: value for name, value in given.items() if value is not None}),
             progress=progress,
         )
 

@@ -62,7 +62,9 @@ class Outcome(StrEnum):
 
 Trigger = Command | Outcome
 
-AVAILABLE_COMMANDS: frozenset[Command] = frozenset({Command.ONLINE, Command.OFFLINE, Command.ABORT})
+AVAILABLE_COMMANDS: frozenset[Command] = frozenset(
+    {Command.ONLINE, Command.OFFLINE, Command.GOLIVE, Command.ABORT}
+)
 """The commands that exist; no other is ever offered as the next one."""
 
 

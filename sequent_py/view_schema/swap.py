@@ -80,6 +80,12 @@ def check_retired_names(
             )
 
 
+def serving_tables(plan: Plan, live: Mapping[str, TableBlueprint]) -> list[str]:
+    """Return the tables that serve and that the swap will rename or alter, by name."""
+    retiring = [live[step.table_name] for step in plan.replays if step.table_name in live]
+    return sorted({*_tables(retiring), *(step.table_name for step in plan.alters)})
+
+
 def swap(
     connection: Connection,
     *,

@@ -1,0 +1,306 @@
+"""``golive``: finish the replay and swap the tables, without maintenance mode: writers and readers wait for milliseconds.
+
+1. catch up, compare a sample of the aggregates and all row counts with the log, and catch up until little is left;
+2. :func:`~sequent_py.view_schema.cut_over.cut_over`: lock the gate, the events and the serving tables for a moment;
+3. replay the last window, check of it what the time allows, swap, and record all of it in one transaction.
+
+Little is left when at most ``max_delta`` events are pending, or when replaying them is expected to take at most ``max_lag_seconds``: as long as
+the latest window took, times how many more events there are. (The age of the oldest pending event would say less: an application may date its
+events as it likes, and a transaction that was open for an hour brings events an hour old, which take no longer than others.)
+
+Until the swap has committed the old tables serve. Whatever fails before, or dies, leaves ``online_done`` with all of its work: nobody waits any
+longer, because the locks have died with their session.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+import psycopg
+
+from sequent_py.errors import CatchUpTooSlow
+from sequent_py.progress import Progress
+from sequent_py.replay.ledger import Connection
+from sequent_py.view_schema import last_window, swap
+from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS, Stall, cut_over
+from sequent_py.view_schema.inspection import check_swap, current_plan
+from sequent_py.view_schema.last_window import LastWindow, Replayed
+from sequent_py.view_schema.online import resume
+from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
+from sequent_py.view_schema.promotion import MOST_CATCH_UP_PASSES, SMALL_WINDOW_EVENTS, Promotion, Stopwatch
+from sequent_py.view_schema.states import Command, MigrationState
+from sequent_py.view_schema.versions import ViewMigration
+
+MAX_DELTA_EVENTS = SMALL_WINDOW_EVENTS
+MAX_LAG_SECONDS = 0.05
+SLOWEST_WINDOW_SECONDS = 0.5
+"""However few events are pending: where a window takes longer, handlers are slow, and writers would wait for them."""
+CHECK_WITHIN_SECONDS = 0.04
+"""What is checked under the locks must be done, as far as one can tell, by this time after they were had."""
+WINDOW_SAMPLE = 10
+WINDOW_SAMPLE_EVENTS = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ``golive`` may take."""
+
+    max_delta_events: int = MAX_DELTA_EVENTS
+    max_lag_seconds: float = MAX_LAG_SECONDS
+    lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS
+    lock_budget_seconds: float = 60.0
+    verify_sample: int = 100
+
+
+@dataclass(frozen=True)
+class GoliveReport:
+    """What ``golive`` did."""
+
+    migration_id: int | None
+    """None when the code's version was live already."""
+    from_version: int
+    target_version: int
+    is_noop: bool
+    catch_up_events: int
+    """Events replayed while writers went on."""
+    window_events: int
+    """Events replayed while they waited."""
+    verified_aggregates: int
+    is_window_checked: bool
+    """Whether there was time to compare the last window's aggregates with a fresh fold, too."""
+    rows: Mapping[str, int]
+    retired_tables: tuple[str, ...]
+    seconds: float
+    tries: int
+    """How often the locks were asked for."""
+    writers_stall_milliseconds: float
+    """How long an append can have waited at most, by any one try."""
+    readers_stall_milliseconds: float
+    """How long a query of the tables can have waited at most, by any one try."""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def run_golive(
+    context: Context,
+    *,
+    workers: int,
+    group_target_events: int,
+    limits: Limits,
+    progress: Progress,
+) -> GoliveReport:
+    """Promote the shadow tables of the unfinished migration while the application runs.
+
+    Raises
+    ------
+    MigrationNotStarted, InvalidTransition, PlanChanged, ConcurrentMigration
+        Nothing was changed.
+    SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed, EventsEdited, ProjectionFailed, InvalidPayload
+        The old tables serve, the work is kept.
+    """
+    started = time.monotonic()
+    with context.coordinating("golive") as connection:
+        plan = current_plan(context, connection)
+        if plan.is_noop:
+            return _noop(plan)
+        resolved = resolve(plan, context.definition)
+        migration = resume(context, connection, plan, Command.GOLIVE)
+        assert migration is not None, "require() refuses golive when nothing is unfinished"
+        watch = Stopwatch()
+        passes = Passes(
+            context,
+            connection,
+            migration,
+            resolved,
+            workers=workers,
+            group_target_events=group_target_events,
+            progress=progress,
+        )
+        golive = _Golive(context, connection, migration, resolved, passes, watch, progress, limits)
+        with context.noting_errors(connection, migration.id):
+            passes.take_over()
+            passes.require_unedited()
+            with watch.step("checking", progress):
+                # Checked at the door again: views, keys and names can have come since online.
+                warnings = check_swap(context, connection, plan)
+            golive.verify()
+            result, stall = golive.cut_over()
+        with suppress(psycopg.Error):
+            # The version is live, whatever becomes of this note.
+            context.versions.record_stall(connection, migration.id, stall.writers_milliseconds)
+        return GoliveReport(
+            migration_id=migration.id,
+            from_version=plan.from_version,
+            target_version=plan.target_version,
+            is_noop=False,
+            catch_up_events=golive.promotion.catch_up_events,
+            window_events=golive.window_events,
+            verified_aggregates=golive.promotion.verified,
+            is_window_checked=golive.is_window_checked,
+            rows=context.ledger.row_counts(connection, migration.id),
+            retired_tables=tuple(result.retired),
+            seconds=time.monotonic() - started,
+            tries=stall.tries,
+            writers_stall_milliseconds=stall.writers_milliseconds,
+            readers_stall_milliseconds=stall.readers_milliseconds,
+            step_seconds=watch.seconds,
+            warnings=(*warnings, *result.warnings),
+        )
+
+
+class _Golive:
+    """The steps, and what they found."""
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        migration: ViewMigration,
+        resolved: ResolvedPlan,
+        passes: Passes,
+        watch: Stopwatch,
+        progress: Progress,
+        limits: Limits,
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._migration = migration
+        self._has_replays = bool(resolved.plan.replays)
+        self._passes = passes
+        self._watch = watch
+        self._progress = progress
+        self._limits = limits
+        self.window_events = 0
+        self.is_window_checked = False
+        self.promotion = Promotion(
+            context,
+            connection,
+            migration,
+            resolved,
+            passes,
+            command=Command.GOLIVE,
+            state=MigrationState.GOLIVE_RUNNING,
+            watch=watch,
+            progress=progress,
+        )
+
+    def verify(self) -> None:
+        """Catch up and compare with the log, while the application goes on."""
+        if not self._has_replays:
+            return
+        self._catch_up()
+        with self._watch.step("verifying", self._progress):
+            self.promotion.verify(
+                until=self._passes.last().until, since=None, size=self._limits.verify_sample
+            )
+            # Exact here as under the locks: between two passes nobody writes the shadow tables.
+            self.promotion.check_counts()
+        # Writers went on while we compared.
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Come near with all workers; the last window's connections do the rest, for they know how long it takes."""
+        self.promotion.catch_up(lambda: self._passes.pending_events() <= self._limits.max_delta_events)
+
+    def cut_over(self) -> tuple[swap.SwapResult, Stall]:
+        """Lock, replay the last window, swap; whatever fails leaves ``online_done``."""
+        with ExitStack() as stack:
+            window = (
+                stack.enter_context(last_window.opened(self._context, self._passes))
+                if self._has_replays
+                else None
+            )
+            with self._connection.transaction():
+                self.promotion.begin()
+            try:
+                with self._watch.step("cutting over", self._progress):
+                    return cut_over(
+                        self._context,
+                        self._connection,
+                        tables=self.promotion.serving_tables(),
+                        approach=lambda: self._approach(window),
+                        last_window=lambda: self._replay(window),
+                        promote=lambda _connection: self.promotion.promote(),
+                        lock_timeout_seconds=self._limits.lock_timeout_seconds,
+                        budget_seconds=self._limits.lock_budget_seconds,
+                        progress=self._progress,
+                        command=Command.GOLIVE,
+                    )
+            except BaseException as error:
+                self.promotion.give_up(error)
+                raise
+
+    def _approach(self, window: LastWindow | None) -> None:
+        """Make the last window small, with the connections that will replay it; nobody waits yet.
+
+        Raises
+        ------
+        CatchUpTooSlow
+            It does not become small.
+        """
+        if window is None:
+            return
+        self._catch_up()
+        for _ in range(MOST_CATCH_UP_PASSES):
+            replayed = window.replay()
+            self.promotion.catch_up_events += replayed.events
+            if window.check_seconds is None:
+                self.promotion.verified += self._check(window, replayed)
+            pending = self._passes.pending_events()
+            if self._is_little(window, pending):
+                return
+        raise CatchUpTooSlow(
+            f"{pending:,} events are pending after {MOST_CATCH_UP_PASSES} more passes, and would take about"
+            f" {window.expected_seconds(pending):.2g} s: writers are as fast as the replay.",
+            remedy="Run it again when less is written, give --max-delta or --max-lag if a longer stall is all right,"
+            " or: sequent migrate offline",
+        )
+
+    def _is_little(self, window: LastWindow, events: int) -> bool:
+        seconds = window.expected_seconds(events)
+        is_few = events <= self._limits.max_delta_events and seconds <= SLOWEST_WINDOW_SECONDS
+        return is_few or seconds <= self._limits.max_lag_seconds
+
+    def _replay(self, window: LastWindow | None) -> None:
+        """Replay the last window, with everybody waiting, and check it if there is time."""
+        if window is None:
+            return
+        started = time.monotonic()
+        replayed = window.replay(lambda events: self._is_little(window, events))
+        self.window_events = replayed.events
+        expected = window.check_seconds
+        elapsed = time.monotonic() - started
+        self.is_window_checked = expected is not None and elapsed + expected <= CHECK_WITHIN_SECONDS
+        if self.is_window_checked:
+            self.promotion.verified += self._check(window, replayed)
+
+    def _check(self, window: LastWindow, replayed: Replayed) -> int:
+        return window.check(
+            replayed,
+            sample=min(self._limits.verify_sample, WINDOW_SAMPLE),
+            most_events=WINDOW_SAMPLE_EVENTS,
+        )
+
+
+def _noop(plan: Plan) -> GoliveReport:
+    return GoliveReport(
+        migration_id=None,
+        from_version=plan.from_version,
+        target_version=plan.target_version,
+        is_noop=True,
+        catch_up_events=0,
+        window_events=0,
+        verified_aggregates=0,
+        is_window_checked=False,
+        rows={},
+        retired_tables=(),
+        seconds=0.0,
+        tries=0,
+        writers_stall_milliseconds=0.0,
+        readers_stall_milliseconds=0.0,
+    )

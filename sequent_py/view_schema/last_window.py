@@ -1,0 +1,129 @@
+"""The pass that is replayed while writers wait: everything that can be done before has been done before.
+
+Its two connections are open, the code is imported, the shapes of the tables are read, and the same objects have replayed earlier windows with the
+gate open, so that plans and caches are warm and one knows how long a window takes. A window is *one* transaction: the pass, its groups and
+their rows become visible together, so no worker elsewhere can claim a group of it, and no half of it is ever found. Its writer holds
+``worker_key()``: a later coordinator ends it before it goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sequent_py.errors import CatchUpTooSlow
+from sequent_py.event_types import stored_event_types
+from sequent_py.replay.ledger import Connection, Pass
+from sequent_py.replay.worker import GroupReplayer, connect_worker
+from sequent_py.verification import Verification
+from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.passes import Passes
+
+LOCK_TIMEOUT_SECONDS = 0.5
+"""Nothing should be in the way of a window; and where something of our own is, the server cannot see that we wait for ourselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A window that has been committed."""
+
+    window: Pass
+    seconds: float
+
+    @property
+    def events(self) -> int:
+        """How many events it has."""
+        return self.window.estimated_events
+
+
+class LastWindow:
+    """Replays and checks windows over connections that are open already. Made by :func:`opened`."""
+
+    def __init__(self, context: Context, passes: Passes, reader: Connection, writer: Connection) -> None:
+        self._context = context
+        self._reader = reader
+        self._writer = writer
+        # Over the writer, whose transaction the pass is written in.
+        self._passes = passes.on(writer)
+        self._replayer = GroupReplayer(passes.task(), context.migrations, context.event_types)
+        self._replayer.prepare(writer)
+        self._latest: Replayed | None = None
+        self.check_seconds: float | None = None
+        """How long :meth:`check` took when there was something to check; None before."""
+
+    def replay(self, is_little: Callable[[int], bool] = lambda events: True) -> Replayed:
+        """Replay what has come in since the newest pass, which must be finished, in one transaction.
+
+        Raises
+        ------
+        CatchUpTooSlow
+            So many events are not little; nothing was done.
+        EventsEdited, ProjectionFailed, InvalidPayload
+            Nothing was done.
+        """
+        started = time.monotonic()
+        with self._writer.transaction():
+            self._passes.require_unedited()
+            window = self._passes.create_next()
+            events = window.estimated_events
+            if not is_little(events):
+                raise CatchUpTooSlow(
+                    f"{events:,} events had come in by the time that writers were held up; they were let go on.",
+                    remedy="Run it again, give --max-delta or --max-lag if a longer stall is all right, or: sequent migrate offline",
+                )
+            if events:
+                self._replayer.run(self._reader, self._writer)
+        replayed = Replayed(window, time.monotonic() - started)
+        if events or self._latest is None:
+            self._latest = replayed
+        return replayed
+
+    def expected_seconds(self, events: int) -> float:
+        """Say how long so many events will take: as long as the latest window that had any, times how many more there are."""
+        if self._latest is None:
+            return 0.0
+        return self._latest.seconds * max(1.0, events / max(self._latest.events, 1))
+
+    def check(self, replayed: Replayed, *, sample: int, most_events: int) -> int:
+        """Compare aggregates of a window, and all row counts, with the log; return how many aggregates that were.
+
+        Raises
+        ------
+        VerificationFailed
+            They differ.
+        """
+        if replayed.events == 0:
+            return 0
+        started = time.monotonic()
+        verification = Verification(
+            event_store_schema=self._context.schema,
+            projectors=self._replayer.projectors,
+            tables=self._replayer.tables,
+            event_types=self._context.event_types,
+            # Read again: a type that is new in this window has its id only now.
+            stored_types=stored_event_types(self._writer, self._context.schema),
+        )
+        window = replayed.window
+        aggregates = verification.sample(
+            self._writer, until=window.until, since=window.since, size=sample, most_events=most_events
+        )
+        verified = verification.check_aggregates(self._writer, self._reader, aggregates, until=window.until)
+        verification.check_counts(
+            self._writer, self._context.ledger.row_counts(self._writer, window.migration_id)
+        )
+        self.check_seconds = time.monotonic() - started
+        return verified
+
+
+@contextmanager
+def opened(context: Context, passes: Passes) -> Iterator[LastWindow]:
+    """Open the connections of a last window, of the epoch that ``passes`` are at."""
+    reader, writer = connect_worker(context.database_url, context.schema)
+    with reader, writer:
+        for connection in (reader, writer):
+            connection.execute(
+                "SELECT set_config('lock_timeout', %s, false)", (f"{round(LOCK_TIMEOUT_SECONDS * 1000)}ms",)
+            )
+        yield LastWindow(context, passes, reader, writer)

@@ -1,0 +1,184 @@
+"""What every cut-over shares: the way to it, the checks on the way, and the transaction that promotes the shadow tables.
+
+``offline`` does it with the gate closed to writers, ``golive`` while they wait for a moment. Until the promotion has committed the old tables serve,
+and whatever fails before leaves ``online_done`` with all of its work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+
+from sequent_py.errors import InvalidTransition, VerificationFailed
+from sequent_py.event_types import stored_event_types
+from sequent_py.progress import Progress
+from sequent_py.replay.ledger import Connection
+from sequent_py.verification import SAMPLED_EVENTS, Verification
+from sequent_py.view_schema import swap
+from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors, shadow_blueprints
+from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.plans import ResolvedPlan
+from sequent_py.view_schema.states import Command, MigrationState
+from sequent_py.view_schema.versions import ViewMigration
+
+SMALL_WINDOW_EVENTS = 200
+"""Catching up with the gate open may stop below this: the rest takes some tens of milliseconds."""
+MOST_CATCH_UP_PASSES = 5
+"""Where writers are faster than the replay, more passes would not help."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per named step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, progress: Progress) -> Iterator[None]:
+        """Announce a step and time it; a name that comes again is added up."""
+        progress.step(name)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+class Promotion:
+    """One migration on its way from ``online_done`` to ``live``."""
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        migration: ViewMigration,
+        resolved: ResolvedPlan,
+        passes: Passes,
+        *,
+        command: Command,
+        state: MigrationState,
+        watch: Stopwatch,
+        progress: Progress,
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._migration = migration
+        self._resolved = resolved
+        self._passes = passes
+        self._command = command
+        self._state = state
+        self._watch = watch
+        self._progress = progress
+        self.catch_up_events = 0
+        self.verified = 0
+        self.rows: dict[str, int] = {}
+
+    # On the way
+
+    def catch_up(self, is_enough: Callable[[], bool]) -> bool:
+        """Replay window after window until ``is_enough``; False when it was not so after :data:`MOST_CATCH_UP_PASSES`."""
+        with self._watch.step("catching up", self._progress):
+            self.catch_up_events += self._passes.finish()
+            for _ in range(MOST_CATCH_UP_PASSES):
+                if is_enough():
+                    return True
+                self.catch_up_events += self._passes.catch_up()
+            return is_enough()
+
+    def verify(self, *, until: str, since: str | None, size: int, most_events: int = SAMPLED_EVENTS) -> None:
+        """Compare a sample of the aggregates with a fresh fold.
+
+        Raises
+        ------
+        VerificationFailed
+            They differ.
+        """
+        if size == 0:
+            return
+        verification = self._verification()
+        aggregates = verification.sample(
+            self._connection, until=until, size=size, since=since, most_events=most_events
+        )
+        with self._context.connect("verifying") as reader:
+            self.verified += verification.check_aggregates(self._connection, reader, aggregates, until=until)
+
+    def check_counts(self) -> None:
+        """Compare the row counts with what the groups say they wrote; exact between two passes, for nobody else writes these tables.
+
+        Raises
+        ------
+        VerificationFailed
+            They differ.
+        """
+        self.rows = self._verification().check_counts(
+            self._connection, self._context.ledger.row_counts(self._connection, self._migration.id)
+        )
+
+    def _verification(self) -> Verification:
+        return Verification(
+            event_store_schema=self._context.schema,
+            projectors=replayed_projectors(self._resolved),
+            tables=self._context.shadow_tables(self._connection, self._resolved),
+            event_types=self._context.event_types,
+            stored_types=stored_event_types(self._connection, self._context.schema),
+        )
+
+    # The cut-over
+
+    def begin(self) -> None:
+        """Enter the state of the command, in the caller's transaction."""
+        self._context.versions.transition(
+            self._connection, self._migration.id, (MigrationState.ONLINE_DONE,), self._state
+        )
+
+    def give_up(self, error: BaseException) -> None:
+        """Go back to ``online_done`` and open the gate; where the connection is lost it is open already, for the lock died with it."""
+        try:
+            with self._connection.transaction():
+                self._context.gate.reopen(self._connection)
+                self._context.versions.transition(
+                    self._connection,
+                    self._migration.id,
+                    (self._state,),
+                    MigrationState.ONLINE_DONE,
+                    error=str(error) or type(error).__name__,
+                )
+        except (psycopg.Error, InvalidTransition):
+            self._progress.note("The state could not be written back; the next command settles it.")
+
+    def serving_tables(self) -> list[str]:
+        """Return the physical names of the tables that serve and will retire or be altered."""
+        return swap.serving_tables(self._resolved.plan, live_blueprints(self._context, self._connection))
+
+    def promote(self) -> swap.SwapResult:
+        """Swap, and record it, in the caller's transaction and under its ``lock_timeout``.
+
+        Raises
+        ------
+        psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
+            Not now; roll back and try again.
+        """
+        context, connection, plan = self._context, self._connection, self._resolved.plan
+        if context.ledger.unfinished_groups(connection, self._migration.id) > 0:
+            raise VerificationFailed(
+                "Groups of the replay are unfinished; nothing was promoted.",
+                remedy=f"Run: sequent migrate {self._command}",
+            )
+        result = swap.swap(
+            connection,
+            view_schema=context.config.view_schema,
+            plan=plan,
+            shadows=shadow_blueprints(context, connection, self._migration.id),
+            live=live_blueprints(context, connection),
+            alters=context.alter_scripts(self._resolved),
+        )
+        context.versions.promote(connection, self._migration.id, plan)
+        for blueprint in (*result.live, *result.retired_blueprints):
+            context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
+        context.gate.go_live(connection, plan.target_version)
+        context.versions.transition(connection, self._migration.id, (self._state,), MigrationState.LIVE)
+        return result

@@ -30,6 +30,7 @@ MIGRATION_SETTINGS = (
     ("idle_in_transaction_session_timeout", "0"),
     ("idle_session_timeout", "0"),
     ("lock_timeout", "10s"),
+    ("jit", "off"),
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
 )

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from sequent_py.database import for_parameters
 from sequent_py.gate import Gate, Writer, shown_query
+from sequent_py.view_schema import prepared
 
 Connection = psycopg.Connection[Any]
 
@@ -83,7 +84,8 @@ def relation_holders(
             sql.Literal(sql.Identifier(event_store_schema, "events").as_string(connection))
         ),
     )
-    rows = connection.execute(query, {"view_schema": view_schema, "tables": list(tables)}).fetchall()
+    parameters = {"view_schema": view_schema, "tables": list(tables)}
+    rows = prepared.execute(connection, query, parameters).fetchall()
     found: dict[tuple[str, str], Blocker] = {}
     for row in rows:
         what, transaction, pid, gid, user, application, open_seconds, state, query_text, is_at_gate = row

@@ -20,6 +20,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.errors import MigrationError
+from sequent_py.view_schema import prepared
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.property_queries import PROPERTIES
 from sequent_py.view_schema.property_statements import statements
@@ -39,7 +40,8 @@ def read_properties(connection: Connection, schema: str, tables: Collection[str]
     """Return all properties of tables that have their plain names."""
     # An empty search path: the definitions are run again later, and must mean the same then.
     with connection.transaction(), searching(connection, []):
-        rows = connection.execute(PROPERTIES, {"schema": schema, "tables": list(tables)}).fetchall()
+        parameters = {"schema": schema, "tables": list(tables)}
+        rows = prepared.execute(connection, PROPERTIES, parameters).fetchall()
     return {tuple(key): value for key, value in rows}
 
 

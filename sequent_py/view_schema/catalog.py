@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.errors import TableFileError
+from sequent_py.view_schema import prepared
 from sequent_py.view_schema.blueprints import ON_TABLE_KINDS, RELATION_KINDS, CatalogObject, Key
 from sequent_py.view_schema.catalog_queries import DEFINITION_OF, DEFINITIONS, IS_OWN, OBJECTS, UNSUPPORTED
 from sequent_py.view_schema.script import searching
@@ -104,7 +105,8 @@ def attached_objects(connection: Connection, schema: str, tables: Collection[str
         "t.relname = ANY (%(tables)s) OR (o.table_oid = 0 AND o.kind = ANY (%(kinds)s) AND o.name = ANY (%(tables)s)))"
     )
     kinds = ["table", *_NOT_PLAIN]
-    rows = connection.execute(query, {"schema": schema, "tables": list(tables), "kinds": kinds}).fetchall()
+    parameters = {"schema": schema, "tables": list(tables), "kinds": kinds}
+    rows = prepared.execute(connection, query, parameters).fetchall()
     return [CatalogObject(*row) for row in rows]
 
 
@@ -116,14 +118,15 @@ def standing_objects(
         "SELECT o.kind, o.oid, o.name, '', o.detail, o.source FROM {joined} "
         "WHERE n.nspname = %s AND o.table_oid = 0 AND o.name = ANY (%s)"
     )
-    rows = connection.execute(query, (schema, [name for _, name in names])).fetchall()
+    rows = prepared.execute(connection, query, (schema, [name for _, name in names])).fetchall()
     return [item for item in (CatalogObject(*row) for row in rows) if (item.kind, item.name) in names]
 
 
 def taken_names(connection: Connection, schema: str) -> frozenset[str]:
     """Return every name of the schema that a relation, a type or a statistics object has; the server keeps some of them apart, we don't."""
     query = _objects("SELECT o.name FROM {joined} WHERE n.nspname = %s AND o.kind <> ALL (%s)")
-    rows = connection.execute(query, (schema, [*ON_TABLE_KINDS - {"key"}, "function"])).fetchall()
+    kinds = sorted([*ON_TABLE_KINDS - {"key"}, "function"])
+    rows = prepared.execute(connection, query, (schema, kinds)).fetchall()
     return frozenset(name for (name,) in rows)
 
 

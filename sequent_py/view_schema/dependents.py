@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from sequent_py.errors import DependentObjects
+from sequent_py.view_schema import prepared
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.plans import Plan
 
@@ -104,7 +105,7 @@ def dependents(
             names |= {item.plain for item in live[table].names if item.kind == "table"}
             ours |= {item.plain for item in live[table].names if item.kind in ("view", "materialized view")}
     parameters = {"schema": view_schema, "tables": sorted(names), "ours": sorted(ours)}
-    return [Dependent(*row) for row in connection.execute(_DEPENDENTS, parameters).fetchall()]
+    return [Dependent(*row) for row in prepared.execute(connection, _DEPENDENTS, parameters).fetchall()]
 
 
 def refuse(found: Sequence[Dependent]) -> None:

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import errors, sql
 
 from sequent_py.errors import MigrationError
+from sequent_py.view_schema import prepared
 from sequent_py.view_schema.blueprints import SuspendedConstraint
 from sequent_py.view_schema.script import searching
 
@@ -37,7 +38,7 @@ def outgoing(connection: Connection, schema: str, tables: Collection[str]) -> li
     with searching(connection, []):
         return [
             SuspendedConstraint(*row)
-            for row in connection.execute(_OUTGOING, (schema, list(tables))).fetchall()
+            for row in prepared.execute(connection, _OUTGOING, (schema, list(tables))).fetchall()
         ]
 
 

@@ -191,6 +191,7 @@ class _Golive:
 
     def verify(self) -> None:
         """Catch up and compare with the log, while the application goes on."""
+        self.promotion.prepare()
         if not self._has_replays:
             return
         self._catch_up()
@@ -215,6 +216,7 @@ class _Golive:
                 if self._has_replays
                 else None
             )
+            self.promotion.rehearse()
             with self._connection.transaction():
                 self.promotion.begin()
             try:

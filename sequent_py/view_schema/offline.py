@@ -141,6 +141,7 @@ class _CutOver:
 
     def approach(self, verify_sample: int) -> None:
         """Do with the gate open whatever can be done with the gate open."""
+        self.promotion.prepare()
         if not self._resolved.plan.replays:
             return
         self._catch_up()

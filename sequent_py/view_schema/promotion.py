@@ -7,7 +7,7 @@ and whatever fails before leaves ``online_done`` with all of its work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,9 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import swap
+from sequent_py.view_schema import prepared, swap
+from sequent_py.view_schema.alter_trial import AlterScript
+from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors, shadow_blueprints
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import ResolvedPlan
@@ -76,6 +78,9 @@ class Promotion:
         self.catch_up_events = 0
         self.verified = 0
         self.rows: dict[str, int] = {}
+        self._shadows: Mapping[str, TableBlueprint] = {}
+        self._live: Mapping[str, TableBlueprint] = {}
+        self._alters: Sequence[AlterScript] = ()
 
     # On the way
 
@@ -129,6 +134,22 @@ class Promotion:
 
     # The cut-over
 
+    def prepare(self) -> None:
+        """Read what the swap needs and nobody but a coordinator, which we are, can change: blueprints and alter files."""
+        self._shadows = shadow_blueprints(self._context, self._connection, self._migration.id)
+        self._live = live_blueprints(self._context, self._connection)
+        self._alters = self._context.alter_scripts(self._resolved)
+
+    def rehearse(self) -> None:
+        """Plan the statements of the swap, so that they are quick when everybody waits for them; for this session's life."""
+        prepared.keep_plans(self._connection)
+        swap.rehearse(
+            self._connection,
+            view_schema=self._context.config.view_schema,
+            shadows=self._shadows,
+            live=self._live,
+        )
+
     def begin(self) -> None:
         """Enter the state of the command, in the caller's transaction."""
         self._context.versions.transition(
@@ -152,10 +173,10 @@ class Promotion:
 
     def serving_tables(self) -> list[str]:
         """Return the physical names of the tables that serve and will retire or be altered."""
-        return swap.serving_tables(self._resolved.plan, live_blueprints(self._context, self._connection))
+        return swap.serving_tables(self._resolved.plan, self._live)
 
     def promote(self) -> swap.SwapResult:
-        """Swap, and record it, in the caller's transaction and under its ``lock_timeout``.
+        """Swap, and record it, in the caller's transaction and under its ``lock_timeout``; :meth:`prepare` comes before.
 
         Raises
         ------
@@ -172,9 +193,9 @@ class Promotion:
             connection,
             view_schema=context.config.view_schema,
             plan=plan,
-            shadows=shadow_blueprints(context, connection, self._migration.id),
-            live=live_blueprints(context, connection),
-            alters=context.alter_scripts(self._resolved),
+            shadows=self._shadows,
+            live=self._live,
+            alters=self._alters,
         )
         context.versions.promote(connection, self._migration.id, plan)
         for blueprint in (*result.live, *result.retired_blueprints):

@@ -68,6 +68,12 @@ def rename_all(connection: Connection, schema: str, renames: Iterable[Rename]) -
     pending = sorted(
         (item for item in renames if item.name != item.new), key=lambda item: item.kind == "table"
     )
+    # Sent without waiting for each answer: everybody else waits for the last one.
+    with connection.pipeline():
+        _rename_in_turn(connection, schema, pending)
+
+
+def _rename_in_turn(connection: Connection, schema: str, pending: list[Rename]) -> None:
     parked = 0
     present: dict[str, str] = {}
     while pending:

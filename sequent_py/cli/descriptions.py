@@ -27,7 +27,7 @@ def plan(report: PlanReport) -> Iterator[Block]:
         return
     yield Line(f"View migration from version {plan.from_version} to {plan.target_version}")
     if plan.is_empty:
-        yield Line("No table changes; offline only records the version.")
+        yield Line("No table changes; golive or offline only records the version.")
     yield from _steps(plan)
     if plan.replays:
         about = "" if report.is_exact else "about "
@@ -40,7 +40,7 @@ def plan(report: PlanReport) -> Iterator[Block]:
         )
     yield Items("Stays, although no projector manages it any more:", plan.orphaned)
     yield Items("Warnings:", (*plan.warnings, *report.warnings), Tone.WARNING)
-    yield Items("Next:", ("sequent migrate online", "sequent migrate offline"))
+    yield Items("Next:", ("sequent migrate online", "sequent migrate golive   (or offline)"))
 
 
 def _steps(plan: Plan) -> Iterator[Block]:
@@ -100,7 +100,14 @@ def online(report: OnlineReport) -> Iterator[Block]:
     )
     yield from _rows(report.rows)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
-    yield Items("Next:", ("sequent migrate offline", "sequent migrate online   (again, to shorten offline)"))
+    yield Items(
+        "Next:",
+        (
+            "sequent migrate golive    (while the application runs)",
+            "sequent migrate offline   (under maintenance mode)",
+            "sequent migrate online    (again, to leave less for them)",
+        ),
+    )
 
 
 def offline(report: OfflineReport) -> Iterator[Block]:

@@ -9,6 +9,7 @@ import typer
 
 from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Line, Tone, count
+from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
 
 NOT_CURRENT = 3
@@ -80,12 +81,12 @@ def online(
 ) -> None:
     """Build the new tables beside the live ones.
 
-    The application runs on meanwhile, readers and writers alike: the live tables stay as they are, and nobody sees the new ones before offline. It may be
+    The application runs on meanwhile, readers and writers alike: the live tables stay as they are, and nobody sees the new ones before golive or offline. It may be
     interrupted or killed at any moment; run it again, and it goes on with what is missing. Run again when it is done, it replays the
-    events that came in meanwhile, which makes offline shorter. Nothing to do is not an error.
+    events that came in meanwhile, which makes the cut-over shorter. Nothing to do is not an error.
 
     \b
-    Next: sequent migrate offline
+    Next: sequent migrate golive, or sequent migrate offline
     Example: sequent migrate online --workers 4
     """
     invocation.resume = (
@@ -140,6 +141,9 @@ def offline(
             progress=progress,
         )
     invocation.report(report, descriptions.offline)
+
+
+app.command("golive")(golive)
 
 
 @app.command("status")

@@ -54,7 +54,7 @@ FIRST_BACKOFF_SECONDS = 0.05
 LONGEST_BACKOFF_SECONDS = 2.0
 POLL_SECONDS = 0.02
 MOST_GIVEN_BACK = 5
-"""Where the window was too large this often, with all locks held, it will be again."""
+"""Where the window was too large this often, before or behind the locks, it will be again."""
 STALL_LIMIT_SECONDS = 2.0
 """What the last window may take at most. The server ends a session that holds the locks idly for twice that: a coordinator that was
 stopped, or cut off from the network, or a handler that hangs."""
@@ -87,8 +87,8 @@ def cut_over(
     """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
 
     ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
-    window writes. ``approach`` is called before each round of tries, with no lock held, to make the last window small; a last window that is too
-    large all the same raises ``CatchUpTooSlow``, whereupon all locks are given back and there is another round, a few times.
+    window writes. ``approach`` is called before each round of tries, with no lock held, to make the last window small. Where it does not become so, or a last
+    window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
     with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction under
     ``lock_timeout_seconds``; if a lock is not to be had there, all is rolled back and tried again, ``last_window`` included.
@@ -152,8 +152,8 @@ class _CutOver(Generic[R]):
         given_back = 0
         while True:
             self._wait_for_long_transactions(deadline, budget_seconds)
-            self._approach()
             try:
+                self._approach()
                 return self._try_some_times(), self._stall()
             except CatchUpTooSlow as error:
                 given_back += 1

@@ -23,11 +23,15 @@ _kept: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
 
 def keep_plans(connection: Connection) -> None:
     """Keep the plans of what :func:`execute` runs, as long as the session lives."""
+    if connection in _kept:
+        return
+    connection.prepare_threshold = None
+    with connection.transaction(force_rollback=True):
+        # A rollback makes the driver forget what it has prepared so far. Otherwise the next one would, by DEALLOCATE ALL, ours included.
+        pass
     # Without this a statement is planned anew for its first five executions, and after that whenever that looks cheaper.
     connection.execute("SET plan_cache_mode = force_generic_plan")
-    # The driver would DEALLOCATE ALL, ours included.
-    connection.prepare_threshold = None
-    _kept.setdefault(connection, {})
+    _kept[connection] = {}
 
 
 def execute(

@@ -90,9 +90,9 @@ def test_every_other_state_counts_as_it_is(state: MigrationState | None) -> None
     [
         (None, ["online"]),
         (S.ONLINE_RUNNING, ["online", "abort"]),
-        (S.ONLINE_DONE, ["offline", "online", "abort"]),
-        (S.OFFLINE_RUNNING, ["offline", "online", "abort"]),
-        (S.GOLIVE_RUNNING, ["offline", "online", "abort"]),
+        (S.ONLINE_DONE, ["offline", "golive", "online", "abort"]),
+        (S.OFFLINE_RUNNING, ["offline", "golive", "online", "abort"]),
+        (S.GOLIVE_RUNNING, ["offline", "golive", "online", "abort"]),
         (S.LIVE, ["online"]),
         (S.ABORTED, ["online"]),
         (S.ROLLED_BACK, ["online"]),

@@ -1,0 +1,113 @@
+"""``sequent migrate golive``: the cut-over without maintenance mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
+from sequent_py.cli.invocation import Invocation, command
+from sequent_py.view_schema.golive import GoliveReport
+
+
+@command
+def golive(
+    invocation: Invocation,
+    max_delta: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="EVENTS", help="Cut over when at most this many events are pending. Default: 200."
+        ),
+    ] = None,
+    max_lag: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Or when replaying what is pending is expected to take at most this long. Default: 0.05.",
+        ),
+    ] = None,
+    lock_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="How long one try may wait for a lock; writers and readers wait behind it. Default: 0.05.",
+        ),
+    ] = None,
+    lock_budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long to go on trying. Default: the setting lock_budget_seconds.",
+        ),
+    ] = None,
+    verify_sample: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
+        ),
+    ] = None,
+) -> None:
+    """Replay the rest, verify, and swap the new tables in, while the application runs.
+
+    As offline, but without maintenance mode: appending and reading wait for some milliseconds and then go on. Catches up until little is
+    left and compares the new tables with the log while everybody writes; then, in one short transaction, holds writers and readers back, replays
+    the last events, and swaps. While a long transaction is in the way it waits without holding anybody up. When it can't have its locks, or anything
+    else fails, the old tables serve as before, and golive or offline can be run again.
+
+    Processes that append must carry the old declaration and the new one (Migrations.also_serves): the old one alone is refused once the new version
+    is live. The old tables are kept under their version.
+
+    \b
+    Needs: sequent migrate online
+    Example: sequent migrate golive --max-delta 50 --lock-budget 300
+    """
+    invocation.resume = (
+        "Unless it had just been committed, the swap has not happened: the old tables serve, nobody waits, and online's work is kept."
+        " See: sequent migrate status. Go on with: sequent migrate golive"
+    )
+    with invocation.application() as sequent, invocation.progress() as progress:
+        report = sequent.view_schema.golive(
+            max_delta_events=max_delta,
+            max_lag_seconds=max_lag,
+            lock_timeout_seconds=lock_timeout,
+            lock_budget_seconds=lock_budget,
+            verify_sample=verify_sample,
+            progress=progress,
+        )
+    invocation.report(report, describe)
+
+
+def describe(report: GoliveReport) -> Iterator[Block]:
+    """Say what golive did."""
+    if report.is_noop:
+        yield Line(f"Nothing to do: the database is at version {report.target_version}.", Tone.GOOD)
+        return
+    yield Line(f"Version {report.target_version} is live.", Tone.GOOD)
+    in_window = ", those of the last window among them" if report.is_window_checked else ""
+    steps = ", ".join(f"{name} {duration(seconds)}" for name, seconds in report.step_seconds.items())
+    yield Facts(
+        {
+            "writers waited": f"at most {report.writers_stall_milliseconds:.0f} ms",
+            "readers waited": f"at most {report.readers_stall_milliseconds:.0f} ms",
+            "locks": f"asked for {count(report.tries, 'time')}",
+            "caught up": f"{count(report.catch_up_events, 'event')} while writers went on,"
+            f" {count(report.window_events, 'event')} while they waited",
+            "verified": f"row counts, and {count(report.verified_aggregates, 'aggregate')} against a fresh fold{in_window}",
+            "took": duration(report.seconds),
+            "steps": steps or None,
+        }
+    )
+    if report.rows:
+        yield Grid(
+            "Rows",
+            ("table", "rows"),
+            [(table, count(number)) for table, number in report.rows.items()],
+            frozenset({1}),
+        )
+    yield Items("Old tables are kept as:", report.retired_tables)
+    yield Items("Warnings:", report.warnings, Tone.WARNING)

@@ -63,7 +63,7 @@ class Outcome(StrEnum):
 Trigger = Command | Outcome
 
 AVAILABLE_COMMANDS: frozenset[Command] = frozenset(
-    {Command.ONLINE, Command.OFFLINE, Command.GOLIVE, Command.ABORT}
+    {Command.ONLINE, Command.OFFLINE, Command.GOLIVE, Command.ROLLBACK, Command.ABORT}
 )
 """The commands that exist; no other is ever offered as the next one."""
 
@@ -105,6 +105,9 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(_S.LIVE, _C.ROLLBACK, _S.ROLLED_BACK, "needs the retired tables and the old version's code"),
     Transition(_S.LIVE, _C.ONLINE, _S.ONLINE_RUNNING, "begins a new migration"),
     Transition(_S.ABORTED, _C.ONLINE, _S.ONLINE_RUNNING, "begins a new migration"),
+    Transition(
+        _S.ROLLED_BACK, _C.ROLLBACK, _S.LIVE, "forth: with the code of the version that was rolled back"
+    ),
     Transition(_S.ROLLED_BACK, _C.ONLINE, _S.ONLINE_RUNNING, "begins a new migration"),
 )
 """Every way a view migration can go. The order within a state is the order in which commands are offered."""
@@ -172,7 +175,7 @@ def next_commands(
 ) -> list[str]:
     """Return the command lines that make sense next, the way forward first.
 
-    ``is_pending``: the code's version is newer than the live one, so that a new migration would do something. ``is_held``: a command
+    ``has_retired``: the tables that the code could go back to are kept. ``is_pending``: the code's version is newer than the live one, so that a new migration would do something. ``is_held``: a command
     is at work; any other would be refused as concurrent, so nothing but watching is offered.
     """
     if is_held:

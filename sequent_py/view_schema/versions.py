@@ -55,6 +55,10 @@ class ViewMigration:
     rolled_back_at: datetime | None
     stall_milliseconds: float | None
     """How long writers were held up by the cut-over."""
+    promoted_snapshot: str | None
+    """Of the latest cut-over, in either direction: the tables that retired hold exactly what it sees. None before the first one."""
+    return_pass: int | None
+    """The first pass that brings those tables up to date; None while no rollback has begun since that cut-over."""
 
     @property
     def plan(self) -> Plan:
@@ -123,6 +127,22 @@ def _migration(row: tuple[Any, ...]) -> ViewMigration:
 def _table(row: tuple[Any, ...]) -> ViewTable:
     values = dict(zip(_TABLE_FIELDS, row, strict=True))
     return ViewTable(**values | {"role": TableRole(values["role"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a rollback changes in the rows of tables."""
+
+    from_version: int
+    target_version: int
+    leaving: Mapping[str, str]
+    """Tables that served, with the names under which they retire."""
+    returning: Mapping[str, str]
+    """Tables that serve again, with the names under which they were kept."""
+    managed: tuple[str, ...]
+    """Tables that stayed under their plain names with nobody to keep them up to date, and have somebody now."""
+    unmanaged: tuple[str, ...]
+    """The other way round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,18 +267,21 @@ class Versions:
             error=migration.error or "The process that ran it ended.",
         )
 
-    def bump_epoch(self, connection: Connection, migration_id: int) -> int:
+    def bump_epoch(self, connection: Connection, migration_id: int, *, is_rollback: bool = False) -> int:
         """Raise the epoch of an unfinished migration and return it: groups claimed under an older one are refused from then on.
+
+        ``is_rollback``: of one that is live or rolled back, whose retired tables are to be brought up to date.
 
         Raises
         ------
         InvalidTransition
-            The migration is finished or does not exist.
+            The migration is finished, aborted that is for a rollback, or does not exist.
         """
         row = self._one(
             connection,
-            "UPDATE {migrations} SET epoch = epoch + 1 WHERE id = %s AND finished_at IS NULL RETURNING epoch",
-            (migration_id,),
+            "UPDATE {migrations} SET epoch = epoch + 1 WHERE id = %s "
+            "AND CASE WHEN %s THEN state IN ('live', 'rolled_back') ELSE finished_at IS NULL END RETURNING epoch",
+            (migration_id, is_rollback),
         )
         if row is None:
             raise InvalidTransition(f"View migration {migration_id} is finished; nothing can take it over.")
@@ -267,6 +290,26 @@ class Versions:
     def record_error(self, connection: Connection, migration_id: int, error: str) -> None:
         """Remember why the command that ran did not finish; the state stays."""
         self._execute(connection, "UPDATE {migrations} SET error = %s WHERE id = %s", (error, migration_id))
+
+    def begin_return(self, connection: Connection, migration_id: int, return_pass: int) -> None:
+        """Record the first pass over the retired tables since the last cut-over, in the transaction that creates it."""
+        query = "UPDATE {migrations} SET return_pass = %s WHERE id = %s"
+        self._execute(connection, query, (return_pass, migration_id))
+
+    def record_cut_over(self, connection: Connection, migration_id: int) -> None:
+        """Record what the tables that retire hold; in the transaction that swaps, while nobody can write events.
+
+        Every writer has ended and none begins before that transaction does, so what its snapshot sees is what the live tables have
+        been given, of all event types, whichever the migration's passes read. A transaction that is open without having written
+        is in progress in it, so that what it appends later belongs to the next window.
+        """
+        query = "UPDATE {migrations} SET promoted_snapshot = pg_current_snapshot(), return_pass = NULL WHERE id = %s"
+        self._execute(connection, query, (migration_id,))
+
+    def forget_cut_overs(self, connection: Connection) -> None:
+        """Forget what retired tables hold: for a store whose transaction ids change. Nothing can be rolled back any more."""
+        query = "UPDATE {migrations} SET promoted_snapshot = NULL, return_pass = NULL WHERE state = ANY (%s)"
+        self._execute(connection, query, ([MigrationState.LIVE.value, MigrationState.ROLLED_BACK.value],))
 
     def record_stall(self, connection: Connection, migration_id: int, stall_milliseconds: float) -> None:
         """Remember how long the cut-over held writers up."""
@@ -397,11 +440,61 @@ class Versions:
                 "UPDATE {tables} SET altered_version = greatest(altered_version, %s) WHERE table_name = %s AND role = 'live'",
                 (alter.version, alter.table_name),
             )
+        self.record_cut_over(connection, migration_id)
+
+    def exchange(self, connection: Connection, migration_id: int, exchange: Exchange) -> None:
+        """Let retired tables serve again, and retire those that served; for the transaction of the swap itself.
+
+        Raises
+        ------
+        InvalidTransition
+            The recorded relations are not those that were decided on; the caller must roll back.
+        """
+        for table_name, retired_name in exchange.leaving.items():
+            left = self._execute(
+                connection,
+                "UPDATE {tables} SET role = 'retired', physical_name = %s, version = %s, retired_by = %s, retired_at = clock_timestamp(), "
+                "rows = NULL WHERE table_name = %s AND role = 'live'",
+                (retired_name, exchange.from_version, migration_id, table_name),
+            )
+            self._require_one(left, table_name, migration_id)
+        for table_name, physical_name in exchange.returning.items():
+            # As of a live table its version is the one that built it.
+            returned = self._execute(
+                connection,
+                "UPDATE {tables} SET role = 'live', physical_name = table_name, version = built_version, promoted_at = clock_timestamp(), "
+                "retired_at = NULL, retired_by = NULL, rows = NULL "
+                "WHERE physical_name = %s AND table_name = %s AND role = 'retired' AND retired_by = %s",
+                (physical_name, table_name, migration_id),
+            )
+            self._require_one(returned, table_name, migration_id)
+        for table_names, unmanaged_since in (
+            (exchange.managed, None),
+            (exchange.unmanaged, exchange.target_version),
+        ):
+            self._execute(
+                connection,
+                "UPDATE {tables} SET unmanaged_since = %s, rows = NULL WHERE role = 'live' AND table_name = ANY (%s)",
+                (unmanaged_since, list(table_names)),
+            )
+        self.record_cut_over(connection, migration_id)
+
+    def _require_one(self, changed: int, table_name: str, migration_id: int) -> None:
+        if changed != 1:
+            raise InvalidTransition(
+                f"The recorded tables of {table_name} are not those that view migration {migration_id} left.",
+                remedy="Run: sequent migrate status",
+            )
 
     def forget(self, connection: Connection, physical_names: Collection[str]) -> int:
         """Remove the records of relations, in the transaction that drops them; a live one is never forgotten. Returns how many were."""
         query = "DELETE FROM {tables} WHERE physical_name = ANY (%s) AND role <> 'live'"
         return self._execute(connection, query, (list(physical_names),))
+
+    def forget_unmanaged(self, connection: Connection, table_names: Collection[str]) -> int:
+        """Remove the records of live tables that no projector keeps up to date, in the transaction that drops them."""
+        query = "DELETE FROM {tables} WHERE table_name = ANY (%s) AND role = 'live' AND unmanaged_since IS NOT NULL"
+        return self._execute(connection, query, (list(table_names),))
 
     def _explain_refusal(
         self,

@@ -70,6 +70,7 @@ def test_abort_needs_an_unfinished_migration(state: MigrationState | None) -> No
 
 def test_rollback_needs_a_live_migration() -> None:
     assert require(S.LIVE, Command.ROLLBACK).to_state is S.ROLLED_BACK
+    assert require(S.ROLLED_BACK, Command.ROLLBACK).to_state is S.LIVE
     with pytest.raises(InvalidTransition, match="rollback needs a live view migration"):
         require(None, Command.ROLLBACK)
 
@@ -93,9 +94,9 @@ def test_every_other_state_counts_as_it_is(state: MigrationState | None) -> None
         (S.ONLINE_DONE, ["offline", "golive", "online", "abort"]),
         (S.OFFLINE_RUNNING, ["offline", "golive", "online", "abort"]),
         (S.GOLIVE_RUNNING, ["offline", "golive", "online", "abort"]),
-        (S.LIVE, ["online"]),
+        (S.LIVE, ["rollback", "online"]),
         (S.ABORTED, ["online"]),
-        (S.ROLLED_BACK, ["online"]),
+        (S.ROLLED_BACK, ["rollback", "online"]),
     ],
 )
 def test_the_next_commands_are_those_that_exist_and_lead_on(
@@ -114,10 +115,14 @@ def test_only_watching_is_offered_while_a_command_is_at_work(state: MigrationSta
     assert next_commands(state, has_retired=True, is_held=True) == ["sequent migrate status"]
 
 
-def test_rollback_would_be_offered_only_with_retired_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("state", [S.LIVE, S.ROLLED_BACK])
+def test_rollback_is_offered_only_with_retired_tables(state: MigrationState) -> None:
+    assert "sequent migrate rollback" in next_commands(state, has_retired=True)
+    assert "sequent migrate rollback" not in next_commands(state, has_retired=False)
+
+
+def test_a_cut_over_without_maintenance_comes_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sequent_py.view_schema.states.AVAILABLE_COMMANDS", frozenset(Command))
-    assert "sequent migrate rollback" in next_commands(S.LIVE, has_retired=True)
-    assert "sequent migrate rollback" not in next_commands(S.LIVE, has_retired=False)
     assert next_commands(S.ONLINE_DONE, has_retired=False)[:2] == [
         "sequent migrate offline",
         "sequent migrate golive",

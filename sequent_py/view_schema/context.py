@@ -271,6 +271,17 @@ def live_blueprints(context: Context, connection: Connection) -> dict[str, Table
     }
 
 
+def retired_blueprints(
+    context: Context, connection: Connection, migration_id: int
+) -> dict[str, TableBlueprint]:
+    """Return what a swap renames along with each table that a migration retired, by plain name."""
+    return {
+        table.table_name: TableBlueprint.from_json(table.names)
+        for table in context.versions.retired(connection)
+        if table.retired_by == migration_id
+    }
+
+
 def shadow_blueprints(
     context: Context, connection: Connection, migration_id: int
 ) -> dict[str, TableBlueprint]:

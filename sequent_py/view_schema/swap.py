@@ -76,7 +76,7 @@ def check_retired_names(
         if step.retired_name in taken:
             raise DefinitionError(
                 f"The retired table would be called {step.retired_name}, and the schema {view_schema} has something of that name.",
-                remedy="Rename or drop it.",
+                remedy="Rename or drop it; a table that an earlier swap retired: sequent migrate prune",
             )
 
 
@@ -115,10 +115,12 @@ def swap(
     shadows: Mapping[str, TableBlueprint],
     live: Mapping[str, TableBlueprint],
     alters: Sequence[AlterScript] = (),
+    leaving: Mapping[str, str] | None = None,
 ) -> SwapResult:
     """Promote the plan's shadow tables and run its alter files, in the caller's transaction.
 
-    ``shadows`` and ``live`` are blueprints by plain table name.
+    ``shadows`` and ``live`` are blueprints by plain table name. ``leaving`` are tables that retire with nobody to take their place, and
+    the names that they get.
 
     Raises
     ------
@@ -132,16 +134,23 @@ def swap(
         Objects are missing, or a property cannot be carried over.
     """
     promoted = [shadows[step.table_name] for step in plan.replays]
+    leaving = leaving or {}
     retiring = [live[blueprint.table] for blueprint in promoted if blueprint.table in live]
+    retiring += [live[table] for table in leaving]
     altered = list(dict.fromkeys(item.files.table for item in alters))
     _lock(connection, view_schema, promoted, retiring, altered)
     dependents.refuse(
         dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
     )
     serving = carry_over.read_properties(connection, view_schema, _tables(retiring))
-    retired = _retire(connection, view_schema, plan, retiring, promoted)
+    names = {step.table_name: step.retired_name for step in plan.replays} | dict(leaving)
+    retired = _retire(connection, view_schema, plan.from_version, names, retiring, promoted)
     _promote(connection, view_schema, promoted)
     promoted, warnings = _carry_over(connection, view_schema, promoted, retired, serving)
+    for blueprint in retired:
+        if blueprint.table in leaving:
+            for name in _leave_publications(connection, view_schema, blueprint):
+                warnings.append(f"{blueprint.table} has left the publication {name}, and will not rejoin it.")
     changed = [_alter(connection, view_schema, live[table], alters) for table in altered]
     return SwapResult((*promoted, *changed), tuple(retired), tuple(warnings))
 
@@ -167,12 +176,12 @@ def _tables(blueprints: Iterable[TableBlueprint]) -> list[str]:
 def _retire(
     connection: Connection,
     schema: str,
-    plan: Plan,
+    from_version: int,
+    names: Mapping[str, str | None],
     retiring: Sequence[TableBlueprint],
     promoted: Sequence[TableBlueprint],
 ) -> list[TableBlueprint]:
     """Rename the live tables and all that is theirs out of the way."""
-    names = {step.table_name: step.retired_name for step in plan.replays}
     taken = {*catalog.taken_names(connection, schema)}
     taken |= {item.plain for blueprint in promoted for item in blueprint.names}
     outgoing = foreign_keys.outgoing(connection, schema, _tables(retiring))
@@ -187,7 +196,7 @@ def _retire(
             )
         objects = _serving_objects(connection, schema, blueprint)
         gone = tuple(item for item in suspended if item.table in carry_over.tables_of(blueprint))
-        own_names = _own_names(blueprint, objects, name, f"_{plan.from_version}", taken)
+        own_names = _own_names(blueprint, objects, name, f"_{from_version}", taken)
         renames += [Rename(item.kind, item.table, item.plain, item.name, item.source) for item in own_names]
         retired.append(replace(blueprint, physical_name=name, names=tuple(own_names), suspended=gone))
     rename_all(connection, schema, renames)
@@ -244,7 +253,7 @@ def _promote(connection: Connection, schema: str, promoted: Sequence[TableBluepr
     except (errors.UndefinedTable, errors.UndefinedObject, errors.UndefinedFunction) as error:
         raise MigrationError(
             f"The tables to be promoted are not as they were built: {error.diag.message_primary}.",
-            remedy="Build them anew: sequent migrate abort, then sequent migrate online",
+            remedy="Put back what was renamed or dropped; what online built can be built anew: sequent migrate abort, then sequent migrate online",
         ) from error
     for blueprint in promoted:
         foreign_keys.resume(connection, schema, blueprint.suspended)
@@ -279,8 +288,9 @@ def _carry_over(
     return results, warnings
 
 
-def _leave_publications(connection: Connection, schema: str, retired: TableBlueprint) -> None:
-    """Take a retired table out of publications: subscribers know it by the name that it gave up."""
+def _leave_publications(connection: Connection, schema: str, retired: TableBlueprint) -> list[str]:
+    """Take a retired table out of publications, and name them: subscribers know it by the name that it gave up."""
+    left: list[str] = []
     for item in retired.names:
         if item.kind == "table":
             rows = connection.execute(
@@ -292,6 +302,8 @@ def _leave_publications(connection: Connection, schema: str, retired: TableBluep
             for (name,) in rows:
                 statement = sql.SQL("ALTER PUBLICATION {} DROP TABLE {}")
                 connection.execute(statement.format(sql.Identifier(name), sql.Identifier(schema, item.name)))
+                left.append(name)
+    return left
 
 
 def _alter(

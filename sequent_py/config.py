@@ -56,6 +56,8 @@ class Config(BaseSettings):
     """How long ``offline`` waits for writers in flight."""
     verify_sample: Annotated[int, Field(ge=0)] = 100
     """Aggregates whose rows are compared with a fresh fold before promotion."""
+    retired_versions_to_keep: Annotated[int, Field(ge=0)] = 1
+    """How many generations of retired tables ``prune`` keeps, the newest; each is one step that can be rolled back."""
 
     @classmethod
     def settings_customise_sources(

@@ -210,15 +210,15 @@ class Ledger:
         assert row is not None
         return row[0]  # type: ignore[return-value]
 
-    def row_counts(self, connection: Connection, migration_id: int) -> dict[str, int]:
-        """Sum what all done groups say they inserted less what they deleted, per table."""
+    def row_counts(self, connection: Connection, migration_id: int, *, from_pass: int = 0) -> dict[str, int]:
+        """Sum what all done groups say they inserted less what they deleted, per table, from a pass on."""
         rows = connection.execute(
             self._sql(
                 "SELECT change.key, sum(change.value::bigint)::bigint FROM {groups} g,"
                 " LATERAL jsonb_each_text(g.row_changes) AS change"
-                " WHERE g.migration_id = %s AND g.done_at IS NOT NULL GROUP BY change.key"
+                " WHERE g.migration_id = %s AND g.pass >= %s AND g.done_at IS NOT NULL GROUP BY change.key"
             ),
-            (migration_id,),
+            (migration_id, from_pass),
         ).fetchall()
         return dict(rows)  # type: ignore[arg-type]
 

@@ -6,7 +6,7 @@ installed yet.
 
 from __future__ import annotations
 
-from sequent_py.errors import SequentError
+from sequent_py.errors import InvalidTransition, SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay import fence
@@ -18,8 +18,9 @@ from sequent_py.view_schema.passes import pending_events
 from sequent_py.view_schema.planner import plan as make_plan
 from sequent_py.view_schema.plans import Plan, resolve
 from sequent_py.view_schema.reports import CheckReport, MigrationReport, PlanReport, StatusReport
+from sequent_py.view_schema.rollback_plan import RollbackPlan, decide
 from sequent_py.view_schema.states import next_commands, settled
-from sequent_py.view_schema.versions import ViewMigration
+from sequent_py.view_schema.versions import TableRole, ViewMigration
 
 
 def current_plan(context: Context, connection: Connection | None) -> Plan:
@@ -30,12 +31,47 @@ def current_plan(context: Context, connection: Connection | None) -> Plan:
     DefinitionError, InvalidTransition
         As the planner does.
     """
-    return make_plan(
+    plan = make_plan(
         context.definition,
         current_version=context.gate.read(connection).live_version if connection else 0,
         live=context.versions.live_tables(connection) if connection else {},
         available_alter_files=table_files.alter_files(context.config.sql_path),
     )
+    if connection is not None and not plan.is_noop:
+        _refuse_kept_version(context, connection, plan)
+    return plan
+
+
+def current_rollback(context: Context, connection: Connection) -> RollbackPlan | None:
+    """Decide how the code's version comes to serve again; None where it does.
+
+    Raises
+    ------
+    InvalidTransition, PlanChanged
+        As :func:`sequent_py.view_schema.rollback_plan.decide` does.
+    """
+    versions = context.versions
+    return decide(
+        context.definition,
+        live_version=context.gate.read(connection).live_version,
+        history=versions.history(connection),
+        tables=[table for role in TableRole for table in versions.tables(connection, role)],
+    )
+
+
+def _refuse_kept_version(context: Context, connection: Connection, plan: Plan) -> None:
+    """Tables of the target version itself that a rollback retired have the names that the shadow tables would need."""
+    kept = [
+        table.physical_name
+        for table in context.versions.retired(connection)
+        if table.version == plan.target_version
+    ]
+    if kept:
+        raise InvalidTransition(
+            f"Version {plan.target_version} was live and has been rolled back; its tables are kept: {', '.join(kept)}.",
+            remedy="Go forth to it with this code: sequent migrate rollback; or drop them and build anew:"
+            f" sequent migrate prune --version {plan.target_version}",
+        )
 
 
 def check_swap(context: Context, connection: Connection, plan: Plan) -> tuple[str, ...]:

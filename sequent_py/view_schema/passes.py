@@ -14,7 +14,7 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
-from sequent_py.replay.groups import cut
+from sequent_py.replay.groups import Group, cut
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.worker import ReplayTask
@@ -53,7 +53,7 @@ class Passes:
         if evicted:
             self._progress.note(f"Ended {evicted} worker{'s'[: evicted > 1]} of an earlier run.")
         with self._connection.transaction():
-            self._epoch = self._context.versions.bump_epoch(self._connection, self._migration.id)
+            self._epoch = self._raise_epoch()
             self._context.ledger.take_over(self._connection, self._migration.id, epoch=self._epoch)
 
     def first(self) -> int:
@@ -92,7 +92,7 @@ class Passes:
         # A window's count is exact: every event in it is committed. Nothing to read makes a pass without groups.
         groups = cut(samples, target_events=self._target, workers=self._workers) if total else ()
         new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
-        self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
+        self._create(new, groups)
         return new
 
     def finish(self) -> int:
@@ -139,6 +139,17 @@ class Passes:
         return pending_events(
             self._context, self._connection, since=self.last().until, event_type_ids=self._event_type_ids()
         )
+
+    def expected_rows(self) -> dict[str, int]:
+        """Return how many rows each table must have between two passes, by what the groups say they wrote."""
+        return self._context.ledger.row_counts(self._connection, self._migration.id)
+
+    def _raise_epoch(self) -> int:
+        return self._context.versions.bump_epoch(self._connection, self._migration.id)
+
+    def _create(self, new: Pass, groups: Sequence[Group]) -> None:
+        """Write a catch-up pass, in the caller's transaction."""
+        self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
 
     def _event_type_ids(self) -> list[int]:
         stored = stored_event_types(self._connection, self._context.schema)

@@ -12,11 +12,13 @@ from sequent_py.replay.replayer import join_replay
 from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
 from sequent_py.view_schema.context import Context, shadow_blueprints
+from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS
 from sequent_py.view_schema.dry_run import run_dry
 from sequent_py.view_schema.golive import GoliveReport, Limits, run_golive
 from sequent_py.view_schema.offline import run_offline
 from sequent_py.view_schema.online import run_online
 from sequent_py.view_schema.plans import resolve
+from sequent_py.view_schema.prune import PruneReport, run_prune
 from sequent_py.view_schema.reports import (
     AbortReport,
     CheckReport,
@@ -25,6 +27,12 @@ from sequent_py.view_schema.reports import (
     OnlineReport,
     PlanReport,
     StatusReport,
+)
+from sequent_py.view_schema.rollback import (
+    RollbackPlanReport,
+    RollbackReport,
+    report_rollback_plan,
+    run_rollback,
 )
 from sequent_py.view_schema.states import Command, MigrationState, require, settled
 
@@ -157,6 +165,60 @@ class ViewSchema:
                 )
             return AbortReport(migration.id, migration.target_version, tuple(names))
 
+    def rollback(
+        self,
+        *,
+        workers: int | None = None,
+        lock_timeout_seconds: float | None = None,
+        lock_budget_seconds: float | None = None,
+        verify_sample: int | None = None,
+        progress: Progress = SILENT,
+    ) -> RollbackReport:
+        """Let this code's version serve again, with what was written since; see :mod:`sequent_py.view_schema.rollback` for guarantees and errors."""
+        config = self._context.config
+        return run_rollback(
+            self._context,
+            workers=config.workers if workers is None else workers,
+            group_target_events=config.group_target_events,
+            lock_timeout_seconds=LOCK_TIMEOUT_SECONDS
+            if lock_timeout_seconds is None
+            else lock_timeout_seconds,
+            lock_budget_seconds=config.lock_budget_seconds
+            if lock_budget_seconds is None
+            else lock_budget_seconds,
+            verify_sample=config.verify_sample if verify_sample is None else verify_sample,
+            progress=progress,
+        )
+
+    def rollback_plan(self) -> RollbackPlanReport:
+        """Say what :meth:`rollback` would do; writes nothing.
+
+        Raises
+        ------
+        InvalidTransition, PlanChanged, DependentObjects, DefinitionError, ForeignTransactionIds
+            Why it could not work.
+        """
+        return report_rollback_plan(self._context)
+
+    def prune(
+        self,
+        *,
+        keep: int | None = None,
+        version: int | None = None,
+        orphaned: bool = False,
+        dry_run: bool = False,
+        progress: Progress = SILENT,
+    ) -> PruneReport:
+        """Drop retired tables, the newest ``keep`` generations or all but one ``version`` excepted; see :mod:`sequent_py.view_schema.prune`."""
+        return run_prune(
+            self._context,
+            keep=keep,
+            version=version,
+            orphaned=orphaned,
+            is_dry_run=dry_run,
+            progress=progress,
+        )
+
     def status(self) -> StatusReport:
         """Say where the view schema stands and what to run next; writes nothing, works before ``sequent init``."""
         return inspection.report_status(self._context, self._context.definition.version)
@@ -192,6 +254,8 @@ class ViewSchema:
                     f"A view migration to version {unfinished.target_version} is unfinished, and its snapshots are the other cluster's.",
                     remedy="Run: sequent migrate abort, then sequent doctor --repair",
                 )
+            # Before, not after: a kill in between must not leave snapshots that mistake the mended events for old ones.
+            context.versions.forget_cut_overs(connection)
             return repair_transaction_ids(connection, context.schema)
 
     def work(self, *, progress: Progress = SILENT) -> int:

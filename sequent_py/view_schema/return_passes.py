@@ -1,0 +1,174 @@
+"""Passes over retired tables: they continue the ledger of the migration that retired them, from the snapshot of its cut-over.
+
+That snapshot, not the last pass's, is where they begin: the tables were complete then, for all event types that their projectors handle,
+because they served until then; the migration's own passes may have read fewer types, or there may be none. The first of these passes is
+marked in the migration's row, in one transaction with the row counts that the tables have before it, so that whoever comes after a crash
+goes on behind the last pass and counts from the same beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sequent_py.errors import EventsEdited, ForeignTransactionIds, InvalidTransition
+from sequent_py.event_types import stored_event_types
+from sequent_py.progress import Progress
+from sequent_py.replay.estimate import current_snapshot
+from sequent_py.replay.groups import Group
+from sequent_py.replay.ledger import Connection, Pass
+from sequent_py.store import edits_since
+from sequent_py.verification import Verification
+from sequent_py.view_schema import passes
+from sequent_py.view_schema.context import Context, replayed_event_names, replayed_projectors
+from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.plans import ResolvedPlan, resolve
+from sequent_py.view_schema.rollback_plan import RollbackPlan
+from sequent_py.view_schema.versions import TableRole
+from sequent_py.windows import parse_snapshot
+
+
+class ReturnPasses(Passes):
+    """The passes that bring the tables of one rollback up to date."""
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        plan: RollbackPlan,
+        resolved: ResolvedPlan,
+        *,
+        workers: int,
+        group_target_events: int,
+        progress: Progress,
+    ) -> None:
+        super().__init__(
+            context,
+            connection,
+            plan.migration,
+            resolved,
+            workers=workers,
+            group_target_events=group_target_events,
+            progress=progress,
+        )
+        self._return_pass = plan.migration.return_pass
+        self._since = cut_over_snapshot(connection, plan)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a pass over these tables yet."""
+        return self._return_pass is not None
+
+    def last(self) -> Pass:
+        """Return the newest pass; before the first over these tables, one that stands for the cut-over itself."""
+        newest = self._context.ledger.latest_pass(self._connection, self._migration.id)
+        if newest is not None and self._return_pass is not None:
+            return newest
+        return Pass(self._migration.id, newest.number if newest else 0, None, self._since, 0, True)
+
+    def finish(self) -> int:
+        """Replay the unfinished groups of the newest pass over these tables, if there is one; return the events replayed by this run."""
+        return super().finish() if self._return_pass is not None else 0
+
+    def require_unedited(self) -> None:
+        """Refuse to go on where events were edited or deleted since the tables retired.
+
+        Raises
+        ------
+        EventsEdited
+            They were, by this many statements.
+        """
+        edits = edits_since(self._connection, self._context.schema, self._since)
+        if edits:
+            raise EventsEdited(
+                f"Events were edited or deleted ({edits} statement{'s'[: edits != 1]}) since these tables retired: they may hold what is no"
+                " longer in the log.",
+                remedy="Build them anew: list their projectors under a newer version, then sequent migrate online",
+            )
+
+    def expected_rows(self) -> dict[str, int]:
+        """Return how many rows the ledger says each table has."""
+        changes = self._context.ledger.row_counts(
+            self._connection, self._migration.id, from_pass=self._return_pass or 0
+        )
+        return {name: rows + changes.get(name, 0) for name, rows in self._rows_before().items()}
+
+    def verification(self) -> Verification:
+        """Return what compares these tables with a fresh fold by this code."""
+        return Verification(
+            event_store_schema=self._context.schema,
+            projectors=replayed_projectors(self._resolved),
+            tables=self._context.shadow_tables(self._connection, self._resolved),
+            event_types=self._context.event_types,
+            stored_types=stored_event_types(self._connection, self._context.schema),
+        )
+
+    def _raise_epoch(self) -> int:
+        return self._context.versions.bump_epoch(self._connection, self._migration.id, is_rollback=True)
+
+    def _create(self, new: Pass, groups: Sequence[Group]) -> None:
+        super()._create(new, groups)
+        if self._return_pass is None:
+            versions = self._context.versions
+            # Nobody writes to these tables before the pass is claimable, which is after this transaction.
+            counts = self.verification().count_rows(self._connection)
+            for step in self._resolved.plan.replays:
+                versions.record_rows(self._connection, step.shadow_name, counts[step.table_name])
+            versions.begin_return(self._connection, self._migration.id, new.number)
+            self._return_pass = new.number
+
+    def _rows_before(self) -> Mapping[str, int]:
+        names = {step.shadow_name for step in self._resolved.plan.replays}
+        versions = self._context.versions
+        tables = (
+            *versions.tables(self._connection, TableRole.RETIRED),
+            *versions.tables(self._connection, TableRole.LIVE),
+        )
+        return {table.table_name: table.rows or 0 for table in tables if table.physical_name in names}
+
+
+def pending_events(context: Context, connection: Connection, plan: RollbackPlan) -> int:
+    """Count the events that a rollback has to replay as of now; reads only.
+
+    Raises
+    ------
+    InvalidTransition, ForeignTransactionIds
+        As :func:`cut_over_snapshot`.
+    """
+    if not plan.replay.replays:
+        return 0
+    since = cut_over_snapshot(connection, plan)
+    newest = context.ledger.latest_pass(connection, plan.migration.id)
+    if newest is not None and plan.migration.return_pass is not None:
+        since = newest.until
+    stored = stored_event_types(connection, context.schema)
+    names = replayed_event_names(resolve(plan.replay, context.definition))
+    ids = [stored[name] for name in names if name in stored]
+    return passes.pending_events(context, connection, since=since, event_type_ids=ids)
+
+
+def cut_over_snapshot(connection: Connection, plan: RollbackPlan) -> str:
+    """Return the snapshot that the tables were complete in.
+
+    Raises
+    ------
+    InvalidTransition
+        It is not recorded.
+    ForeignTransactionIds
+        It is another cluster's.
+    """
+    migration = plan.migration
+    if migration.promoted_snapshot is None:
+        raise InvalidTransition(
+            f"What the tables of version {plan.target_version} held when they retired is not recorded: view migration {migration.id} was"
+            " promoted by an older release, or transaction ids were repaired since.",
+            remedy=f"Build what version {plan.target_version} needs anew: list its projectors under a newer version,"
+            " then sequent migrate online",
+        )
+    now = parse_snapshot(current_snapshot(connection))
+    if parse_snapshot(migration.promoted_snapshot).xmax > now.xmax:
+        raise ForeignTransactionIds(
+            f"The cut-over of view migration {migration.id} has a snapshot that lies in this server's future: the store was restored from"
+            " another cluster, and nobody can tell which events came after it.",
+            remedy="Run: sequent doctor --repair; then migrate to a newer version instead of rolling back.",
+        )
+    return migration.promoted_snapshot

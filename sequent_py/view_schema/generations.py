@@ -1,0 +1,106 @@
+"""What swaps have left behind: retired tables, and live ones that no projector manages any more, by the migration whose swap it was.
+
+A generation is what one migration needs to be rolled back, or to go forth again. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sequent_py.view_schema.states import MigrationState
+from sequent_py.view_schema.versions import TableRole, ViewMigration, ViewTable
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Tables of one version that serve no more."""
+
+    version: int
+    """The version that they last served."""
+    migration_id: int | None
+    """The migration whose swap left them; None where no record of it is left."""
+    tables: tuple[str, ...]
+    """Retired tables, by the names under which they are kept."""
+    orphaned: tuple[str, ...]
+    """Tables under their plain names that no projector has managed since."""
+    retired_at: datetime | None
+    leads_from: int | None
+    """The version that serves when this generation can come back."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its tables, as they are called now."""
+        return (*self.tables, *self.orphaned)
+
+    @property
+    def way(self) -> str:
+        """What it makes possible: ``from version 3 back to 2``."""
+        if self.leads_from is None:
+            return "nowhere: the migration that left it is no longer recorded"
+        back_or_forth = "back" if self.version < self.leads_from else "forth"
+        return f"from version {self.leads_from} {back_or_forth} to {self.version}"
+
+
+def generations(history: Sequence[ViewMigration], tables: Iterable[ViewTable]) -> list[Generation]:
+    """Return what is kept, newest first: the one that the latest swap left, and so on. ``history`` is newest first."""
+    by_id = {migration.id: migration for migration in history}
+    retired: dict[int, list[ViewTable]] = {}
+    orphaned: dict[int | None, list[ViewTable]] = {}
+    for table in tables:
+        if table.role is TableRole.RETIRED and table.retired_by is not None:
+            retired.setdefault(table.retired_by, []).append(table)
+        elif table.role is TableRole.LIVE and table.unmanaged_since is not None:
+            orphaned.setdefault(_orphaned_by(history, table.unmanaged_since), []).append(table)
+    found = [
+        _generation(by_id.get(key) if key is not None else None, key, retired.get(key or 0, []), orphaned.get(key, []))
+        for key in dict.fromkeys((*retired, *orphaned))
+    ]  # fmt: skip
+    return sorted(found, key=_age, reverse=True)
+
+
+def _orphaned_by(history: Sequence[ViewMigration], version: int) -> int | None:
+    """Return the migration since which a table is unmanaged: a rollback would have given it back."""
+    for migration in history:
+        if migration.state is MigrationState.LIVE and migration.target_version == version:
+            return migration.id
+    return None
+
+
+def _generation(
+    migration: ViewMigration | None,
+    migration_id: int | None,
+    retired: Sequence[ViewTable],
+    orphaned: Sequence[ViewTable],
+) -> Generation:
+    times = [table.retired_at for table in retired if table.retired_at is not None]
+    if migration is None:
+        versions = [
+            *(table.version for table in retired),
+            *((table.unmanaged_since or 1) - 1 for table in orphaned),
+        ]
+        version, leads_from = max(versions), None
+    elif migration.state is MigrationState.ROLLED_BACK:
+        version, leads_from = migration.target_version, migration.from_version
+    else:
+        version, leads_from = migration.from_version, migration.target_version
+    return Generation(
+        version=version,
+        migration_id=migration_id,
+        tables=tuple(sorted(table.physical_name for table in retired)),
+        orphaned=tuple(sorted(table.table_name for table in orphaned)),
+        retired_at=max(times, default=None)
+        if times
+        else (_swapped_at(migration) if migration is not None else None),
+        leads_from=leads_from,
+    )
+
+
+def _swapped_at(migration: ViewMigration) -> datetime | None:
+    return migration.rolled_back_at or migration.finished_at
+
+
+def _age(generation: Generation) -> tuple[float, int]:
+    at = generation.retired_at
+    return (at.timestamp() if at is not None else 0.0, generation.migration_id or 0)

@@ -14,13 +14,15 @@ from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import dependents, swap, table_files
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_event_names
+from sequent_py.view_schema.generations import generations
 from sequent_py.view_schema.passes import pending_events
 from sequent_py.view_schema.planner import plan as make_plan
 from sequent_py.view_schema.plans import Plan, resolve
 from sequent_py.view_schema.reports import CheckReport, MigrationReport, PlanReport, StatusReport
-from sequent_py.view_schema.rollback_plan import RollbackPlan, decide
-from sequent_py.view_schema.states import next_commands, settled
-from sequent_py.view_schema.versions import TableRole, ViewMigration
+from sequent_py.view_schema.return_passes import pending_return
+from sequent_py.view_schema.rollback_plan import RollbackOutlook, RollbackPlan, decide
+from sequent_py.view_schema.states import Command, MigrationState, next_commands, settled
+from sequent_py.view_schema.versions import TableRole, ViewMigration, ViewTable
 
 
 def current_plan(context: Context, connection: Connection | None) -> Plan:
@@ -55,8 +57,12 @@ def current_rollback(context: Context, connection: Connection) -> RollbackPlan |
         context.definition,
         live_version=context.gate.read(connection).live_version,
         history=versions.history(connection),
-        tables=[table for role in TableRole for table in versions.tables(connection, role)],
+        tables=_all_tables(context, connection),
     )
+
+
+def _all_tables(context: Context, connection: Connection) -> list[ViewTable]:
+    return [table for role in TableRole for table in context.versions.tables(connection, role)]
 
 
 def _refuse_kept_version(context: Context, connection: Connection, plan: Plan) -> None:
@@ -139,7 +145,9 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
         state = settled(migration.state, is_held=holder is not None) if migration else None
         retired = tuple(table.physical_name for table in context.versions.retired(connection))
         replay, passes = _replay_progress(context, connection, migration)
-        is_pending = code_version is not None and code_version > gate.live_version
+        outlook = rollback_outlook(context, connection)
+        can_roll_back = outlook is not None and outlook.is_possible
+        is_pending = code_version is not None and code_version > gate.live_version and not can_roll_back
         return StatusReport(
             installed=True,
             code_version=code_version,
@@ -152,10 +160,69 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
             pending_events=_pending(context, connection, migration),
             gate=gate,
             retired_tables=retired,
-            next_commands=tuple(
-                next_commands(state, bool(retired), is_pending=is_pending, is_held=holder is not None)
+            next_commands=_next_commands(state, can_roll_back, is_pending, is_held=holder is not None),
+            generations=tuple(
+                generations(context.versions.history(connection), _all_tables(context, connection))
             ),
+            rollback=outlook,
         )
+
+
+def rollback_outlook(context: Context, connection: Connection) -> RollbackOutlook | None:
+    """Say what a rollback with this code would do; None where its version serves or never has."""
+    version = context.definition.version
+    live_version = context.gate.read(connection).live_version
+    has_been_live = any(
+        migration.state is MigrationState.ROLLED_BACK and migration.target_version == version
+        for migration in context.versions.history(connection)
+    )
+    if version == live_version or (version > live_version and not has_been_live):
+        return None
+    try:
+        plan = current_rollback(context, connection)
+        if plan is None:
+            return None
+        require_tables(context, connection, plan)
+        events = pending_return(context, connection, plan)
+    except SequentError as error:
+        return RollbackOutlook(
+            False, f"Version {version}, this code's, cannot be had back by a rollback: {error}"
+        )
+    names = [f"{physical} as {name}" for name, physical in plan.exchange.returning.items()]
+    names += [f"{name}, which nobody has kept up to date" for name in plan.exchange.managed]
+    tables = f"with {', '.join(names)}" if names else "no table comes back"
+    return RollbackOutlook(
+        True,
+        f"Version {version}, this code's, can serve again instead of {live_version} ({tables}); {events}"
+        f" event{'s'[: events != 1]} would be replayed.",
+        events,
+    )
+
+
+def require_tables(context: Context, connection: Connection, plan: RollbackPlan) -> None:
+    """Refuse a rollback whose tables are recorded, and gone.
+
+    Raises
+    ------
+    InvalidTransition
+        Somebody dropped or renamed them.
+    """
+    missing = dependents.missing_tables(connection, context.config.view_schema, plan.physical_names)
+    if missing:
+        raise InvalidTransition(
+            f"Version {plan.from_version} cannot be rolled back: {' '.join(missing)}",
+            remedy="Put it back from a backup; or forget the generation that it belongs to:"
+            f" sequent migrate prune --version {plan.target_version}",
+        )
+
+
+def _next_commands(
+    state: MigrationState | None, can_roll_back: bool, is_pending: bool, *, is_held: bool
+) -> tuple[str, ...]:
+    lines = next_commands(state, can_roll_back, is_pending=is_pending, is_held=is_held)
+    # The latest migration may be an aborted one; the one that can be rolled back is behind it then.
+    back = f"sequent migrate {Command.ROLLBACK}"
+    return (*lines, back) if can_roll_back and not is_held and back not in lines else tuple(lines)
 
 
 def report_check(context: Context) -> CheckReport:
@@ -170,12 +237,17 @@ def report_check(context: Context) -> CheckReport:
         problems: list[str] = []
         if live_version != code_version:
             problems.append(f"The code is at version {code_version}, the database at {live_version}.")
-        try:
-            plan = current_plan(context, connection)
-            resolved = resolve(plan, context.definition)
-            context.table_files(resolved)
-        except SequentError as error:
-            problems.append(str(error))
+        outlook = rollback_outlook(context, connection)
+        if outlook is not None:
+            remedy = " Run: sequent migrate rollback" if outlook.is_possible else ""
+            problems.append(f"{outlook.message}{remedy}")
+        else:
+            try:
+                plan = current_plan(context, connection)
+                resolved = resolve(plan, context.definition)
+                context.table_files(resolved)
+            except SequentError as error:
+                problems.append(str(error))
         problems += dependents.missing_tables(
             connection, context.config.view_schema, sorted(context.versions.live_tables(connection))
         )

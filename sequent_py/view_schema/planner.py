@@ -50,7 +50,8 @@ def plan(
         raise InvalidTransition(
             f"{definition.name} declares version {definition.version}, and the view schema is at version {current_version} already: "
             "a view migration never goes back.",
-            remedy=f"Deploy the code of version {current_version}.",
+            remedy=f"Deploy the code of version {current_version}; or let version {definition.version} serve again, if its tables are kept:"
+            " sequent migrate rollback --plan",
         )
     listings = _listings(definition, current_version)
     replays = tuple(_replays(definition, listings, current_version, live))

@@ -11,7 +11,9 @@ from datetime import datetime
 
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
+from sequent_py.view_schema.generations import Generation
 from sequent_py.view_schema.plans import Plan
+from sequent_py.view_schema.rollback_plan import RollbackOutlook
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class StatusReport:
     gate: GateState | None
     retired_tables: tuple[str, ...]
     next_commands: tuple[str, ...]
+    generations: tuple[Generation, ...] = ()
+    """What swaps have left behind, newest first: by version, with what it makes possible."""
+    rollback: RollbackOutlook | None = None
+    """Whether this code's version can serve again; None where that is no question: it serves, or never has."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.store import edits_since
 from sequent_py.verification import Verification
-from sequent_py.view_schema import passes
 from sequent_py.view_schema.context import Context, replayed_event_names, replayed_projectors
-from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.passes import Passes, pending_events
 from sequent_py.view_schema.plans import ResolvedPlan, resolve
 from sequent_py.view_schema.rollback_plan import RollbackPlan
 from sequent_py.view_schema.versions import TableRole
@@ -126,7 +125,7 @@ class ReturnPasses(Passes):
         return {table.table_name: table.rows or 0 for table in tables if table.physical_name in names}
 
 
-def pending_events(context: Context, connection: Connection, plan: RollbackPlan) -> int:
+def pending_return(context: Context, connection: Connection, plan: RollbackPlan) -> int:
     """Count the events that a rollback has to replay as of now; reads only.
 
     Raises
@@ -143,7 +142,7 @@ def pending_events(context: Context, connection: Connection, plan: RollbackPlan)
     stored = stored_event_types(connection, context.schema)
     names = replayed_event_names(resolve(plan.replay, context.definition))
     ids = [stored[name] for name in names if name in stored]
-    return passes.pending_events(context, connection, since=since, event_type_ids=ids)
+    return pending_events(context, connection, since=since, event_type_ids=ids)
 
 
 def cut_over_snapshot(connection: Connection, plan: RollbackPlan) -> str:

@@ -18,20 +18,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sequent_py.errors import InvalidTransition, VerificationFailed
+from sequent_py.errors import VerificationFailed
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import dependents, executor, swap
+from sequent_py.view_schema import executor, swap
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
     retired_blueprints,
 )
 from sequent_py.view_schema.cut_over import Stall, cut_over
-from sequent_py.view_schema.inspection import check_swap, current_rollback
+from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.plans import resolve
-from sequent_py.view_schema.return_passes import ReturnPasses, pending_events
+from sequent_py.view_schema.return_passes import ReturnPasses, pending_return
 from sequent_py.view_schema.rollback_plan import RollbackPlan
 
 SMALL_WINDOW_EVENTS = 200
@@ -115,7 +115,7 @@ def report_rollback_plan(context: Context) -> RollbackPlanReport:
             in_place=plan.exchange.managed,
             projectors=plan.replay.projectors,
             warnings=_check(context, connection, plan),
-            pending_events=pending_events(context, connection, plan),
+            pending_events=pending_return(context, connection, plan),
         )
 
 
@@ -265,6 +265,7 @@ class _Run:
                 lock_timeout_seconds=lock_timeout_seconds,
                 budget_seconds=lock_budget_seconds,
                 progress=self.progress,
+                command="rollback",
             )
         self.context.versions.record_stall(
             self.connection, self.plan.migration.id, stall.writers_milliseconds
@@ -297,14 +298,7 @@ class _Run:
 
 def _check(context: Context, connection: Connection, plan: RollbackPlan) -> tuple[str, ...]:
     """Show that every table is there and nothing stands in the way of the swap; return warnings."""
-    view_schema = context.config.view_schema
-    missing = dependents.missing_tables(connection, view_schema, plan.physical_names)
-    if missing:
-        raise InvalidTransition(
-            f"Version {plan.from_version} cannot be rolled back: {' '.join(missing)}",
-            remedy="Restore it from a backup; or, to forget the generation that it belongs to:"
-            f" sequent migrate prune --version {plan.target_version}",
-        )
+    require_tables(context, connection, plan)
     return check_swap(context, connection, plan.leaving)
 
 

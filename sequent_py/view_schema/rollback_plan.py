@@ -28,6 +28,17 @@ from sequent_py.view_schema.versions import Exchange, TableRole, ViewMigration, 
 
 
 @dataclass(frozen=True, slots=True)
+class RollbackOutlook:
+    """What ``status`` and ``check`` say of a rollback with the code that asks."""
+
+    is_possible: bool
+    message: str
+    """What would happen, or why it cannot."""
+    pending_events: int | None = None
+    """What would have to be replayed as of now."""
+
+
+@dataclass(frozen=True, slots=True)
 class RollbackPlan:
     """One rollback, back or forth."""
 

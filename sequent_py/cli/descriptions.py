@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration, rate
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
+from sequent_py.view_schema.generations import Generation
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.reports import (
     AbortReport,
@@ -178,8 +179,25 @@ def status(report: StatusReport) -> Iterator[Block]:
     yield Facts(facts)
     if report.gate is not None:
         yield from maintenance(report.gate)
-    yield Items("Retired tables:", report.retired_tables)
+    if report.generations:
+        yield generations("Retired tables", report.generations)
+    if report.rollback is not None:
+        yield Line(report.rollback.message, Tone.PLAIN if report.rollback.is_possible else Tone.WARNING)
     yield Items("Next:", report.next_commands)
+
+
+def generations(title: str, kept: Sequence[Generation]) -> Grid:
+    """Return what swaps have left behind, as a table."""
+    rows = [
+        (
+            str(item.version),
+            ", ".join((*item.tables, *(f"{name} (under its plain name)" for name in item.orphaned))),
+            "-" if item.retired_at is None else f"{item.retired_at:%Y-%m-%d %H:%M:%S %Z}",
+            item.way,
+        )
+        for item in kept
+    ]
+    return Grid(title, ("version", "tables", "since", "what it makes possible"), rows)
 
 
 def _migration(migration: MigrationReport, holder: str | None) -> dict[str, str | None]:

@@ -172,7 +172,7 @@ def status(report: StatusReport) -> Iterator[Block]:
     }
     if report.migration is not None:
         facts |= _migration(report.migration, report.holder)
-        if report.replay is not None and report.migration.finished_at is None:
+        if report.replay is not None and (report.migration.finished_at is None or _is_at_work(report)):
             facts |= _replay(report.replay, report.passes)
     if report.pending_events is not None:
         facts["pending"] = f"{count(report.pending_events, 'event')} since the last pass"
@@ -198,6 +198,12 @@ def generations(title: str, kept: Sequence[Generation]) -> Grid:
         for item in kept
     ]
     return Grid(title, ("version", "tables", "since", "what it makes possible"), rows)
+
+
+def _is_at_work(report: StatusReport) -> bool:
+    """Whether a rollback is replaying: the migration is finished then, and its newest pass is not."""
+    replay = report.replay
+    return report.holder is not None and replay is not None and replay.groups_done < replay.groups_total
 
 
 def _migration(migration: MigrationReport, holder: str | None) -> dict[str, str | None]:

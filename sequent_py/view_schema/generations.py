@@ -5,10 +5,11 @@ A generation is what one migration needs to be rolled back, or to go forth again
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from sequent_py.errors import PlanChanged
 from sequent_py.view_schema.states import MigrationState
 from sequent_py.view_schema.versions import TableRole, ViewMigration, ViewTable
 
@@ -27,7 +28,7 @@ class Generation:
     """Tables under their plain names that no projector has managed since."""
     retired_at: datetime | None
     leads_from: int | None
-    """The version that serves when this generation can come back."""
+    """The version that serves when this generation can come back; None when it never can, because not all of it is left."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -38,13 +39,16 @@ class Generation:
     def way(self) -> str:
         """What it makes possible: ``from version 3 back to 2``."""
         if self.leads_from is None:
-            return "nowhere: the migration that left it is no longer recorded"
+            return "nothing: the rest of it is gone"
         back_or_forth = "back" if self.version < self.leads_from else "forth"
         return f"from version {self.leads_from} {back_or_forth} to {self.version}"
 
 
 def generations(history: Sequence[ViewMigration], tables: Iterable[ViewTable]) -> list[Generation]:
-    """Return what is kept, newest first: the one that the latest swap left, and so on. ``history`` is newest first."""
+    """Return what is kept, the one that the latest swap left first, and remains that make nothing possible last.
+
+    ``history`` is newest first.
+    """
     by_id = {migration.id: migration for migration in history}
     retired: dict[int, list[ViewTable]] = {}
     orphaned: dict[int | None, list[ViewTable]] = {}
@@ -57,7 +61,7 @@ def generations(history: Sequence[ViewMigration], tables: Iterable[ViewTable]) -
         _generation(by_id.get(key) if key is not None else None, key, retired.get(key or 0, []), orphaned.get(key, []))
         for key in dict.fromkeys((*retired, *orphaned))
     ]  # fmt: skip
-    return sorted(found, key=_age, reverse=True)
+    return sorted(found, key=_rank, reverse=True)
 
 
 def _orphaned_by(history: Sequence[ViewMigration], version: int) -> int | None:
@@ -75,32 +79,43 @@ def _generation(
     orphaned: Sequence[ViewTable],
 ) -> Generation:
     times = [table.retired_at for table in retired if table.retired_at is not None]
+    swapped_at = None if migration is None else migration.rolled_back_at or migration.finished_at
     if migration is None:
-        versions = [
-            *(table.version for table in retired),
-            *((table.unmanaged_since or 1) - 1 for table in orphaned),
-        ]
-        version, leads_from = max(versions), None
+        version = max(
+            [*(table.version for table in retired), *((table.unmanaged_since or 1) - 1 for table in orphaned)]
+        )
+        leads_from = None
     elif migration.state is MigrationState.ROLLED_BACK:
         version, leads_from = migration.target_version, migration.from_version
     else:
         version, leads_from = migration.from_version, migration.target_version
+    if migration is not None and not _is_whole(migration, {table.table_name for table in retired}):
+        leads_from = None
     return Generation(
         version=version,
         migration_id=migration_id,
         tables=tuple(sorted(table.physical_name for table in retired)),
         orphaned=tuple(sorted(table.table_name for table in orphaned)),
-        retired_at=max(times, default=None)
-        if times
-        else (_swapped_at(migration) if migration is not None else None),
+        retired_at=max(times, default=swapped_at),
         leads_from=leads_from,
     )
 
 
-def _swapped_at(migration: ViewMigration) -> datetime | None:
-    return migration.rolled_back_at or migration.finished_at
+def _is_whole(migration: ViewMigration, retired: Collection[str]) -> bool:
+    """Whether every table that the way through this migration needs is still recorded."""
+    try:
+        steps = migration.plan.replays
+    except PlanChanged:
+        # Another release recorded it, and may still know the way.
+        return True
+    is_forth = migration.state is MigrationState.ROLLED_BACK
+    return all(step.table_name in retired for step in steps if is_forth or step.retired_name is not None)
 
 
-def _age(generation: Generation) -> tuple[float, int]:
+def _rank(generation: Generation) -> tuple[bool, float, int]:
     at = generation.retired_at
-    return (at.timestamp() if at is not None else 0.0, generation.migration_id or 0)
+    return (
+        generation.leads_from is not None,
+        at.timestamp() if at is not None else 0.0,
+        generation.migration_id or 0,
+    )

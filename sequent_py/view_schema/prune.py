@@ -23,6 +23,9 @@ from sequent_py.view_schema.drops import drop_blueprints
 from sequent_py.view_schema.generations import Generation, generations
 from sequent_py.view_schema.versions import TableRole, ViewTable
 
+LOCK_TIMEOUT_SECONDS = 5.0
+"""Nobody but the curious reads a retired table, and nobody else waits behind us for one."""
+
 
 @dataclass(frozen=True)
 class PruneReport:
@@ -106,15 +109,14 @@ def _choose(
     if version is not None:
         going = [item for item in found if item.version == version]
     else:
-        going = found[context.config.retired_versions_to_keep if keep is None else keep :]
+        # Remains that make nothing possible come last, and none of them counts.
+        whole = [item for item in found if item.leads_from is not None]
+        going = found[min(context.config.retired_versions_to_keep if keep is None else keep, len(whole)) :]
     names = {name for item in going for name in (item.names if orphaned else item.tables)}
     chosen = [table for table in tables if table.physical_name in names]
-    left = [
-        *(item for item in found if item not in going),
-        *(item for item in going if item.orphaned and not orphaned),
-    ]
+    kept = tuple(item for item in found if not names.intersection(item.names))
     ended = tuple(item for item in going if names.intersection(item.names))
-    return _Choice(chosen, tuple(left), ended)
+    return _Choice(chosen, kept, ended)
 
 
 def _report(context: Context, connection: Connection, chosen: _Choice, *, is_dry_run: bool) -> PruneReport:

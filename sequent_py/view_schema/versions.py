@@ -453,8 +453,8 @@ class Versions:
         for table_name, retired_name in exchange.leaving.items():
             left = self._execute(
                 connection,
-                "UPDATE {tables} SET role = 'retired', physical_name = %s, version = %s, retired_by = %s, retired_at = clock_timestamp(), "
-                "rows = NULL WHERE table_name = %s AND role = 'live'",
+                "UPDATE {tables} SET role = 'retired', physical_name = %s, version = %s, retired_by = %s, retired_at = clock_timestamp() "
+                "WHERE table_name = %s AND role = 'live'",
                 (retired_name, exchange.from_version, migration_id, table_name),
             )
             self._require_one(left, table_name, migration_id)
@@ -463,7 +463,7 @@ class Versions:
             returned = self._execute(
                 connection,
                 "UPDATE {tables} SET role = 'live', physical_name = table_name, version = built_version, promoted_at = clock_timestamp(), "
-                "retired_at = NULL, retired_by = NULL, rows = NULL "
+                "retired_at = NULL, retired_by = NULL "
                 "WHERE physical_name = %s AND table_name = %s AND role = 'retired' AND retired_by = %s",
                 (physical_name, table_name, migration_id),
             )
@@ -474,7 +474,7 @@ class Versions:
         ):
             self._execute(
                 connection,
-                "UPDATE {tables} SET unmanaged_since = %s, rows = NULL WHERE role = 'live' AND table_name = ANY (%s)",
+                "UPDATE {tables} SET unmanaged_since = %s WHERE role = 'live' AND table_name = ANY (%s)",
                 (unmanaged_since, list(table_names)),
             )
         self.record_cut_over(connection, migration_id)

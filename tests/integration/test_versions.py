@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -537,15 +536,18 @@ class Operations:
         self._connection.execute(text.encode())
 
 
-@contextmanager
-def _file_of_the_tables() -> Iterator[Any]:
-    path = Path(__file__).parents[2] / "migrations" / "002_view_migrations.py"
-    spec = importlib.util.spec_from_file_location("view_migrations_file", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+def _files_of_the_tables() -> list[Any]:
+    """Load the event store's migrations that make and change the tables of this module, in order."""
+    modules = []
+    for pattern in ("*_view_migrations.py", "*_replay_ledger.py", "*_way_back.py"):
+        (path,) = (Path(__file__).parents[2] / "migrations").glob(pattern)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        modules.append(module)
+    return modules
 
 
 @pytest.mark.parametrize(
@@ -555,14 +557,17 @@ def test_any_schema_name_will_do_and_the_tables_can_be_taken_down_again(
     connection: Connection, schema: str
 ) -> None:
     versions = Versions(schema)
-    with _file_of_the_tables() as module, connection.transaction(force_rollback=True):
+    modules = _files_of_the_tables()
+    with connection.transaction(force_rollback=True):
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
         connection.execute(sql.SQL("SET LOCAL search_path = {}, pg_catalog").format(sql.Identifier(schema)))
-        module.up(Operations(connection))
+        for module in modules:
+            module.up(Operations(connection))
         migration = begin(connection, versions=versions)
         assert versions.current(connection) == migration
         assert len(versions.shadows(connection, migration.id)) == 2
-        module.down(Operations(connection))
+        for module in reversed(modules):
+            module.down(Operations(connection))
         assert not versions.is_installed(connection)
 
 

@@ -20,6 +20,14 @@ def rollback(
     invocation: Invocation,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen, and do nothing.")] = False,
     workers: Workers = None,
+    max_delta: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Cut over when at most so many events are left to replay."),
+    ] = None,
+    max_lag: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Or when replaying them takes at most this long."),
+    ] = None,
     lock_timeout: Annotated[
         float | None,
         typer.Option(
@@ -59,6 +67,8 @@ def rollback(
     with invocation.application() as sequent, invocation.progress() as progress:
         done = sequent.view_schema.rollback(
             workers=workers,
+            max_delta_events=max_delta,
+            max_lag_seconds=max_lag,
             lock_timeout_seconds=lock_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
@@ -148,8 +158,8 @@ def _describe_rollback(report: RollbackReport) -> Iterator[Block]:
             "caught up": f"{count(report.catch_up_events, 'event')}, and {count(report.window_events, 'event')} while writers waited",
             "verified": f"{count(report.verified_aggregates, 'aggregate')} against a fresh fold",
             "took": duration(report.seconds),
-            "writers waited for": f"at most {duration(report.writers_stalled_milliseconds / 1000)}",
-            "readers waited for": f"at most {duration(report.readers_stalled_milliseconds / 1000)}",
+            "writers waited for": f"at most {duration(report.writers_stall_milliseconds / 1000)}",
+            "readers waited for": f"at most {duration(report.readers_stall_milliseconds / 1000)}",
         }
     )
     yield Items("Serve again:", report.returned_tables)

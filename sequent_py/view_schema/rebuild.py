@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sequent_py.config import Config
 from sequent_py.errors import ConfigurationError, InvalidTransition
 from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
@@ -12,7 +13,6 @@ from sequent_py.replay.replayer import join_replay
 from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
 from sequent_py.view_schema.context import Context, shadow_blueprints
-from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS
 from sequent_py.view_schema.dry_run import run_dry
 from sequent_py.view_schema.golive import GoliveReport, Limits, run_golive
 from sequent_py.view_schema.offline import run_offline
@@ -119,19 +119,18 @@ class ViewSchema:
     ) -> GoliveReport:
         """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors."""
         config = self._context.config
-        given: dict[str, Any] = {
-            "max_delta_events": max_delta_events,
-            "max_lag_seconds": max_lag_seconds,
-            "lock_timeout_seconds": lock_timeout_seconds,
-            "lock_budget_seconds": lock_budget_seconds,
-            "verify_sample": verify_sample,
-        }
-        limits = Limits(lock_budget_seconds=config.lock_budget_seconds, verify_sample=config.verify_sample)
         return run_golive(
             self._context,
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events,
-            limits=replace(limits, **{name: value for name, value in given.items() if value is not None}),
+            limits=_limits(
+                config,
+                max_delta_events=max_delta_events,
+                max_lag_seconds=max_lag_seconds,
+                lock_timeout_seconds=lock_timeout_seconds,
+                lock_budget_seconds=lock_budget_seconds,
+                verify_sample=verify_sample,
+            ),
             progress=progress,
         )
 
@@ -169,6 +168,8 @@ class ViewSchema:
         self,
         *,
         workers: int | None = None,
+        max_delta_events: int | None = None,
+        max_lag_seconds: float | None = None,
         lock_timeout_seconds: float | None = None,
         lock_budget_seconds: float | None = None,
         verify_sample: int | None = None,
@@ -180,13 +181,14 @@ class ViewSchema:
             self._context,
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events,
-            lock_timeout_seconds=LOCK_TIMEOUT_SECONDS
-            if lock_timeout_seconds is None
-            else lock_timeout_seconds,
-            lock_budget_seconds=config.lock_budget_seconds
-            if lock_budget_seconds is None
-            else lock_budget_seconds,
-            verify_sample=config.verify_sample if verify_sample is None else verify_sample,
+            limits=_limits(
+                config,
+                max_delta_events=max_delta_events,
+                max_lag_seconds=max_lag_seconds,
+                lock_timeout_seconds=lock_timeout_seconds,
+                lock_budget_seconds=lock_budget_seconds,
+                verify_sample=verify_sample,
+            ),
             progress=progress,
         )
 
@@ -282,3 +284,9 @@ class ViewSchema:
             context.migrations,
             context.event_types,
         )
+
+
+def _limits(config: Config, **given: Any) -> Limits:
+    """Return what a cut-over may take: what is given, else what is configured, else what is usual."""
+    limits = Limits(lock_budget_seconds=config.lock_budget_seconds, verify_sample=config.verify_sample)
+    return replace(limits, **{name: value for name, value in given.items() if value is not None})

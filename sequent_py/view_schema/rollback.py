@@ -15,27 +15,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
-from sequent_py.errors import VerificationFailed
+import psycopg
+
+from sequent_py.errors import CatchUpTooSlow, VerificationFailed
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, swap
+from sequent_py.view_schema import executor, last_window, prepared, swap
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
     retired_blueprints,
 )
 from sequent_py.view_schema.cut_over import Stall, cut_over
+from sequent_py.view_schema.golive import SLOWEST_WINDOW_SECONDS, Limits
 from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
+from sequent_py.view_schema.last_window import LastWindow
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.return_passes import ReturnPasses, pending_return
 from sequent_py.view_schema.rollback_plan import RollbackPlan
+from sequent_py.view_schema.states import Command
 
-SMALL_WINDOW_EVENTS = 200
-"""Catching up stops below this: the rest takes some tens of milliseconds while writers wait."""
 MOST_CATCH_UP_PASSES = 20
 """Where writers are faster than the replay, more passes would not help. The first has most of the work, and each is shorter than the last."""
 
@@ -87,8 +90,8 @@ class RollbackReport:
     returned_tables: tuple[str, ...]
     retired_tables: tuple[str, ...]
     seconds: float
-    writers_stalled_milliseconds: float
-    readers_stalled_milliseconds: float
+    writers_stall_milliseconds: float
+    readers_stall_milliseconds: float
     warnings: tuple[str, ...] = ()
 
 
@@ -124,9 +127,7 @@ def run_rollback(
     *,
     workers: int,
     group_target_events: int,
-    lock_timeout_seconds: float,
-    lock_budget_seconds: float,
-    verify_sample: int,
+    limits: Limits,
     progress: Progress,
 ) -> RollbackReport:
     """Bring the retired tables up to date and swap them in.
@@ -135,7 +136,7 @@ def run_rollback(
     ------
     InvalidTransition, PlanChanged, DependentObjects, DefinitionError, ConcurrentMigration
         Nothing was changed.
-    ProjectionFailed, InvalidPayload, EventsEdited, VerificationFailed, SwapLockTimeout, WorkerFailed
+    ProjectionFailed, InvalidPayload, EventsEdited, VerificationFailed, WorkerFailed, CatchUpTooSlow, SwapLockTimeout, StallLimitExceeded
         The version that served serves on; finished groups are kept.
     """
     started = time.monotonic()
@@ -150,11 +151,20 @@ def run_rollback(
         for warning in warnings:
             progress.note(warning)
         with context.noting_errors(connection, plan.migration.id):
-            # Also where nothing is to be replayed: what a killed run left behind must not hold the tables.
-            fence.evict_workers(connection, context.schema)
-            run = _Run(context, connection, plan, workers, group_target_events, progress)
-            run.approach(verify_sample)
-            result, stall = run.cut_over(lock_timeout_seconds, lock_budget_seconds)
+            run = _Run(
+                context,
+                connection,
+                plan,
+                workers=workers,
+                group_target_events=group_target_events,
+                limits=limits,
+                progress=progress,
+            )
+            run.prepare()
+            result, stall = run.cut_over()
+        with suppress(psycopg.Error):
+            # The version serves, whatever becomes of this note.
+            context.versions.record_stall(connection, plan.migration.id, stall.writers_milliseconds)
         return RollbackReport(
             migration_id=plan.migration.id,
             from_version=plan.from_version,
@@ -168,113 +178,150 @@ def run_rollback(
             returned_tables=tuple(plan.exchange.returning),
             retired_tables=result.retired,
             seconds=time.monotonic() - started,
-            writers_stalled_milliseconds=stall.writers_milliseconds,
-            readers_stalled_milliseconds=stall.readers_milliseconds,
+            writers_stall_milliseconds=stall.writers_milliseconds,
+            readers_stall_milliseconds=stall.readers_milliseconds,
             warnings=(*warnings, *result.warnings),
         )
 
 
-@dataclass
 class _Run:
     """One run of the command, from the first pass to the commit."""
 
-    context: Context
-    connection: Connection
-    plan: RollbackPlan
-    workers: int
-    group_target_events: int
-    progress: Progress
-    catch_up_events: int = 0
-    window_events: int = 0
-    verified: int = 0
-    rows: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Nothing to replay: every table that returns was stale when it left, or none does. Then nobody asks for the cut-over's snapshot.
-        self.passes = (
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        plan: RollbackPlan,
+        *,
+        workers: int,
+        group_target_events: int,
+        limits: Limits,
+        progress: Progress,
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._plan = plan
+        self._limits = limits
+        self._progress = progress
+        # Where nothing is to be replayed nobody asks for the cut-over's snapshot.
+        self._passes = (
             ReturnPasses(
-                self.context,
-                self.connection,
-                self.plan,
-                resolve(self.plan.replay, self.context.definition),
-                workers=self.workers,
-                group_target_events=self.group_target_events,
-                progress=self.progress,
+                context,
+                connection,
+                plan,
+                resolve(plan.replay, context.definition),
+                workers=workers,
+                group_target_events=group_target_events,
+                progress=progress,
             )
-            if self.plan.replay.replays
+            if plan.replay.replays
             else None
         )
+        self.catch_up_events = 0
+        self.window_events = 0
+        self.verified = 0
+        self.rows: dict[str, int] = {}
 
-    def approach(self, verify_sample: int) -> None:
-        """Do all that can be done while writers and readers go on."""
-        if self.passes is None:
+    def prepare(self) -> None:
+        """Bring the tables up to date and compare them with the log, while writers and readers go on."""
+        if self._passes is None:
+            # What a killed run left behind must not hold the tables all the same.
+            fence.evict_workers(self._connection, self._context.schema)
             return
-        self.passes.take_over()
-        self.passes.require_unedited()
-        self._catch_up(self.passes)
-        self.progress.step("verifying")
-        with _named(self.plan):
-            self._verify(self.passes, verify_sample)
-            # Writers went on while we compared.
-            self._catch_up(self.passes)
-            # Counted here, not behind the cut-over's locks: nobody but our passes writes to these tables.
-            self.rows = self.passes.verification().check_counts(self.connection, self.passes.expected_rows())
+        passes = self._passes
+        passes.take_over()
+        passes.require_unedited()
+        self._catch_up(passes)
+        self._progress.step("verifying")
+        with _named(self._plan):
+            self._verify(passes)
+            # Here, and not while others wait: between two passes nobody writes to these tables.
+            self.rows = passes.verification().check_counts(self._connection, passes.expected_rows())
         if self.catch_up_events:
-            self.progress.step("analysing")
-            names = [step.shadow_name for step in self.plan.replay.replays]
-            executor.analyse(self.connection, self.context.config.view_schema, names)
+            self._progress.step("analysing")
+            names = [step.shadow_name for step in self._plan.replay.replays]
+            executor.analyse(self._connection, self._context.config.view_schema, names)
 
     def _catch_up(self, passes: ReturnPasses) -> None:
-        self.progress.step("catching up")
+        self._progress.step("catching up")
         self.catch_up_events += passes.finish()
         for _ in range(MOST_CATCH_UP_PASSES):
             # One pass there is in any case: with it the tables' row counts are recorded.
-            if passes.has_begun and passes.pending_events() <= SMALL_WINDOW_EVENTS:
+            if passes.has_begun and passes.pending_events() <= self._limits.max_delta_events:
                 break
             self.catch_up_events += passes.catch_up()
 
-    def _verify(self, passes: ReturnPasses, size: int) -> None:
-        if size == 0:
+    def _verify(self, passes: ReturnPasses) -> None:
+        if self._limits.verify_sample == 0:
             return
         until = passes.last().until
         verification = passes.verification()
-        aggregates = verification.sample(self.connection, until=until, size=size)
-        with self.context.connect("verifying") as reader:
-            self.verified = verification.check_aggregates(self.connection, reader, aggregates, until=until)
+        aggregates = verification.sample(self._connection, until=until, size=self._limits.verify_sample)
+        with self._context.connect("verifying") as reader:
+            self.verified = verification.check_aggregates(self._connection, reader, aggregates, until=until)
 
-    def cut_over(
-        self, lock_timeout_seconds: float, lock_budget_seconds: float
-    ) -> tuple[swap.SwapResult, Stall]:
-        """Replay the last window and swap, while nobody writes."""
-        self.progress.step("swapping")
-        with self.context.connect("rollback, last window") as own:
-            passes = None if self.passes is None else self.passes.on(own)
+    def cut_over(self) -> tuple[swap.SwapResult, Stall]:
+        """Replay the last window and swap, while nobody writes.
 
-            def last_window() -> None:
-                # A try that does not get all of its locks is repeated: what it has committed was right, and less is left.
-                if passes is not None:
-                    passes.require_unedited()
-                    self.window_events += passes.catch_up()
-
-            result, stall = cut_over(
-                self.context,
-                self.connection,
-                tables=tuple(self.plan.exchange.leaving),
-                last_window=last_window,
-                promote=self._promote,
-                lock_timeout_seconds=lock_timeout_seconds,
-                budget_seconds=lock_budget_seconds,
-                progress=self.progress,
-                command="rollback",
-            )
-        self.context.versions.record_stall(
-            self.connection, self.plan.migration.id, stall.writers_milliseconds
+        Raises
+        ------
+        CatchUpTooSlow, SwapLockTimeout, StallLimitExceeded
+            The version that served serves on.
+        """
+        context, plan = self._context, self._plan
+        # Read here, for writers wait later: nobody but a coordinator, which we are, can change them.
+        self._kept = retired_blueprints(context, self._connection, plan.migration.id)
+        self._live = live_blueprints(context, self._connection)
+        prepared.keep_plans(self._connection)
+        swap.rehearse(
+            self._connection, view_schema=context.config.view_schema, shadows=self._kept, live=self._live
         )
-        return result, stall
+        with ExitStack() as stack:
+            window = stack.enter_context(last_window.opened(context, self._passes)) if self._passes else None
+            self._progress.step("cutting over")
+            return cut_over(
+                context,
+                self._connection,
+                # A table that is brought up to date in place is none of them: the last window writes it.
+                tables=swap.serving_tables(plan.leaving, self._live),
+                approach=lambda: self._approach(window),
+                last_window=lambda: self._replay(window),
+                promote=self._promote,
+                lock_timeout_seconds=self._limits.lock_timeout_seconds,
+                budget_seconds=self._limits.lock_budget_seconds,
+                progress=self._progress,
+                command=Command.ROLLBACK,
+            )
+
+    def _approach(self, window: LastWindow | None) -> None:
+        """Make the last window small, over the connections that will replay it; nobody waits yet."""
+        if window is None or self._passes is None:
+            return
+        self._catch_up(self._passes)
+        for _ in range(MOST_CATCH_UP_PASSES):
+            self.catch_up_events += window.replay().events
+            pending = self._passes.pending_events()
+            if self._is_little(window, pending):
+                return
+        raise CatchUpTooSlow(
+            f"{pending:,} events are pending after {MOST_CATCH_UP_PASSES} more passes: writers are as fast as the replay.",
+            remedy="Run it again when less is written, or give --max-delta or --max-lag if a longer stall is all right; or let nobody write"
+            ' meanwhile: sequent maintenance on --reason "going back", sequent migrate rollback, sequent maintenance off',
+        )
+
+    def _is_little(self, window: LastWindow, events: int) -> bool:
+        seconds = window.expected_seconds(events)
+        is_few = events <= self._limits.max_delta_events and seconds <= SLOWEST_WINDOW_SECONDS
+        return is_few or seconds <= self._limits.max_lag_seconds
+
+    def _replay(self, window: LastWindow | None) -> None:
+        # A try that does not get all of its locks is repeated: what it has committed was right, and less is left.
+        if window is not None:
+            self.window_events += window.replay(lambda events: self._is_little(window, events)).events
 
     def _promote(self, connection: Connection) -> swap.SwapResult:
         """Swap and record, in the caller's transaction: from its commit on the code of the target version may append."""
-        context, plan = self.context, self.plan
+        context, plan = self._context, self._plan
         if context.ledger.unfinished_groups(connection, plan.migration.id) > 0:
             raise VerificationFailed(
                 "Groups of the replay are unfinished; nothing was swapped.",
@@ -284,14 +331,14 @@ class _Run:
             connection,
             view_schema=context.config.view_schema,
             plan=plan.swap,
-            shadows=retired_blueprints(context, connection, plan.migration.id),
-            live=live_blueprints(context, connection),
+            shadows=self._kept,
+            live=self._live,
             leaving=plan.introduced,
         )
         context.versions.exchange(connection, plan.migration.id, plan.exchange)
         for blueprint in (*result.live, *result.retired_blueprints):
             context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
-        context.gate.set_live_version(connection, plan.target_version)
+        context.gate.go_live(connection, plan.target_version)
         context.versions.transition(connection, plan.migration.id, (plan.migration.state,), plan.to_state)
         return result
 
@@ -344,6 +391,6 @@ def _nothing_done(version: int) -> RollbackReport:
         returned_tables=(),
         retired_tables=(),
         seconds=0.0,
-        writers_stalled_milliseconds=0.0,
-        readers_stalled_milliseconds=0.0,
+        writers_stall_milliseconds=0.0,
+        readers_stall_milliseconds=0.0,
     )

@@ -323,7 +323,7 @@ class TestWhatGoesWrong:
         def stop(*_: object, **__: object) -> None:
             raise Stop
 
-        for name in ("approach", "cut_over", "_promote"):
+        for name in ("prepare", "cut_over", "_approach", "_replay", "_promote"):
             with monkeypatch.context() as patched:
                 patched.setattr(f"sequent_py.view_schema.rollback._Run.{name}", stop)
                 with pytest.raises(Stop):

@@ -129,6 +129,7 @@ class Generations:
         *,
         version: int | None = None,
         alters: Iterable[AlterScript] = (),
+        leaving: Mapping[str, str] | None = None,
         lock_timeout: str = "2s",
         interruption: Exception | None = None,
     ) -> swap.SwapResult:
@@ -144,10 +145,13 @@ class Generations:
                 shadows=shadows,
                 live=self.live,
                 alters=alters,
+                leaving=leaving,
             )
             if interruption is not None:
                 raise interruption
         self.version = version
+        for table in leaving or ():
+            del self.live[table]
         self.live |= _stored({item.table: item for item in done.live})
         self.retired = {item.physical_name: item for item in done.retired_blueprints}
         return done

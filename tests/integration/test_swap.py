@@ -517,6 +517,24 @@ def test_publications_follow_and_forget_the_retired_table(generations: Generatio
         assert generations.execute(query) == before
 
 
+def test_a_table_can_retire_with_nobody_to_take_its_place_and_come_back(generations: Generations) -> None:
+    other = files("other", "CREATE TABLE other%SUFFIX% (id int PRIMARY KEY, name text NOT NULL);")
+    generations.migrate(LINES, other)
+    generations.execute("INSERT INTO {schema}.lines (name) VALUES ('x')")
+    generations.execute("GRANT SELECT ON {schema}.lines TO PUBLIC")
+    before = generations.dump("lines")
+    generations.execute("CREATE PUBLICATION whole FOR TABLE {schema}.lines")
+    left = generations.swap({}, leaving={"lines": "lines_1"})
+    assert left.retired == ("lines_1",)
+    assert left.warnings == ("lines has left the publication whole, and will not rejoin it.",)
+    tables = {name for kind, name in objects(generations.connection, VIEW_SCHEMA) if kind == "r"}
+    assert tables == {"lines_1", "other"}
+    assert generations.execute("SELECT FROM pg_publication_tables WHERE pubname = 'whole'") == []
+    generations.swap({item.table: item for item in generations.retired.values()})
+    assert generations.dump("lines") == before
+    assert generations.execute("SELECT name FROM {schema}.lines") == [("x",)]
+
+
 def test_what_the_files_no_longer_say_goes_and_what_was_done_by_hand_stays(generations: Generations) -> None:
     old = files(
         "lines",

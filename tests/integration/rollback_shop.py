@@ -99,6 +99,14 @@ class V4(Migrations):
     versions = {3: [PricedOrderProjector, LineProjector], 4: []}
 
 
+class V1And2(Migrations):
+    """What a process runs that goes on across the cut-overs between versions 1 and 2, in either direction."""
+
+    version = 2
+    versions = V2.versions
+    also_serves = (V1,)
+
+
 VERSIONS: Mapping[int, type[Migrations]] = {1: V1, 2: V2, 3: V3, 4: V4}
 
 PRICED_ORDERS_SQL = """

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from rollback_shop import V1, Deployments, PricedOrderProjector, deployments
+from rollback_shop import V1, Deployments, PricedOrderProjector, V1And2, deployments
 from shop import (
     LineAdded,
     LineProjector,
@@ -180,6 +180,65 @@ class TestBackAndForth:
         assert not wrong
         assert refused.is_set(), "code of version 2 could still write"
         deployed.check(1)
+
+    def test_a_process_that_serves_both_versions_appends_through_it_and_nothing_fails(
+        self, deployed: Deployments, store_database_url: str, orders: Iterator[range]
+    ) -> None:
+        deployed.migrate(1)
+        place_orders(deployed[1], next(orders))
+        deployed.migrate(2)
+        stop = threading.Event()
+        wrong: list[Exception] = []
+        written: list[int] = []
+
+        def write() -> None:
+            for number in count(100_000):
+                if stop.is_set():
+                    return
+                try:
+                    place_orders(both, [number])
+                    written.append(deployed[1].view_schema.current_version())
+                except Exception as error:
+                    wrong.append(error)
+                    return
+
+        with shop(store_database_url, V1And2) as both:
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                for version in (1, 2, 1, 2):
+                    report = deployed[version].view_schema.rollback()
+                    assert report.writers_stall_milliseconds < 2_000
+            finally:
+                stop.set()
+                writer.join(timeout=30)
+        assert not wrong
+        assert {1, 2} <= set(written)
+        deployed.check(2)
+        deployed[1].view_schema.rollback()
+        deployed.check(1)
+
+    def test_worker_processes_replay_what_is_much(
+        self,
+        store_database_url: str,
+        tmp_path: Path,
+        orders: Iterator[range],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 0)
+        with deployments(store_database_url, tmp_path, group_target_events=5) as deployed:
+            deployed.migrate(1)
+            place_orders(deployed[1], next(orders))
+            deployed.migrate(2)
+            for _ in range(5):
+                place_orders(deployed[2], next(orders))
+            deployed[1].view_schema.rollback(workers=2)
+            deployed.check(1)
+            row = deployed.connection.execute(
+                "SELECT count(*) > 1 FROM sequent_schema.replay_groups g JOIN sequent_schema.replay_passes p"
+                " ON p.migration_id = g.migration_id AND p.number = g.pass WHERE g.migration_id = 2 AND p.number >= 1 AND g.events > 0"
+            ).fetchone()
+            assert row == (True,)
 
     def test_sequences_go_on_and_unique_ids_stay_unique(
         self, deployed: Deployments, orders: Iterator[range]

@@ -38,6 +38,12 @@ def rollback(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="How long to go on trying to lock events and tables."),
     ] = None,
+    stall_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, metavar="SECONDS", help="How long writers and readers may wait at most. Default: 2."
+        ),
+    ] = None,
     verify_sample: Annotated[
         int | None,
         typer.Option(
@@ -71,6 +77,7 @@ def rollback(
             max_lag_seconds=max_lag,
             lock_timeout_seconds=lock_timeout,
             lock_budget_seconds=lock_budget,
+            stall_limit_seconds=stall_limit,
             verify_sample=verify_sample,
             progress=progress,
         )

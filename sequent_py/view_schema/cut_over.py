@@ -83,6 +83,7 @@ def cut_over(
     progress: Progress,
     command: str = "golive",
     approach: Callable[[], None] = lambda: None,
+    stall_limit_seconds: float | None = None,
 ) -> tuple[R, Stall]:
     """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
 
@@ -92,6 +93,7 @@ def cut_over(
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
     with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction under
     ``lock_timeout_seconds``; if a lock is not to be had there, all is rolled back and tried again, ``last_window`` included.
+    ``stall_limit_seconds`` replaces :data:`STALL_LIMIT_SECONDS`.
 
     Raises
     ------
@@ -105,7 +107,16 @@ def cut_over(
         Whatever ``last_window`` and ``promote`` raise. C's transaction has been rolled back in every case: nothing is swapped.
     """
     attempt = _CutOver(
-        context, connection, tables, approach, last_window, promote, lock_timeout_seconds, progress, command
+        context,
+        connection,
+        tables,
+        approach,
+        last_window,
+        promote,
+        lock_timeout_seconds,
+        STALL_LIMIT_SECONDS if stall_limit_seconds is None else stall_limit_seconds,
+        progress,
+        command,
     )
     return attempt.run(budget_seconds)
 
@@ -126,6 +137,7 @@ class _CutOver(Generic[R]):
         last_window: Callable[[], None],
         promote: Callable[[Connection], R],
         lock_timeout_seconds: float,
+        stall_limit_seconds: float,
         progress: Progress,
         command: str,
     ) -> None:
@@ -136,6 +148,7 @@ class _CutOver(Generic[R]):
         self._last_window = last_window
         self._promote = promote
         self._lock_timeout = lock_timeout_seconds
+        self._stall_limit = stall_limit_seconds
         self._progress = progress
         self._command = command
         self._tries = 0
@@ -240,7 +253,7 @@ class _CutOver(Generic[R]):
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
             raise _NotNow from error
         except (pg.IdleInTransactionSessionTimeout, pg.QueryCanceled) as error:
-            if self._writers_since is None or time.monotonic() - self._writers_since < STALL_LIMIT_SECONDS:
+            if self._writers_since is None or time.monotonic() - self._writers_since < self._stall_limit:
                 raise
             raise self._took_too_long() from error
         finally:
@@ -259,8 +272,8 @@ class _CutOver(Generic[R]):
             " set_config('idle_in_transaction_session_timeout', %s, true)",
             (
                 f"{max(round(self._lock_timeout * 1000), 1)}ms",
-                f"{round(STALL_LIMIT_SECONDS * 1000)}ms",
-                f"{round(STALL_LIMIT_SECONDS * 2000)}ms",
+                f"{round(self._stall_limit * 1000)}ms",
+                f"{round(self._stall_limit * 2000)}ms",
             ),
         )
 
@@ -302,12 +315,12 @@ class _CutOver(Generic[R]):
     def _run_last_window(self) -> None:
         self._last_window()
         assert self._writers_since is not None
-        if time.monotonic() - self._writers_since > STALL_LIMIT_SECONDS:
+        if time.monotonic() - self._writers_since > self._stall_limit:
             raise self._took_too_long()
 
     def _took_too_long(self) -> StallLimitExceeded:
         return StallLimitExceeded(
-            f"The cut-over had held writers up for {STALL_LIMIT_SECONDS:g} s without an end; it was given up, and nothing was swapped.",
+            f"The cut-over had held writers up for {self._stall_limit:g} s without an end; it was given up, and nothing was swapped.",
             remedy=f"Run sequent migrate {self._command} again when there is less to do, or, for a cut-over that may take longer:"
             " sequent migrate offline",
         )

@@ -172,6 +172,7 @@ class ViewSchema:
         max_lag_seconds: float | None = None,
         lock_timeout_seconds: float | None = None,
         lock_budget_seconds: float | None = None,
+        stall_limit_seconds: float | None = None,
         verify_sample: int | None = None,
         progress: Progress = SILENT,
     ) -> RollbackReport:
@@ -189,6 +190,7 @@ class ViewSchema:
                 lock_budget_seconds=lock_budget_seconds,
                 verify_sample=verify_sample,
             ),
+            stall_limit_seconds=stall_limit_seconds,
             progress=progress,
         )
 

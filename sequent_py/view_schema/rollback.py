@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from sequent_py.errors import CatchUpTooSlow, VerificationFailed
+from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, VerificationFailed
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection
@@ -128,9 +128,12 @@ def run_rollback(
     workers: int,
     group_target_events: int,
     limits: Limits,
+    stall_limit_seconds: float | None,
     progress: Progress,
 ) -> RollbackReport:
     """Bring the retired tables up to date and swap them in.
+
+    ``stall_limit_seconds``: how long writers and readers may wait at most; None: as long as for ``golive``.
 
     Raises
     ------
@@ -158,6 +161,7 @@ def run_rollback(
                 workers=workers,
                 group_target_events=group_target_events,
                 limits=limits,
+                stall_limit_seconds=stall_limit_seconds,
                 progress=progress,
             )
             run.prepare()
@@ -196,12 +200,14 @@ class _Run:
         workers: int,
         group_target_events: int,
         limits: Limits,
+        stall_limit_seconds: float | None,
         progress: Progress,
     ) -> None:
         self._context = context
         self._connection = connection
         self._plan = plan
         self._limits = limits
+        self._stall_limit_seconds = stall_limit_seconds
         self._progress = progress
         # Where nothing is to be replayed nobody asks for the cut-over's snapshot.
         self._passes = (
@@ -277,6 +283,7 @@ class _Run:
             self._connection, view_schema=context.config.view_schema, shadows=self._kept, live=self._live
         )
         with ExitStack() as stack:
+            stack.enter_context(_with_remedy())
             window = stack.enter_context(last_window.opened(context, self._passes)) if self._passes else None
             self._progress.step("cutting over")
             return cut_over(
@@ -291,6 +298,7 @@ class _Run:
                 budget_seconds=self._limits.lock_budget_seconds,
                 progress=self._progress,
                 command=Command.ROLLBACK,
+                stall_limit_seconds=self._stall_limit_seconds,
             )
 
     def _approach(self, window: LastWindow | None) -> None:
@@ -304,9 +312,7 @@ class _Run:
             if self._is_little(window, pending):
                 return
         raise CatchUpTooSlow(
-            f"{pending:,} events are pending after {MOST_CATCH_UP_PASSES} more passes: writers are as fast as the replay.",
-            remedy="Run it again when less is written, or give --max-delta or --max-lag if a longer stall is all right; or let nobody write"
-            ' meanwhile: sequent maintenance on --reason "going back", sequent migrate rollback, sequent maintenance off',
+            f"{pending:,} events are pending after {MOST_CATCH_UP_PASSES} more passes: writers are as fast as the replay."
         )
 
     def _is_little(self, window: LastWindow, events: int) -> bool:
@@ -347,6 +353,19 @@ def _check(context: Context, connection: Connection, plan: RollbackPlan) -> tupl
     """Show that every table is there and nothing stands in the way of the swap; return warnings."""
     require_tables(context, connection, plan)
     return check_swap(context, connection, plan.leaving)
+
+
+@contextmanager
+def _with_remedy() -> Iterator[None]:
+    """Say what helps where a cut-over takes too long: there is no ``offline`` for going back, and no need of one."""
+    try:
+        yield
+    except (CatchUpTooSlow, StallLimitExceeded) as error:
+        raise type(error)(
+            error.message,
+            remedy="Run it again when less is written; or with nobody writing meanwhile, and time: sequent maintenance on --reason"
+            ' "going back", then sequent migrate rollback --stall-limit 60, then sequent maintenance off',
+        ) from error
 
 
 @contextmanager

@@ -32,10 +32,12 @@ from sequent_py.errors import (
     InvalidTransition,
     PlanChanged,
     ProjectionFailed,
+    StallLimitExceeded,
     SwapLockTimeout,
     VerificationFailed,
     VersionMismatch,
 )
+from sequent_py.view_schema.rollback import _Run
 
 
 @pytest.fixture
@@ -554,6 +556,26 @@ class TestWhatGoesWrong:
             assert str(reader.info.backend_pid) in str(caught.value)
         at_2.check(2)
         at_2[1].view_schema.rollback()
+        at_2.check(1)
+
+    def test_a_cut_over_that_takes_too_long_is_given_up_and_may_be_given_time(
+        self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        promote = _Run._promote
+
+        def slowly(self: _Run, connection: psycopg.Connection[Any]) -> object:
+            connection.execute("SELECT pg_sleep(0.3)")
+            return promote(self, connection)
+
+        monkeypatch.setattr(_Run, "_promote", slowly)
+        with pytest.raises(StallLimitExceeded) as caught:
+            at_2[1].view_schema.rollback(stall_limit_seconds=0.25)
+        assert "sequent maintenance on" in caught.value.remedy
+        assert "--stall-limit" in caught.value.remedy
+        at_2.check(2)
+        at_2[1].maintenance.on("going back")
+        at_2[1].view_schema.rollback(stall_limit_seconds=30)
+        at_2[1].maintenance.off()
         at_2.check(1)
 
 

@@ -16,7 +16,7 @@
      |__ MigrationError              while migrating the view schema
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
      |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed
-     |    |__ WorkerFailed, ForeignTransactionIds, DependentObjects, EventsEdited
+     |    |__ WorkerFailed, ForeignTransactionIds, DependentObjects, EventsEdited, AggregatesQuarantined
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
      |__ DatabaseUnavailable         no server answers, or it is of the wrong version
 
@@ -289,7 +289,19 @@ class ForeignTransactionIds(MigrationError):
 
 
 class EventsEdited(MigrationError):
-    """Events were edited or deleted since the migration began; the shadow tables may hold what is no longer there."""
+    """Events were edited or deleted in a way that single aggregates cannot be re-folded; the shadow tables may hold what is no longer there."""
+
+
+class AggregatesQuarantined(MigrationError):
+    """Aggregates were set aside in the replay, and nobody accepted that; nothing was promoted."""
+
+    def __init__(self, aggregate_ids: Sequence[Any], first_error: str) -> None:
+        shown = ", ".join(map(str, aggregate_ids[:5])) + (", …" if len(aggregate_ids) > 5 else "")
+        super().__init__(
+            f"{len(aggregate_ids)} aggregate{'s'[: len(aggregate_ids) != 1]} set aside in the replay would be left behind: {shown}. The first: {first_error}",
+            remedy="Mend the handlers and run: sequent migrate online. Or accept each by name: --accept-quarantined ID",
+        )
+        self.aggregate_ids = tuple(aggregate_ids)
 
 
 class DependentObjects(MigrationError):

@@ -1,6 +1,6 @@
 """The event store: append, load, read by range and by snapshot window.
 
-Owns ``events`` and ``event_edits``. Writes events through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events: one round trip,
+Owns ``events`` and, by triggers, ``event_edits``. Writes events through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events: one round trip,
 in autocommit, when there is no live projection; one transaction with one. Locks: those of that function, and none for reading.
 
 Guarantees:
@@ -388,15 +388,6 @@ def foreign_transaction_ids(connection: psycopg.Connection, schema: str) -> int 
     return highest if highest >= xmax and highest != own else None
 
 
-def edits_since(connection: psycopg.Connection, schema: str, since: str) -> int:
-    """Count the statements that updated, deleted or truncated events and were not visible in the snapshot ``since``."""
-    query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-        sql.Identifier(schema, "event_edits"), window_condition(since, None)
-    )
-    with translated(schema, connection):
-        return int(_one(connection.execute(query)))
-
-
 def repair_transaction_ids(connection: psycopg.Connection, schema: str) -> int:
     """Give events that came from another cluster the oldest transaction id, which every snapshot sees; return how many there were.
 
@@ -405,8 +396,14 @@ def repair_transaction_ids(connection: psycopg.Connection, schema: str) -> int:
     query = sql.SQL(
         "UPDATE {} SET xact_id = {}::xid8 WHERE xact_id >= pg_snapshot_xmax(pg_current_snapshot())"
     ).format(sql.Identifier(schema, "events"), sql.Literal(OLDEST_TRANSACTION_ID))
-    with translated(schema, connection):
-        return connection.execute(query).rowcount
+    # Edits that came along with the events belong to the other cluster's windows.
+    edits = sql.SQL(
+        "UPDATE {} SET xact_id = {}::xid8 WHERE xact_id >= pg_snapshot_xmax(pg_current_snapshot())"
+    ).format(sql.Identifier(schema, "event_edits"), sql.Literal(OLDEST_TRANSACTION_ID))
+    with translated(schema, connection), connection.transaction():
+        repaired = connection.execute(query).rowcount
+        connection.execute(edits)
+        return repaired
 
 
 _SELECT: LiteralString = (

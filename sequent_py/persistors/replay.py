@@ -12,7 +12,7 @@ persistor is to be thrown away with the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar, cast
 from uuid import UUID
@@ -30,6 +30,9 @@ from sequent_py.records import Record
 R = TypeVar("R", bound=Record)
 
 __all__ = ["ReplayPersistor", "RowDelta"]
+
+AGGREGATES_PER_STATEMENT = 1_000
+"""Beyond it the list of ids in a statement costs more than the round trip."""
 
 
 class _MemoryTables(dict[type[Record], MemoryTable]):
@@ -129,6 +132,17 @@ class ReplayPersistor:
         wanted = list(aggregate_ids) if residencies else []
         for residency in residencies:
             residency.prefetch(wanted)
+
+    def delete_aggregates(self, aggregate_ids: Sequence[UUID]) -> None:
+        """Delete all rows of these aggregates from the tables, before anything of them is projected; they count in the next flush.
+
+        Only with ``backing="table"``. Records without an ``aggregate_id`` are left as they are.
+        """
+        for memory in self._tables.values():
+            if memory.residency is not None and memory.operations.shape.has_aggregate_id:
+                for start in range(0, len(aggregate_ids), AGGREGATES_PER_STATEMENT):
+                    ids = list(aggregate_ids[start : start + AGGREGATES_PER_STATEMENT])
+                    memory.residency.delete_all(memory.operations.filters({"aggregate_id": ids}))
 
     def flush(self) -> Mapping[type[Record], RowDelta]:
         """Write everything to the tables, forget all rows and say how many were added and taken per record.

@@ -5,7 +5,7 @@ Exact where that is cheap, sampled where it is not: counting a large store befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from psycopg import sql
@@ -55,15 +55,25 @@ def estimate_history(
 
 
 def estimate_window(
-    connection: Connection, schema: str, *, since: str, until: str, event_type_ids: Sequence[int]
+    connection: Connection,
+    schema: str,
+    *,
+    since: str,
+    until: str,
+    event_type_ids: Sequence[int],
+    left_out: Collection[UUID] = (),
 ) -> dict[int, PartitionSample]:
-    """Count a window's events per partition, exactly, by the index on ``xact_id``; sample where there are many."""
+    """Count a window's events per partition, exactly, by the index on ``xact_id``; sample where there are many.
+
+    Events of the aggregates ``left_out`` don't count.
+    """
     events = for_parameters(sql.Identifier(schema, "events"))
     rows = connection.execute(
         sql.SQL(
-            "SELECT right(tableoid::regclass::text, 200), count(*) FROM {} WHERE {} AND event_type_id = ANY(%s::int[]) GROUP BY tableoid"
+            "SELECT right(tableoid::regclass::text, 200), count(*) FROM {} WHERE {} AND event_type_id = ANY(%s::int[])"
+            " AND aggregate_id <> ALL (%s::uuid[]) GROUP BY tableoid"
         ).format(events, window_condition(since, until)),
-        (list(event_type_ids),),
+        (list(event_type_ids), list(left_out)),
     ).fetchall()
     counts = dict.fromkeys(range(PARTITION_COUNT), 0)
     for name, count in rows:

@@ -1,4 +1,4 @@
-"""The ledger: owns ``replay_passes`` and ``replay_groups``.
+"""The ledger: owns ``replay_passes``, ``replay_groups`` and ``special_aggregates``.
 
 Every function runs in the caller's transaction and never commits. ``claim`` takes a row lock that lasts until the caller's transaction
 ends; ``take_over`` waits for such locks under the caller's ``lock_timeout``. After a crash the tables need no repair: an unfinished group
@@ -16,7 +16,8 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.database import for_parameters
-from sequent_py.replay.groups import Group
+from sequent_py.replay.groups import PARTITION_COUNT, Group
+from sequent_py.replay.refold import SpecialAggregate
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -57,17 +58,27 @@ class PassProgress:
 
 
 class Ledger:
-    """The two tables in one event store schema. Holds the schema's name and nothing else."""
+    """The tables in one event store schema. Holds the schema's name and nothing else."""
 
     def __init__(self, schema: str) -> None:
+        self._events = sql.Literal(sql.Identifier(schema, "events").as_string(None))
+        self._specials = for_parameters(sql.Identifier(schema, "special_aggregates"))
         self._passes = for_parameters(sql.Identifier(schema, "replay_passes"))
         self._groups = for_parameters(sql.Identifier(schema, "replay_groups"))
 
     def _sql(self, template: LiteralString) -> sql.Composed:
-        return sql.SQL(template).format(passes=self._passes, groups=self._groups)
+        return sql.SQL(template).format(passes=self._passes, groups=self._groups, specials=self._specials)
 
-    def create_pass(self, connection: Connection, new: Pass, groups: Sequence[Group], *, epoch: int) -> None:
-        """Write a pass with its groups, claimable by workers of ``epoch`` from the commit on."""
+    def create_pass(
+        self,
+        connection: Connection,
+        new: Pass,
+        groups: Sequence[Group],
+        *,
+        epoch: int,
+        specials: Sequence[SpecialAggregate] = (),
+    ) -> None:
+        """Write a pass with its groups and special aggregates, claimable by workers of ``epoch`` from the commit on."""
         connection.execute(
             self._sql(
                 "INSERT INTO {passes} (migration_id, number, snapshot_since, snapshot_until, estimated_events, is_exact)"
@@ -75,6 +86,20 @@ class Ledger:
             ),
             (new.migration_id, new.number, new.since, new.until, new.estimated_events, new.is_exact),
         )
+        if specials:
+            connection.execute(
+                self._sql(
+                    "INSERT INTO {specials} (migration_id, pass, aggregate_id, snapshot_since, is_edited)"
+                    " SELECT %s, %s, s.* FROM unnest(%s::uuid[], %s::text[]::pg_snapshot[], %s::boolean[]) AS s"
+                ),
+                (
+                    new.migration_id,
+                    new.number,
+                    [special.aggregate_id for special in specials],
+                    [special.since for special in specials],
+                    [special.is_edited for special in specials],
+                ),
+            )
         with connection.cursor() as cursor:
             cursor.executemany(
                 self._sql(
@@ -122,6 +147,35 @@ class Ledger:
             since=since,  # type: ignore[arg-type]
             until=until,  # type: ignore[arg-type]
         )
+
+    def special_aggregates(self, connection: Connection, claimed: ClaimedGroup) -> list[SpecialAggregate]:
+        """Return the special aggregates of a claimed group."""
+        group = claimed.group
+        condition = (
+            sql.SQL("true")
+            if group.partition is None
+            else for_parameters(
+                sql.SQL("satisfies_hash_partition({}::regclass, {}, {}, aggregate_id)").format(
+                    self._events, sql.Literal(PARTITION_COUNT), sql.Literal(group.partition)
+                )
+            )
+        )
+        rows = connection.execute(
+            self._sql(
+                "SELECT aggregate_id, snapshot_since::text, is_edited FROM {specials} WHERE migration_id = %s AND pass = %s"
+                " AND (%s::uuid IS NULL OR aggregate_id >= %s) AND (%s::uuid IS NULL OR aggregate_id < %s) AND "
+            )
+            + condition,
+            (
+                claimed.migration_id,
+                claimed.pass_number,
+                group.lower,
+                group.lower,
+                group.upper,
+                group.upper,
+            ),
+        )
+        return [SpecialAggregate(*row) for row in rows]  # type: ignore[arg-type]
 
     def finish(
         self,
@@ -222,7 +276,36 @@ class Ledger:
         ).fetchall()
         return dict(rows)  # type: ignore[arg-type]
 
+    def replayed_events(self, connection: Connection, migration_id: int) -> int:
+        """Return about how many events all passes have."""
+        row = connection.execute(
+            self._sql(
+                "SELECT coalesce(sum(estimated_events), 0)::bigint FROM {passes} WHERE migration_id = %s"
+            ),
+            (migration_id,),
+        ).fetchone()
+        assert row is not None
+        return row[0]  # type: ignore[return-value]
+
+    def correct_rows(
+        self, connection: Connection, migration_id: int, row_changes: Mapping[str, int], *, worker: str
+    ) -> None:
+        """Note that somebody else than a group changed the tables' numbers of rows, in the transaction that did it.
+
+        Written as a group of the newest pass, done and without events, so that the sums stay what the tables hold. Needs a pass.
+        """
+        connection.execute(
+            self._sql(
+                "INSERT INTO {groups} (migration_id, pass, number, estimated_events, epoch, done_at, events, row_changes, seconds, worker)"
+                " SELECT p.migration_id, p.number, (SELECT coalesce(max(g.number) + 1, 0) FROM {groups} g"
+                " WHERE g.migration_id = p.migration_id AND g.pass = p.number), 0, 0, clock_timestamp(), 0, %s::jsonb, 0, %s"
+                " FROM {passes} p WHERE p.migration_id = %s ORDER BY p.number DESC LIMIT 1"
+            ),
+            (json.dumps(row_changes), worker, migration_id),
+        )
+
     def forget(self, connection: Connection, migration_id: int) -> None:
         """Delete a migration's passes and groups; waits for workers that hold a group under the caller's lock_timeout."""
         connection.execute(self._sql("DELETE FROM {groups} WHERE migration_id = %s"), (migration_id,))
+        connection.execute(self._sql("DELETE FROM {specials} WHERE migration_id = %s"), (migration_id,))
         connection.execute(self._sql("DELETE FROM {passes} WHERE migration_id = %s"), (migration_id,))

@@ -11,15 +11,17 @@ length and that many bytes; all numbers big-endian).
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
+from sequent_py.errors import EventsEdited
 from sequent_py.replay.groups import Group
 from sequent_py.windows import window_condition
 
@@ -37,20 +39,85 @@ _JSONB_VERSION_BYTES = 1
 
 
 def group_query(
-    schema: str, group: Group, *, event_type_ids: Sequence[int], since: str | None, until: str
+    schema: str,
+    group: Group,
+    *,
+    event_type_ids: Sequence[int],
+    since: str | None,
+    until: str,
+    left_out: Collection[UUID] = (),
+    left_out_query: sql.Composable | None = None,
 ) -> sql.Composed:
-    """Compose the SELECT of a group's events in position order, which keeps the order within every aggregate."""
+    """Compose the SELECT of a group's events in position order, which keeps the order within every aggregate.
+
+    Not read are the aggregates ``left_out``, and those that ``left_out_query`` selects by the time of reading.
+    """
     table = "events" if group.partition is None else f"events_{group.partition:02d}"
     conditions: list[sql.Composable] = [window_condition(since, until)]
     if group.lower is not None:
         conditions.append(sql.SQL("aggregate_id >= {}").format(sql.Literal(group.lower)))
     if group.upper is not None:
         conditions.append(sql.SQL("aggregate_id < {}").format(sql.Literal(group.upper)))
-    conditions.append(sql.SQL("event_type_id = ANY({}::int[])").format(sql.Literal(list(event_type_ids))))
+    if left_out:
+        # A list of literals, which the server hashes.
+        ids = sorted(str(item) for item in left_out)
+        conditions.append(sql.SQL("aggregate_id <> ALL ({}::uuid[])").format(sql.Literal(ids)))
+    return _select(schema, table, [*conditions, *_but_for(left_out_query)], event_type_ids)
+
+
+def aggregates_query(
+    schema: str,
+    aggregate_ids: Sequence[UUID],
+    *,
+    event_type_ids: Sequence[int],
+    until: str,
+    since: str | None = None,
+    left_out_query: sql.Composable | None = None,
+) -> sql.Composed:
+    """Compose the SELECT of some aggregates' events visible in ``until`` and not in ``since``, in position order; see :func:`group_query`."""
+    ids = sql.SQL("aggregate_id = ANY({}::uuid[])").format(sql.Literal([str(item) for item in aggregate_ids]))
+    conditions = [ids, window_condition(since, until), *_but_for(left_out_query)]
+    return _select(schema, "events", conditions, event_type_ids)
+
+
+def _but_for(left_out_query: sql.Composable | None) -> list[sql.Composable]:
+    """Leave aggregates out by an uncorrelated NOT IN, which the server hashes once, whatever the way in which it reads the events."""
+    return [] if left_out_query is None else [sql.SQL("aggregate_id NOT IN ({})").format(left_out_query)]
+
+
+def _select(
+    schema: str, table: str, conditions: Sequence[sql.Composable], event_type_ids: Sequence[int]
+) -> sql.Composed:
     return sql.SQL(
         "SELECT position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata"
-        " FROM {} WHERE {} ORDER BY position"
-    ).format(sql.Identifier(schema, table), sql.SQL(" AND ").join(conditions))
+        " FROM {} WHERE {} AND event_type_id = ANY({}::int[]) ORDER BY position"
+    ).format(
+        sql.Identifier(schema, table), sql.SQL(" AND ").join(conditions), sql.Literal(list(event_type_ids))
+    )
+
+
+def in_order(raw_events: Iterable[RawEvent]) -> Iterator[RawEvent]:
+    """Pass on events, provided that within every aggregate their sequence numbers rise with their positions.
+
+    Appending keeps them so. An event that was deleted and inserted anew by hand may have got the position of a new one, and every replay
+    would fold it too late.
+
+    Raises
+    ------
+    EventsEdited
+        They do not.
+    """
+    latest: dict[bytes, int] = {}
+    for raw in raw_events:
+        aggregate_id, sequence_number = raw[2], raw[3]
+        if latest.get(aggregate_id, 0) >= sequence_number:
+            raise EventsEdited(
+                f"Positions of aggregate {UUID(bytes=bytes(aggregate_id))} were edited: its event {sequence_number} comes after event"
+                f" {latest[aggregate_id]}.",
+                remedy="Give its events positions that rise with their sequence numbers, then run the same command again.",
+            )
+        latest[aggregate_id] = sequence_number
+        yield raw
 
 
 def read_events(connection: psycopg.Connection[Any], query: sql.Composed) -> Generator[RawEvent, None, None]:

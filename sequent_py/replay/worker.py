@@ -4,6 +4,10 @@ Run as ``python -m sequent_py.replay.worker``: a :class:`ReplayTask` arrives as 
 the life line: when the coordinator dies in whatever way, the pipe closes and the worker exits at once. Each finished group and a final
 error are reported as a line of JSON on standard output; the ledger, not this output, is the authority.
 
+An event that cannot be projected stops the replay, or, where the migration was begun with a quarantine, sets its aggregate aside: what the
+group wrote is taken back to a savepoint, the aggregate is noted while the group's claim is still held, and the transaction commits nothing but
+that. So no other worker can be at that group between the failure and the note.
+
 A worker has two connections: events stream from the *reader* while the *writer* holds the group's claim, looks rows up where it must, and
 writes. A group is one transaction on the writer: claim, rows, done. A worker killed anywhere leaves nothing behind.
 """
@@ -18,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -30,14 +34,17 @@ from sequent_py import database
 from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionFailed, SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
-from sequent_py.persistors.replay import ReplayPersistor
+from sequent_py.persistors.replay import AGGREGATES_PER_STATEMENT, ReplayPersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, record_shape
 from sequent_py.replay import fence
+from sequent_py.replay.edits import edited_after
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
-from sequent_py.replay.reader import RawEvent, group_query, read_events
+from sequent_py.replay.quarantine import Quarantine
+from sequent_py.replay.reader import RawEvent, aggregates_query, group_query, in_order, read_events
+from sequent_py.replay.refold import SpecialAggregate
 from sequent_py.view_schema.migrations import Migrations, definition, served_definitions
 
 BATCH_EVENTS = 20_000
@@ -64,6 +71,8 @@ class ReplayTask:
     projectors: tuple[str, ...]
     physical_tables: Mapping[str, str]
     max_rows_in_memory: int
+    quarantine_limit: int | None = None
+    """How many aggregates the migration may set aside; None: it stops at the first event that cannot be projected."""
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -92,6 +101,7 @@ class GroupReplayer:
     def __init__(self, task: ReplayTask, migrations: type[Migrations], event_types: EventTypes) -> None:
         self._task = task
         self._ledger = Ledger(task.event_store_schema)
+        self._quarantine = Quarantine(task.event_store_schema)
         by_name = {item.name: item.projector for item in definition(migrations).projectors}
         missing = [name for name in task.projectors if name not in by_name]
         if missing:
@@ -112,7 +122,8 @@ class GroupReplayer:
         Raises
         ------
         ProjectionFailed, InvalidPayload
-            A handler raised or a payload does not validate; noted on the group, which stays claimable.
+            A handler raised or a payload does not validate, and the migration has no quarantine or a full one; noted on the group, which
+            stays claimable.
         """
         self.prepare(writer)
         groups = 0
@@ -135,34 +146,69 @@ class GroupReplayer:
                         )
 
     def _replay_next(self, reader: Connection, writer: Connection) -> GroupDone | None:
-        claimed: ClaimedGroup | None = None
-        started = time.perf_counter()
-        try:
+        while True:
+            started = time.perf_counter()
+            failure: ProjectionFailed | InvalidPayload | None = None
             with writer.transaction():
                 # Losing the newest groups with a crashed server is harmless: rows and "done" are lost together.
                 writer.execute("SET LOCAL synchronous_commit = off")
                 claimed = self._ledger.claim(writer, self._task.migration_id, epoch=self._task.epoch)
                 if claimed is None:
                     return None
-                events, row_changes = self._replay(claimed, reader, writer)
-                seconds = time.perf_counter() - started
-                self._ledger.finish(
-                    writer,
-                    claimed,
-                    events=events,
-                    row_changes=row_changes,
-                    seconds=seconds,
-                    worker=self._name,
-                )
-        except (ProjectionFailed, InvalidPayload) as error:
-            assert claimed is not None
-            with writer.transaction():
-                self._ledger.record_error(writer, claimed, str(error))
-            raise
-        return GroupDone(events, seconds)
+                specials = self._ledger.special_aggregates(writer, claimed)
+                try:
+                    with writer.transaction():
+                        events, row_changes = self._replay(claimed, specials, reader, writer)
+                except (ProjectionFailed, InvalidPayload) as error:
+                    failure = error
+                    is_set_aside = self._set_aside(writer, claimed, specials, error)
+                else:
+                    seconds = time.perf_counter() - started
+                    self._ledger.finish(
+                        writer,
+                        claimed,
+                        events=events,
+                        row_changes=row_changes,
+                        seconds=seconds,
+                        worker=self._name,
+                    )
+            if failure is None:
+                return GroupDone(events, seconds)
+            if not is_set_aside:
+                raise failure
+
+    def _set_aside(
+        self,
+        writer: Connection,
+        claimed: ClaimedGroup,
+        specials: Sequence[SpecialAggregate],
+        error: ProjectionFailed | InvalidPayload,
+    ) -> bool:
+        """Note the failure, and set its aggregate aside where the migration allows it; whether it was."""
+        limit = self._task.quarantine_limit
+        listed = {item.aggregate_id: item for item in self._quarantine.listed(writer, claimed.migration_id)}
+        before = listed.get(error.aggregate_id)
+        if limit is None or (before is None and len(listed) >= limit):
+            if limit is not None:
+                error.remedy = f"{len(listed)} aggregates are set aside already, and --quarantine-limit is {limit}. {error.remedy}"
+            self._ledger.record_error(writer, claimed, str(error))
+            return False
+        if before is not None and before.pass_number == claimed.pass_number:
+            # It was left out, and failed all the same: going on would never end.
+            self._ledger.record_error(writer, claimed, str(error))
+            return False
+        special = next((item for item in specials if item.aggregate_id == error.aggregate_id), None)
+        # Its rows stay as this pass found them, unless they are of events that were edited: those go, and then nothing is there.
+        since = special.since if special is not None else claimed.since
+        self._quarantine.set_aside(writer, claimed.migration_id, claimed.pass_number, error, since=since)
+        return True
 
     def _replay(
-        self, claimed: ClaimedGroup, reader: Connection, writer: Connection
+        self,
+        claimed: ClaimedGroup,
+        specials: Sequence[SpecialAggregate],
+        reader: Connection,
+        writer: Connection,
     ) -> tuple[int, dict[str, int]]:
         is_catch_up = claimed.since is not None
         # Anew for each group: a worker that goes on from one pass to the next must not miss a type that is new since.
@@ -174,20 +220,70 @@ class GroupReplayer:
             max_rows_in_memory=self._task.max_rows_in_memory,
         )
         fold = Fold(self.projectors, persistor, self._event_types, stored_types)
+        events = self._refold(claimed, specials, fold, persistor, reader, writer)
         query = group_query(
             self._task.event_store_schema,
             claimed.group,
             event_type_ids=fold.event_type_ids,
             since=claimed.since,
             until=claimed.until,
+            # As this transaction knows them: a pass that is one transaction with its groups has committed neither. Those edited after
+            # the pass's snapshot, in contrast, must be as the reading statement sees them.
+            left_out={
+                *(special.aggregate_id for special in specials),
+                *self._quarantine.left_out_of(writer, self._task.physical_tables.values()),
+            },
+            left_out_query=edited_after(self._task.event_store_schema, claimed.until),
         )
         with closing(read_events(reader, query)) as raw_events:
-            events = _fold_in_batches(raw_events, fold, persistor)
+            events += _fold_in_batches(raw_events, fold, persistor)
+        # One flush for special and other aggregates: what one of them gives up and another takes (a unique name) is then no conflict.
         changes = persistor.flush()
         return events, {
             record_shape(record).table_name: delta.inserted - delta.deleted
             for record, delta in changes.items()
         }
+
+    def _refold(
+        self,
+        claimed: ClaimedGroup,
+        specials: Sequence[SpecialAggregate],
+        fold: Fold,
+        persistor: ReplayPersistor,
+        reader: Connection,
+        writer: Connection,
+    ) -> int:
+        """Fold the group's special aggregates; return their events.
+
+        Of edited ones the rows go first, also of those that were set aside in this very pass: what was edited is nowhere kept.
+        """
+        if not specials:
+            return 0
+        persistor.delete_aggregates([special.aggregate_id for special in specials if special.is_edited])
+        failed = {
+            item.aggregate_id
+            for item in self._quarantine.listed(writer, claimed.migration_id)
+            if item.pass_number == claimed.pass_number
+        }
+        by_since: dict[str | None, list[UUID]] = {}
+        for special in specials:
+            if special.aggregate_id not in failed:
+                by_since.setdefault(special.since, []).append(special.aggregate_id)
+        events = 0
+        for since, aggregate_ids in by_since.items():
+            for start in range(0, len(aggregate_ids), AGGREGATES_PER_STATEMENT):
+                query = aggregates_query(
+                    self._task.event_store_schema,
+                    aggregate_ids[start : start + AGGREGATES_PER_STATEMENT],
+                    event_type_ids=fold.event_type_ids,
+                    since=since,
+                    until=claimed.until,
+                    left_out_query=edited_after(self._task.event_store_schema, claimed.until),
+                )
+                with closing(read_events(reader, query)) as raw_events:
+                    events += _fold_in_batches(in_order(raw_events), fold, persistor)
+            self._quarantine.release(writer, claimed.migration_id, aggregate_ids)
+        return events
 
 
 def _fold_in_batches(raw_events: Iterable[RawEvent], fold: Fold, persistor: ReplayPersistor) -> int:

@@ -20,6 +20,7 @@ from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, RecordShape, record_shape
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection, Ledger
+from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.worker import ReplayTask
 from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
 from sequent_py.store import foreign_transaction_ids
@@ -70,6 +71,11 @@ class Context:
     def ledger(self) -> Ledger:
         """The replay ledger."""
         return Ledger(self.schema)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """The aggregates that replays have set aside."""
+        return Quarantine(self.schema)
 
     @property
     def gate(self) -> Gate:
@@ -221,6 +227,7 @@ class Context:
             projectors=plan.projectors,
             physical_tables={step.table_name: step.shadow_name for step in plan.replays},
             max_rows_in_memory=self.config.max_rows_in_memory,
+            quarantine_limit=migration.quarantine_limit,
         )
 
     def require_importable(self) -> None:

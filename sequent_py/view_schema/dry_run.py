@@ -19,8 +19,8 @@ from sequent_py.records import record_shape
 from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import Connection
-from sequent_py.replay.reader import read_events
-from sequent_py.verification import Verification, aggregates_query
+from sequent_py.replay.reader import aggregates_query, read_events
+from sequent_py.verification import Verification
 from sequent_py.view_schema import executor
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors
 from sequent_py.view_schema.inspection import check_swap, current_plan

@@ -18,12 +18,14 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import psycopg
 
 from sequent_py.errors import CatchUpTooSlow
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
+from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.view_schema import last_window, swap
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS, Stall, cut_over
@@ -84,6 +86,8 @@ class GoliveReport:
     """How long a query of the tables can have waited at most, by any one try."""
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    accepted_quarantined: tuple[QuarantinedAggregate, ...] = ()
+    """Aggregates that were left behind, as was accepted by name."""
 
 
 def run_golive(
@@ -92,6 +96,7 @@ def run_golive(
     workers: int,
     group_target_events: int,
     limits: Limits,
+    accept_quarantined: frozenset[UUID],
     progress: Progress,
 ) -> GoliveReport:
     """Promote the shadow tables of the unfinished migration while the application runs.
@@ -100,7 +105,7 @@ def run_golive(
     ------
     MigrationNotStarted, InvalidTransition, PlanChanged, ConcurrentMigration
         Nothing was changed.
-    SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed, EventsEdited, ProjectionFailed, InvalidPayload
+    AggregatesQuarantined, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed, EventsEdited, ProjectionFailed, InvalidPayload
         The old tables serve, the work is kept.
     """
     started = time.monotonic()
@@ -121,9 +126,12 @@ def run_golive(
             group_target_events=group_target_events,
             progress=progress,
         )
-        golive = _Golive(context, connection, migration, resolved, passes, watch, progress, limits)
+        golive = _Golive(
+            context, connection, migration, resolved, passes, watch, progress, limits, accept_quarantined
+        )
         with context.noting_errors(connection, migration.id):
             passes.take_over()
+            golive.promotion.require_accepted()
             passes.require_unedited()
             with watch.step("checking", progress):
                 # Checked at the door again: views, keys and names can have come since online.
@@ -150,6 +158,7 @@ def run_golive(
             readers_stall_milliseconds=stall.readers_milliseconds,
             step_seconds=watch.seconds,
             warnings=(*warnings, *result.warnings),
+            accepted_quarantined=golive.promotion.left_behind,
         )
 
 
@@ -166,6 +175,7 @@ class _Golive:
         watch: Stopwatch,
         progress: Progress,
         limits: Limits,
+        accept_quarantined: frozenset[UUID],
     ) -> None:
         self._context = context
         self._connection = connection
@@ -187,6 +197,7 @@ class _Golive:
             state=MigrationState.GOLIVE_RUNNING,
             watch=watch,
             progress=progress,
+            accept_quarantined=accept_quarantined,
         )
 
     def verify(self) -> None:
@@ -253,6 +264,8 @@ class _Golive:
             self.promotion.catch_up_events += replayed.events
             if window.check_seconds is None:
                 self.promotion.verified += self._check(window, replayed)
+            # Before anybody waits, if it can be known before.
+            self.promotion.require_accepted()
             pending = self._passes.pending_events()
             if self._is_little(window, pending):
                 return

@@ -73,8 +73,8 @@ class LastWindow:
                     f"{events:,} events had come in by the time that writers were held up; they were let go on.",
                     remedy="Run it again, give --max-delta or --max-lag if a longer stall is all right, or: sequent migrate offline",
                 )
-            if events:
-                self._replayer.run(self._reader, self._writer)
+            # Also without events: rows of aggregates that were erased have to go.
+            self._replayer.run(self._reader, self._writer)
         replayed = Replayed(window, time.monotonic() - started)
         if events or self._latest is None:
             self._latest = replayed
@@ -104,6 +104,7 @@ class LastWindow:
             event_types=self._context.event_types,
             # Read again: a type that is new in this window has its id only now.
             stored_types=stored_event_types(self._writer, self._context.schema),
+            left_out=self._passes.set_aside(),
         )
         window = replayed.window
         aggregates = verification.sample(

@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 from psycopg import errors as pg
 
@@ -48,6 +49,7 @@ def run_offline(
     drain_timeout_seconds: float,
     lock_budget_seconds: float,
     verify_sample: int,
+    accept_quarantined: frozenset[UUID],
     progress: Progress,
 ) -> OfflineReport:
     """Promote the shadow tables of the unfinished migration.
@@ -56,6 +58,8 @@ def run_offline(
     ------
     MigrationNotStarted, InvalidTransition, PlanChanged, ConcurrentMigration
         Nothing was changed.
+    AggregatesQuarantined
+        Aggregates are set aside that ``accept_quarantined`` does not name; found before or after the gate was closed.
     DrainTimeout, VerificationFailed, SwapLockTimeout, ProjectionFailed, InvalidPayload
         The old tables serve, the gate is as it was found, the work is kept.
     """
@@ -77,9 +81,12 @@ def run_offline(
             group_target_events=group_target_events,
             progress=progress,
         )
-        cut_over = _CutOver(context, connection, migration, resolved, passes, watch, progress)
+        cut_over = _CutOver(
+            context, connection, migration, resolved, passes, watch, progress, accept_quarantined
+        )
         with context.noting_errors(connection, migration.id):
             passes.take_over()
+            cut_over.promotion.require_accepted()
             passes.require_unedited()
             with watch.step("checking", progress):
                 # Checked at the door again: views, keys and names can have come since online.
@@ -103,6 +110,7 @@ def run_offline(
             closed_seconds=time.monotonic() - closed_at,
             step_seconds=watch.seconds,
             warnings=(*warnings, *result.warnings),
+            accepted_quarantined=cut_over.promotion.left_behind,
         )
 
 
@@ -118,6 +126,7 @@ class _CutOver:
         passes: Passes,
         watch: Stopwatch,
         progress: Progress,
+        accept_quarantined: frozenset[UUID],
     ) -> None:
         self._context = context
         self._connection = connection
@@ -136,6 +145,7 @@ class _CutOver:
             state=MigrationState.OFFLINE_RUNNING,
             watch=watch,
             progress=progress,
+            accept_quarantined=accept_quarantined,
         )
         self.window_events = 0
 
@@ -178,6 +188,7 @@ class _CutOver:
             self._passes.require_unedited()
             before = self._passes.last()
             self.window_events = self._passes.catch_up()
+            self.promotion.require_accepted()
         with self._watch.step("checking the last window", self._progress):
             self.promotion.verify(
                 until=self._passes.last().until,

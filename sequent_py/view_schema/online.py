@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from sequent_py.errors import InvalidTransition, PlanChanged
+from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import executor, table_files
@@ -32,7 +32,13 @@ from sequent_py.view_schema.versions import ViewMigration
 
 
 def run_online(
-    context: Context, *, workers: int, group_target_events: int, progress: Progress
+    context: Context,
+    *,
+    workers: int,
+    group_target_events: int,
+    quarantine: bool | None,
+    quarantine_limit: int,
+    progress: Progress,
 ) -> OnlineReport:
     """Begin, go on with, or catch up the migration to the code's version.
 
@@ -52,7 +58,13 @@ def run_online(
         if plan.is_noop:
             return _noop(plan)
         resolved = resolve(plan, context.definition)
+        if quarantine:
+            require_quarantine(resolved)
         migration, is_resumed, warnings = _begin_or_resume(context, connection, plan, resolved, progress)
+        if quarantine is not None:
+            migration = context.versions.record_quarantine_limit(
+                connection, migration.id, quarantine_limit if quarantine else None
+            )
         passes = Passes(
             context,
             connection,
@@ -68,11 +80,16 @@ def run_online(
             events = 0
             if migration.state is MigrationState.ONLINE_DONE:
                 progress.step("catching up")
-                events = passes.catch_up() if plan.replays else 0
+                events = passes.catch_up(tries_quarantined=True) if plan.replays else 0
             else:
+                # Set aside by an earlier run, perhaps with other code: they are tried again once the tables have their indexes.
+                tries_quarantined = bool(context.quarantine.listed(connection, migration.id))
                 progress.step("replaying")
                 events = passes.first() if plan.replays else 0
                 _index_and_analyse(context, connection, migration, resolved, workers, progress)
+                if tries_quarantined:
+                    progress.step("trying what was set aside")
+                    events += passes.catch_up(tries_quarantined=True)
             passes.require_unedited()
             with connection.transaction():
                 context.versions.transition(
@@ -89,6 +106,23 @@ def run_online(
             seconds=time.monotonic() - started,
             rows=context.ledger.row_counts(connection, migration.id),
             warnings=warnings,
+            quarantined=context.quarantine.listed(connection, migration.id),
+        )
+
+
+def require_quarantine(resolved: ResolvedPlan) -> None:
+    """Refuse a quarantine of single aggregates where rows depend on several.
+
+    Raises
+    ------
+    DefinitionError
+        A replayed projector is not ordered by aggregate.
+    """
+    others = [item.name for item in resolved.projectors if item.ordering != "aggregate"]
+    if others:
+        raise DefinitionError(
+            f"Rows of {', '.join(others)} depend on several aggregates: setting one aside would make the others' rows wrong.",
+            remedy="Run online without --quarantine: it stops at the event that cannot be projected.",
         )
 
 

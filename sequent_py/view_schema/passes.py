@@ -1,24 +1,24 @@
 """Passes of a migration: creating the next one and running what is unfinished.
 
-Creating a pass is: take a snapshot, size its window, cut it into groups, write all of it in one transaction. Nothing is decided twice: a
-pass that was written is finished before another is made, whoever comes next.
+Creating a pass is: take a snapshot, find the aggregates that were edited since the last one, size window and histories, cut them into groups,
+write all of it in one transaction. Nothing is decided twice: a pass that was written is finished before another is made, whoever comes next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
+from uuid import UUID
 
-from sequent_py.errors import EventsEdited
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
-from sequent_py.replay import fence
+from sequent_py.replay import fence, refold
+from sequent_py.replay.edits import count_events, edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
-from sequent_py.replay.groups import Group, cut
+from sequent_py.replay.groups import Group, PartitionSample, cut
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.worker import ReplayTask
-from sequent_py.store import edits_since
 from sequent_py.view_schema.context import Context, replayed_event_names
 from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.versions import ViewMigration
@@ -70,30 +70,95 @@ class Passes:
                 self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
         return self.finish()
 
-    def catch_up(self) -> int:
-        """Replay the window since the last pass up to a snapshot taken now; return its events."""
+    def catch_up(self, *, tries_quarantined: bool = False) -> int:
+        """Replay the window since the last pass up to a snapshot taken now, and re-fold what was edited in it; return the events.
+
+        ``tries_quarantined``: also fold the aggregates that were set aside, each from the snapshot that its rows stand at; those that
+        fold are released.
+
+        Raises
+        ------
+        EventsEdited
+            What was edited cannot be re-folded; no pass was made.
+        """
         self.finish()
         with self._connection.transaction():
-            self.create_next()
+            self.create_next(tries_quarantined=tries_quarantined)
         return self.finish()
 
-    def create_next(self) -> Pass:
-        """Write the pass that follows the newest one, up to a snapshot taken now, in the caller's transaction; nothing may be unfinished."""
+    def create_next(self, *, tries_quarantined: bool = False) -> Pass:
+        """Write the pass that follows the newest one, up to a snapshot taken now, in the caller's transaction; nothing may be unfinished.
+
+        Raises
+        ------
+        EventsEdited
+            As :meth:`catch_up`.
+        """
         last = self.last()
         until = current_snapshot(self._connection)
+        specials = self._special_aggregates(
+            since=last.until, until=until, tries_quarantined=tries_quarantined
+        )
+        samples = self._sizes(specials, since=last.until, until=until)
+        total = sum(sample.estimated_events for sample in samples.values())
+        # A window's count is exact: every event in it is committed. Nothing to read or to delete makes a pass without groups.
+        groups = cut(samples, target_events=self._target, workers=self._workers) if total or specials else ()
+        new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
+        self._create(new, groups, specials)
+        return new
+
+    def _special_aggregates(
+        self, *, since: str, until: str | None, tries_quarantined: bool
+    ) -> tuple[refold.SpecialAggregate, ...]:
+        edits = edits_in_window(self._connection, self._context.schema, since=since, until=until)
+        quarantined = (
+            self._context.quarantine.listed(self._connection, self._migration.id) if tries_quarantined else ()
+        )
+        specials = refold.special_aggregates(
+            edits,
+            [refold.SpecialAggregate(item.aggregate_id, item.snapshot_since, False) for item in quarantined],
+            refold.find_obstacles(self._resolved.projectors),
+        )
+        if edits.aggregate_ids:
+            refold.check_share(
+                aggregates=len(edits.aggregate_ids),
+                events=sum(self._histories(edits.aggregate_ids, until).values()),
+                replayed_events=self._context.ledger.replayed_events(self._connection, self._migration.id),
+            )
+        return specials
+
+    def _sizes(
+        self, specials: Sequence[refold.SpecialAggregate], *, since: str, until: str
+    ) -> dict[int, PartitionSample]:
+        """Size the window and the histories of the special aggregates, per partition."""
+        special_ids = [special.aggregate_id for special in specials]
         samples = estimate_window(
             self._connection,
             self._context.schema,
-            since=last.until,
+            since=since,
+            until=until,
+            event_type_ids=self._event_type_ids(),
+            left_out={*special_ids, *self.set_aside()},
+        )
+        for partition, count in self._histories(special_ids, until).items():
+            sample = samples[partition]
+            # Where they lie among the window's aggregates does not matter much: a poor sample makes uneven groups, never wrong ones.
+            samples[partition] = PartitionSample(sample.estimated_events + count, sample.aggregate_ids)
+        return samples
+
+    def _histories(self, aggregate_ids: Collection[UUID], until: str | None) -> dict[int, int]:
+        return count_events(
+            self._connection,
+            self._context.schema,
+            aggregate_ids,
             until=until,
             event_type_ids=self._event_type_ids(),
         )
-        total = sum(sample.estimated_events for sample in samples.values())
-        # A window's count is exact: every event in it is committed. Nothing to read makes a pass without groups.
-        groups = cut(samples, target_events=self._target, workers=self._workers) if total else ()
-        new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
-        self._create(new, groups)
-        return new
+
+    def set_aside(self) -> frozenset[UUID]:
+        """Return the aggregates whose rows these tables do not hold in full: their builder has set them aside."""
+        tables = self.task().physical_tables.values()
+        return self._context.quarantine.left_out_of(self._connection, tables)
 
     def finish(self) -> int:
         """Replay the unfinished groups of the newest pass; return the events replayed by this run."""
@@ -112,21 +177,19 @@ class Passes:
         return other
 
     def require_unedited(self) -> None:
-        """Refuse to go on where events that may have been replayed were edited or deleted since.
+        """Refuse to go on where events were edited since the last pass in a way that the next one cannot re-fold.
 
         Raises
         ------
         EventsEdited
-            They were, by this many statements.
+            They were.
         """
-        since = self._context.ledger.first_snapshot(self._connection, self._migration.id)
-        edits = edits_since(self._connection, self._context.schema, since) if since is not None else 0
-        if edits:
-            raise EventsEdited(
-                f"Events were edited or deleted ({edits} statement{'s'[: edits != 1]}) since the migration began: the new tables may hold"
-                " what is no longer in the log.",
-                remedy="Begin anew: sequent migrate abort, then sequent migrate online",
-            )
+        last = self._newest()
+        if last is not None:
+            self._special_aggregates(since=last.until, until=None, tries_quarantined=False)
+
+    def _newest(self) -> Pass | None:
+        return self._context.ledger.latest_pass(self._connection, self._migration.id)
 
     def last(self) -> Pass:
         """Return the newest pass."""
@@ -135,9 +198,15 @@ class Passes:
         return last
 
     def pending_events(self) -> int:
-        """Count the events visible now that no pass covers."""
-        return pending_events(
-            self._context, self._connection, since=self.last().until, event_type_ids=self._event_type_ids()
+        """Count the events visible now that no pass covers, and those of aggregates that were edited since the last one."""
+        since = self.last().until
+        events = pending_events(
+            self._context, self._connection, since=since, event_type_ids=self._event_type_ids()
+        )
+        edits = edits_in_window(self._connection, self._context.schema, since=since, until=None)
+        # Each costs something even if no event of it is left: its rows must go.
+        return (
+            events + len(edits.aggregate_ids) + sum(self._histories(edits.aggregate_ids, until=None).values())
         )
 
     def expected_rows(self) -> dict[str, int]:
@@ -147,9 +216,11 @@ class Passes:
     def _raise_epoch(self) -> int:
         return self._context.versions.bump_epoch(self._connection, self._migration.id)
 
-    def _create(self, new: Pass, groups: Sequence[Group]) -> None:
+    def _create(
+        self, new: Pass, groups: Sequence[Group], specials: Sequence[refold.SpecialAggregate]
+    ) -> None:
         """Write a catch-up pass, in the caller's transaction."""
-        self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
+        self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch, specials=specials)
 
     def _event_type_ids(self) -> list[int]:
         stored = stored_event_types(self._connection, self._context.schema)

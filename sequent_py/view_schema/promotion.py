@@ -7,9 +7,10 @@ and whatever fails before leaves ``online_done`` with all of its work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import psycopg
 
@@ -17,6 +18,7 @@ from sequent_py.errors import InvalidTransition, VerificationFailed
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
+from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
 from sequent_py.view_schema import prepared, swap
 from sequent_py.view_schema.alter_trial import AlterScript
@@ -65,7 +67,11 @@ class Promotion:
         state: MigrationState,
         watch: Stopwatch,
         progress: Progress,
+        accept_quarantined: Collection[UUID] = (),
     ) -> None:
+        """``accept_quarantined`` names the aggregates that may be left behind, set aside as they are."""
+        self._accept_quarantined = frozenset(accept_quarantined)
+        self.left_behind: tuple[QuarantinedAggregate, ...] = ()
         self._context = context
         self._connection = connection
         self._migration = migration
@@ -83,6 +89,18 @@ class Promotion:
         self._alters: Sequence[AlterScript] = ()
 
     # On the way
+
+    def require_accepted(self) -> None:
+        """Refuse a promotion that would leave behind what nobody has accepted by name.
+
+        Raises
+        ------
+        AggregatesQuarantined
+            Naming them.
+        """
+        self._context.quarantine.require_accepted(
+            self._connection, self._migration.id, self._accept_quarantined
+        )
 
     def catch_up(self, is_enough: Callable[[], bool]) -> bool:
         """Replay window after window until ``is_enough``; False when it was not so after :data:`MOST_CATCH_UP_PASSES`."""
@@ -130,6 +148,7 @@ class Promotion:
             tables=self._context.shadow_tables(self._connection, self._resolved),
             event_types=self._context.event_types,
             stored_types=stored_event_types(self._connection, self._context.schema),
+            left_out=self._passes.set_aside(),
         )
 
     # The cut-over
@@ -182,6 +201,8 @@ class Promotion:
         ------
         psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
             Not now; roll back and try again.
+        AggregatesQuarantined
+            As :meth:`require_accepted`: the last window may have set one aside.
         """
         context, connection, plan = self._context, self._connection, self._resolved.plan
         if context.ledger.unfinished_groups(connection, self._migration.id) > 0:
@@ -189,6 +210,7 @@ class Promotion:
                 "Groups of the replay are unfinished; nothing was promoted.",
                 remedy=f"Run: sequent migrate {self._command}",
             )
+        self.left_behind = context.quarantine.accept(connection, self._migration.id, self._accept_quarantined)
         result = swap.swap(
             connection,
             view_schema=context.config.view_schema,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from sequent_py.config import Config
 from sequent_py.errors import ConfigurationError, InvalidTransition
 from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
+from sequent_py.replay.quarantine import DEFAULT_LIMIT
 from sequent_py.replay.replayer import join_replay
 from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
@@ -65,11 +68,14 @@ class ViewSchema:
         *,
         workers: int | None = None,
         group_target_events: int | None = None,
+        quarantine: bool | None = None,
+        quarantine_limit: int = DEFAULT_LIMIT,
         progress: Progress = SILENT,
     ) -> OnlineReport:
         """Build the shadow tables while the application goes on; resumes what an earlier run left.
 
-        ``workers`` 0 replays inside this process. See :mod:`sequent_py.view_schema.online` for guarantees and errors.
+        ``workers`` 0 replays inside this process. ``quarantine`` sets up to ``quarantine_limit`` aggregates aside whose events cannot be
+        projected, in this and every later command of the migration; None: as an earlier run said, else not. See :mod:`sequent_py.view_schema.online` for guarantees and errors.
         """
         config = self._context.config
         return run_online(
@@ -78,6 +84,8 @@ class ViewSchema:
             group_target_events=config.group_target_events
             if group_target_events is None
             else group_target_events,
+            quarantine=quarantine,
+            quarantine_limit=quarantine_limit,
             progress=progress,
         )
 
@@ -88,9 +96,10 @@ class ViewSchema:
         drain_timeout_seconds: float | None = None,
         lock_budget_seconds: float | None = None,
         verify_sample: int | None = None,
+        accept_quarantined: Collection[UUID] = (),
         progress: Progress = SILENT,
     ) -> OfflineReport:
-        """Close the gate, replay the rest, verify, swap; see :mod:`sequent_py.view_schema.offline` for guarantees and errors."""
+        """Close the gate, replay the rest, verify, swap; ``accept_quarantined`` names the aggregates that may be left behind. See :mod:`sequent_py.view_schema.offline` for guarantees and errors."""
         config = self._context.config
         return run_offline(
             self._context,
@@ -103,6 +112,7 @@ class ViewSchema:
             if lock_budget_seconds is None
             else lock_budget_seconds,
             verify_sample=config.verify_sample if verify_sample is None else verify_sample,
+            accept_quarantined=frozenset(accept_quarantined),
             progress=progress,
         )
 
@@ -115,9 +125,13 @@ class ViewSchema:
         lock_timeout_seconds: float | None = None,
         lock_budget_seconds: float | None = None,
         verify_sample: int | None = None,
+        accept_quarantined: Collection[UUID] = (),
         progress: Progress = SILENT,
     ) -> GoliveReport:
-        """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors."""
+        """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors.
+
+        ``accept_quarantined`` names the aggregates that may be left behind.
+        """
         config = self._context.config
         return run_golive(
             self._context,
@@ -131,6 +145,7 @@ class ViewSchema:
                 lock_budget_seconds=lock_budget_seconds,
                 verify_sample=verify_sample,
             ),
+            accept_quarantined=frozenset(accept_quarantined),
             progress=progress,
         )
 
@@ -159,6 +174,7 @@ class ViewSchema:
                 executor.drop_blueprints(connection, context.config.view_schema, blueprints)
                 context.versions.forget(connection, names)
                 context.ledger.forget(connection, migration.id)
+                context.quarantine.forget(connection, migration.id)
                 context.versions.transition(
                     connection, migration.id, (migration.state,), MigrationState.ABORTED
                 )

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
+from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.view_schema.generations import Generation
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.rollback_plan import RollbackOutlook
@@ -66,6 +67,8 @@ class StatusReport:
     """What swaps have left behind, newest first: by version, with what it makes possible."""
     rollback: RollbackOutlook | None = None
     """Whether this code's version can serve again; None where that is no question: it serves, or never has."""
+    quarantined: tuple[QuarantinedAggregate, ...] = ()
+    """Aggregates that the migration's replay has set aside."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class OnlineReport:
     rows: Mapping[str, int]
     """Rows in each shadow table."""
     warnings: tuple[str, ...] = ()
+    quarantined: tuple[QuarantinedAggregate, ...] = ()
+    """Aggregates that are set aside now."""
 
     @property
     def events_per_second(self) -> float:
@@ -113,6 +118,8 @@ class OfflineReport:
     """How long the gate was closed to writers."""
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    accepted_quarantined: tuple[QuarantinedAggregate, ...] = ()
+    """Aggregates that were left behind, as was accepted by name."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ goes on behind the last pass and counts from the same beginning.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sequent_py.errors import EventsEdited, ForeignTransactionIds, InvalidTransition
 from sequent_py.event_types import stored_event_types
@@ -16,7 +17,8 @@ from sequent_py.progress import Progress
 from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Connection, Pass
-from sequent_py.store import edits_since
+from sequent_py.replay.refold import SpecialAggregate
+from sequent_py.replay.worker import ReplayTask
 from sequent_py.verification import Verification
 from sequent_py.view_schema.context import Context, replayed_event_names, replayed_projectors
 from sequent_py.view_schema.passes import Passes, pending_events
@@ -68,21 +70,28 @@ class ReturnPasses(Passes):
         """Replay the unfinished groups of the newest pass over these tables, if there is one; return the events replayed by this run."""
         return super().finish() if self._return_pass is not None else 0
 
+    def task(self) -> ReplayTask:
+        """Describe the replay to workers; it sets nothing aside, for nobody could try it again."""
+        return replace(super().task(), quarantine_limit=None)
+
     def require_unedited(self) -> None:
-        """Refuse to go on where events were edited or deleted since the tables retired.
+        """Refuse to go on where events were edited since these tables retired, or since the last pass over them, in a way that cannot be re-folded.
 
         Raises
         ------
         EventsEdited
-            They were, by this many statements.
+            They were.
         """
-        edits = edits_since(self._connection, self._context.schema, self._since)
-        if edits:
-            raise EventsEdited(
-                f"Events were edited or deleted ({edits} statement{'s'[: edits != 1]}) since these tables retired: they may hold what is no"
-                " longer in the log.",
-                remedy="Build them anew: list their projectors under a newer version, then sequent migrate online",
+        try:
+            super().require_unedited()
+        except EventsEdited as error:
+            error.remedy = (
+                "Build them anew: list their projectors under a newer version, then sequent migrate online"
             )
+            raise
+
+    def _newest(self) -> Pass:
+        return self.last()
 
     def expected_rows(self) -> dict[str, int]:
         """Return how many rows the ledger says each table has."""
@@ -99,13 +108,14 @@ class ReturnPasses(Passes):
             tables=self._context.shadow_tables(self._connection, self._resolved),
             event_types=self._context.event_types,
             stored_types=stored_event_types(self._connection, self._context.schema),
+            left_out=self.set_aside(),
         )
 
     def _raise_epoch(self) -> int:
         return self._context.versions.bump_epoch(self._connection, self._migration.id, is_rollback=True)
 
-    def _create(self, new: Pass, groups: Sequence[Group]) -> None:
-        super()._create(new, groups)
+    def _create(self, new: Pass, groups: Sequence[Group], specials: Sequence[SpecialAggregate]) -> None:
+        super()._create(new, groups, specials)
         if self._return_pass is None:
             versions = self._context.versions
             # Nobody writes to these tables before the pass is claimable, which is after this transaction.

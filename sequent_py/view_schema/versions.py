@@ -59,6 +59,8 @@ class ViewMigration:
     """Of the latest cut-over, in either direction: the tables that retired hold exactly what it sees. None before the first one."""
     return_pass: int | None
     """The first pass that brings those tables up to date; None while no rollback has begun since that cut-over."""
+    quarantine_limit: int | None
+    """How many aggregates its replay may set aside; None: it stops at the first event that cannot be projected."""
 
     @property
     def plan(self) -> Plan:
@@ -310,6 +312,16 @@ class Versions:
         """Forget what retired tables hold: for a store whose transaction ids change. Nothing can be rolled back any more."""
         query = "UPDATE {migrations} SET promoted_snapshot = NULL, return_pass = NULL WHERE state = ANY (%s)"
         self._execute(connection, query, ([MigrationState.LIVE.value, MigrationState.ROLLED_BACK.value],))
+
+    def record_quarantine_limit(
+        self, connection: Connection, migration_id: int, limit: int | None
+    ) -> ViewMigration:
+        """Let the migration's replay set up to ``limit`` aggregates aside; None: none."""
+        query = "UPDATE {migrations} SET quarantine_limit = %s WHERE id = %s RETURNING {migration_columns}"
+        row = self._one(connection, query, (limit, migration_id))
+        if row is None:
+            raise InvalidTransition(f"There is no view migration {migration_id}.")
+        return _migration(row)
 
     def record_stall(self, connection: Connection, migration_id: int, stall_milliseconds: float) -> None:
         """Remember how long the cut-over held writers up."""

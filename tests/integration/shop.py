@@ -125,6 +125,29 @@ class ShopFailing(Migrations):
     versions = {1: [FailingProjector, LineProjector]}
 
 
+class ProductRecord(Record):
+    """Belongs to no aggregate."""
+
+    __tablename__ = "product_records"
+
+    order_id: Mapped[UUID] = mapped_column(primary_key=True)
+    product: Mapped[str] = mapped_column(primary_key=True)
+
+
+class ProductProjector(Projector):
+    manages_tables = (ProductRecord,)
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        if self.find_record(ProductRecord, order_id=event.aggregate_id, product=event.product) is None:
+            self.create_record(ProductRecord, order_id=event.aggregate_id, product=event.product)
+
+
+class ShopCounting(Migrations):
+    version = 1
+    versions = {1: [OrderProjector, LineProjector, ProductProjector]}
+
+
 class EndingProjector(LineProjector):
     """Ends the process that runs it."""
 

@@ -27,7 +27,6 @@ from sequent_py.database import connect_for_migration
 from sequent_py.errors import (
     ConcurrentMigration,
     DrainTimeout,
-    EventsEdited,
     ForeignTransactionIds,
     InvalidTransition,
     MaintenanceModeActive,
@@ -410,42 +409,6 @@ class TestOffline:
             app.view_schema.repair_transaction_ids()
         app.view_schema.abort()
         assert app.view_schema.repair_transaction_ids() == 4
-        migrate(app)
-        assert actual_rows(connection) == expected_rows(connection)
-
-
-class TestEdits:
-    @pytest.mark.parametrize(
-        "edit",
-        [
-            "DELETE FROM sequent_schema.events WHERE aggregate_id = %(id)s",
-            "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{cents}', '0') WHERE aggregate_id = %(id)s",
-            "DELETE FROM sequent_schema.events_03",
-            "TRUNCATE sequent_schema.events",
-        ],
-    )
-    def test_events_that_were_edited_since_online_are_never_promoted_as_they_were(
-        self, app: Sequent, connection: psycopg.Connection[Any], edit: str
-    ) -> None:
-        ids = place_orders(app, range(20))
-        app.view_schema.online()
-        connection.execute(edit, {"id": ids[3]} if "%" in edit else None)  # type: ignore[call-overload]
-        for command in (app.view_schema.offline, app.view_schema.online):
-            with pytest.raises(EventsEdited, match="abort"):
-                command()
-        app.view_schema.abort()
-        connection.execute(
-            "DELETE FROM sequent_schema.events WHERE sequence_number > 1 AND aggregate_id NOT IN"
-            " (SELECT aggregate_id FROM sequent_schema.events WHERE sequence_number = 1)"
-        )
-        migrate(app)
-        assert actual_rows(connection) == expected_rows(connection)
-
-    def test_edits_before_online_are_simply_history(
-        self, app: Sequent, connection: psycopg.Connection[Any]
-    ) -> None:
-        ids = place_orders(app, range(5))
-        connection.execute("DELETE FROM sequent_schema.events WHERE aggregate_id = %s", (ids[0],))
         migrate(app)
         assert actual_rows(connection) == expected_rows(connection)
 

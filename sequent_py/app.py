@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 from sqlalchemy import Engine
@@ -14,15 +15,18 @@ from sqlalchemy import Engine
 from sequent_py import database
 from sequent_py.config import Config
 from sequent_py.embedded import EmbeddedServer, directory_of, is_created
+from sequent_py.erasure import Erasure, ErasureReport
 from sequent_py.errors import ConfigurationError, StoreNotInstalled
 from sequent_py.events import Event, EventTypes
 from sequent_py.gate import Gate, GateState
 from sequent_py.projection import LiveProjection
+from sequent_py.refolding import Refolding, RefoldReport
+from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.worker import event_types_of, load_migrations
-from sequent_py.schema_migrations.event_store import install_event_store
+from sequent_py.schema_migrations.event_store import install_event_store, require_current_event_store
 from sequent_py.store import EventStore
 from sequent_py.view_schema.context import Context
-from sequent_py.view_schema.migrations import Migrations, served_definitions
+from sequent_py.view_schema.migrations import Migrations, definition, served_definitions, tables_of
 from sequent_py.view_schema.rebuild import ViewSchema
 
 
@@ -139,7 +143,11 @@ class Sequent:
     def store(self) -> EventStore:
         """The event store; appends project into the live tables."""
         projection = (
-            LiveProjection(served_definitions(self.migrations), self.config.view_schema)
+            LiveProjection(
+                served_definitions(self.migrations),
+                self.config.view_schema,
+                Quarantine(self.config.event_store_schema),
+            )
             if self.has_migrations
             else None
         )
@@ -155,6 +163,11 @@ class Sequent:
         """The gate, by hand."""
         return Maintenance(self.find_database, self.config.event_store_schema)
 
+    @cached_property
+    def aggregates(self) -> Aggregates:
+        """Single aggregates: erasing them, folding them anew."""
+        return Aggregates(self)
+
     @property
     def _context(self) -> Context:
         return Context(
@@ -169,6 +182,65 @@ class Sequent:
         """Create or upgrade the event store's schema; return the schema migrations that were applied, none when it was current."""
         with database.connect(self.database_url, autocommit=True) as connection:
             return install_event_store(connection, self.config.event_store_schema)
+
+
+class Aggregates:
+    """What is done to single aggregates, beside appending. Each is at a standstill: writers wait for some milliseconds, they don't fail."""
+
+    def __init__(self, sequent: Sequent) -> None:
+        self._sequent = sequent
+
+    def erase(
+        self,
+        aggregate_ids: Sequence[UUID],
+        *,
+        is_dry_run: bool = False,
+        lock_budget_seconds: float | None = None,
+    ) -> ErasureReport:
+        """Delete the aggregates' events, and their rows wherever they are kept; see :mod:`sequent_py.erasure` for places, guarantees and errors."""
+        config = self._sequent.config
+        projectors = definition(self._sequent.migrations).projectors if self._sequent.has_migrations else ()
+        with self._connect("aggregates erase") as connection:
+            return Erasure(
+                connection,
+                event_store_schema=config.event_store_schema,
+                view_schema=config.view_schema,
+                budget_seconds=config.lock_budget_seconds
+                if lock_budget_seconds is None
+                else lock_budget_seconds,
+                shared_tables=[
+                    table for item in projectors if item.ordering != "aggregate" for table in tables_of(item)
+                ],
+            ).run(aggregate_ids, is_dry_run=is_dry_run)
+
+    def refold(
+        self, aggregate_ids: Sequence[UUID], *, lock_budget_seconds: float | None = None
+    ) -> RefoldReport:
+        """Make the aggregates' live rows the fold of their events; see :mod:`sequent_py.refolding` for guarantees and errors."""
+        config = self._sequent.config
+        with self._connect("aggregates refold") as connection:
+            return Refolding(
+                connection,
+                event_store_schema=config.event_store_schema,
+                view_schema=config.view_schema,
+                definitions=served_definitions(self._sequent.migrations),
+                event_types=self._sequent.event_types,
+                budget_seconds=config.lock_budget_seconds
+                if lock_budget_seconds is None
+                else lock_budget_seconds,
+            ).run(aggregate_ids)
+
+    def _connect(self, purpose: str) -> psycopg.Connection:
+        url = self._sequent.find_database()
+        if url is None:
+            raise StoreNotInstalled(self._sequent.config.event_store_schema)
+        connection = database.connect_for_migration(url, application_name=f"sequent {purpose}")
+        try:
+            require_current_event_store(connection, self._sequent.config.event_store_schema)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 class Maintenance:

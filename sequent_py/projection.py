@@ -2,6 +2,9 @@
 
 The store calls :meth:`LiveProjection.project` only when the live version is one that this code serves, while the append holds the gate: the
 tables cannot be swapped underneath. A process that carries two versions of the declaration goes on across the cut-over from one to the other.
+
+Aggregates that were left behind when the tables were promoted (:mod:`sequent_py.replay.quarantine`) are not projected into those tables: their
+rows stay the prefix of their history that they are, until ``sequent aggregates refold`` makes them whole.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -18,17 +22,26 @@ from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Dispatcher
 from sequent_py.records import Record, record_shape
+from sequent_py.replay.quarantine import Quarantine
 from sequent_py.view_schema.migrations import MigrationsDefinition
 
 
 class LiveProjection:
     """All registered projectors, fed with new events; of each version that this process serves. Safe for use by several threads."""
 
-    def __init__(self, definitions: Sequence[MigrationsDefinition], view_schema: str) -> None:
+    def __init__(
+        self,
+        definitions: Sequence[MigrationsDefinition],
+        view_schema: str,
+        quarantine: Quarantine | None = None,
+    ) -> None:
         self.versions = tuple(item.version for item in definitions)
         """The view-schema versions that this code can project into."""
         self._definitions = {item.version: item for item in definitions}
         self._view_schema = view_schema
+        self._quarantine = quarantine
+        self._left_behind: frozenset[UUID] = frozenset()
+        """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
         self._tables: dict[int, Mapping[type[Record], TableShape]] = {}
         self._prepared: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
         """The version for which each connection may have prepared statements."""
@@ -46,9 +59,26 @@ class LiveProjection:
         """
         persistor = LivePersistor(connection, self._live_tables(connection, live_version))
         projectors = self._definitions[live_version].projectors
+        behind = self._tables_left_behind(connection, {event.aggregate_id for event in events})
+        if behind:
+            projectors = tuple(
+                item
+                for item in projectors
+                if behind.isdisjoint(record_shape(it).table_name for it in item.records)
+            )
         dispatcher = Dispatcher([item.projector(persistor) for item in projectors])
         for event in events:
             dispatcher.dispatch(event)
+
+    def _tables_left_behind(
+        self, connection: psycopg.Connection[Any], aggregate_ids: set[UUID]
+    ) -> frozenset[str]:
+        """Return the live tables that were promoted without these aggregates; one append has events of one aggregate only."""
+        suspects = self._left_behind & aggregate_ids
+        if not suspects or self._quarantine is None:
+            return frozenset()
+        found = self._quarantine.unprojected(connection, list(suspects))
+        return frozenset(table for tables in found.values() for table in tables)
 
     def _live_tables(
         self, connection: psycopg.Connection[Any], live_version: int
@@ -76,4 +106,6 @@ class LiveProjection:
                         )
                     }
                 }
+                if self._quarantine is not None:
+                    self._left_behind = frozenset(self._quarantine.unprojected(connection))
             return self._tables[live_version]

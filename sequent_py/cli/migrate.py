@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -11,6 +12,7 @@ from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Line, Tone, count
 from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
+from sequent_py.replay.quarantine import DEFAULT_LIMIT
 
 NOT_CURRENT = 3
 """The exit code that says: nothing failed, but there is something to migrate."""
@@ -27,6 +29,16 @@ Workers = Annotated[
         max=256,
         metavar="N",
         help="Replay processes; 0 replays in this one. Default: the setting workers.",
+    ),
+]
+
+AcceptQuarantined = Annotated[
+    Sequence[UUID] | None,
+    typer.Option(
+        "--accept-quarantined",
+        metavar="ID",
+        help="An aggregate that was set aside and may be left behind. Repeat for each.",
+        show_default=False,
     ),
 ]
 
@@ -78,12 +90,23 @@ def online(
             min=1, metavar="N", help="Events that a group aims for. Default: the setting group_target_events."
         ),
     ] = None,
+    quarantine: Annotated[
+        bool | None,
+        typer.Option(
+            "--quarantine/--no-quarantine",
+            help="Set aggregates aside whose events cannot be projected, and go on. Default: as the migration was begun; else it stops.",
+            show_default=False,
+        ),
+    ] = None,
+    quarantine_limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many are set aside before it stops all the same.")
+    ] = DEFAULT_LIMIT,
 ) -> None:
     """Build the new tables beside the live ones.
 
     The application runs on meanwhile, readers and writers alike: the live tables stay as they are, and nobody sees the new ones before golive or offline. It may be
     interrupted or killed at any moment; run it again, and it goes on with what is missing. Run again when it is done, it replays the
-    events that came in meanwhile, which makes the cut-over shorter. Nothing to do is not an error.
+    events that came in meanwhile, which makes the cut-over shorter, and tries again what was set aside. Nothing to do is not an error.
 
     \b
     Next: sequent migrate golive, or sequent migrate offline
@@ -94,7 +117,11 @@ def online(
     )
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.online(
-            workers=workers, group_target_events=group_events, progress=progress
+            workers=workers,
+            group_target_events=group_events,
+            quarantine=quarantine,
+            quarantine_limit=quarantine_limit,
+            progress=progress,
         )
     invocation.report(report, descriptions.online)
 
@@ -118,6 +145,7 @@ def offline(
             min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
         ),
     ] = None,
+    accept_quarantined: AcceptQuarantined = (),
 ) -> None:
     """Replay the rest, verify, and swap the new tables in.
 
@@ -138,6 +166,7 @@ def offline(
             drain_timeout_seconds=drain_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
+            accept_quarantined=accept_quarantined or (),
             progress=progress,
         )
     invocation.report(report, descriptions.offline)

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sequent_py.errors import SchemaMigrationError
+from sequent_py.errors import SchemaMigrationError, StoreNotInstalled
 from sequent_py.schema_migrations.connections import Database, connect, scope
 from sequent_py.schema_migrations.errors import MissingMigrationFiles
 from sequent_py.schema_migrations.files import list_files
@@ -66,6 +66,23 @@ def event_store_version(database: Database, schema: str) -> int | None:
     """Return the version of the event store in ``schema``; None where there is none. Writes nothing."""
     with connect(database) as connection, scope(connection, transactional=True):
         return VersionTable(schema=schema).read(connection) or None
+
+
+def require_current_event_store(database: Database, schema: str) -> None:
+    """Refuse an event store that is missing or older than this library. Writes nothing.
+
+    Raises
+    ------
+    StoreNotInstalled
+        With what to run.
+    """
+    version = event_store_version(database, schema)
+    if version is None:
+        raise StoreNotInstalled(schema)
+    if version < latest_event_store_version():
+        raise StoreNotInstalled(
+            schema, f"is at version {version}, this library needs {latest_event_store_version()}"
+        )
 
 
 def latest_event_store_version() -> int:

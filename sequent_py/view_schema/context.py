@@ -22,7 +22,11 @@ from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection, Ledger
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.worker import ReplayTask
-from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
+from sequent_py.schema_migrations.event_store import (
+    event_store_version,
+    latest_event_store_version,
+    require_current_event_store,
+)
 from sequent_py.store import foreign_transaction_ids
 from sequent_py.view_schema import table_files
 from sequent_py.view_schema.alter_trial import AlterScript
@@ -161,13 +165,7 @@ class Context:
         StoreNotInstalled
             With what to run.
         """
-        version = event_store_version(connection, self.schema)
-        if version is None:
-            raise StoreNotInstalled(self.schema)
-        if version < latest_event_store_version():
-            raise StoreNotInstalled(
-                self.schema, f"is at version {version}, this library needs {latest_event_store_version()}"
-            )
+        require_current_event_store(connection, self.schema)
 
     def _is_installed(self, connection: Connection) -> bool:
         version = event_store_version(connection, self.schema)

@@ -1,0 +1,260 @@
+"""Erasure: taking aggregates out of everything that this library keeps, for good.
+
+Places, in this order; each step is idempotent, and a command that died is run again:
+
+1. at a standstill, one short transaction per aggregate: its events, its partition key and its rows in the live tables, so that nobody
+   ever sees or appends to half of it. Afterwards the id is new: ``expected_version=0`` works;
+2. its rows in retired tables;
+3. its rows in the shadow tables of an unfinished migration. That needs the migration lock, which tells that no worker is reading events from
+   before the erasure; the ledger's row counts are corrected. While a coordinator is at work the shadow tables are left alone: the erasure is
+   an edit, which their next pass re-folds, and no table is promoted without that pass;
+4. recorded errors, which may quote payloads, and quarantine.
+
+What stays: the id itself in ``event_edits``, by which tables that are not up to date will drop its rows. Tables without an ``aggregate_id`` cannot be
+told apart by aggregate: they are named, and have to be rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from sequent_py.database import for_parameters
+from sequent_py.errors import ConcurrentMigration
+from sequent_py.replay import fence
+from sequent_py.replay.ledger import Ledger
+from sequent_py.replay.quarantine import Quarantine
+from sequent_py.standstill import at_standstill
+from sequent_py.view_schema.versions import TableRole, Versions, ViewTable
+
+Connection = psycopg.Connection[Any]
+
+STORE_PLACES = (
+    ("events", "events"),
+    ("partition keys", "aggregate_partitions"),
+    ("snapshots of aggregates", "aggregate_snapshots"),
+    ("saved copies", "saved_aggregates"),
+)
+"""Tables of the event store's schema with an ``aggregate_id``, by what they hold. Whatever is added to the store belongs here; what a store does not
+have (this release keeps no snapshots and no saved copies) is reported as such."""
+
+REMEDY_FOR_UNTOLD = "Rebuild them without the erased events: declare their projectors under a new version, then sequent migrate online"
+REST = "Deleted rows stay in the files until VACUUM has been there, and in WAL archives, replicas that lag and backups until those expire."
+
+
+@dataclass(frozen=True)
+class Place:
+    """What was found in one place."""
+
+    name: str
+    rows: int | None
+    """Rows deleted, of a dry run found; None where there is no such place, or it was left alone."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ErasureReport:
+    """What was erased, place by place."""
+
+    aggregate_ids: tuple[UUID, ...]
+    is_dry_run: bool
+    places: tuple[Place, ...]
+    untold_tables: tuple[str, ...]
+    """Tables whose rows nobody can tell apart by aggregate, or depend on several; they may hold what was erased."""
+    left_to_next_pass: tuple[str, ...] = ()
+    """Shadow tables that a migration is at work on: its next pass deletes the rows, and no promotion happens without it."""
+    rest: str = field(default=REST)
+
+
+class Erasure:
+    """Erases aggregates from one event store and its view schema."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        event_store_schema: str,
+        view_schema: str,
+        budget_seconds: float,
+        shared_tables: Sequence[str] = (),
+    ) -> None:
+        """``shared_tables``: plain names of tables whose rows depend on several aggregates."""
+        self._connection = connection
+        self._schema = event_store_schema
+        self._view_schema = view_schema
+        self._budget_seconds = budget_seconds
+        self._versions = Versions(event_store_schema)
+        self._rows: dict[str, int | None] = {}
+        self._shared = frozenset(shared_tables)
+        self._untold: dict[str, None] = {}
+        self._left: list[str] = []
+
+    def run(self, aggregate_ids: Sequence[UUID], *, is_dry_run: bool = False) -> ErasureReport:
+        """Erase the aggregates, or count what would be; unknown ones are no error, so that an interrupted run can be repeated.
+
+        Raises
+        ------
+        MaintenanceModeActive
+            The gate is closed; nothing was changed, or no more than earlier aggregates.
+        DrainTimeout
+            Writers were in flight all the time; as above.
+        """
+        ids = list(dict.fromkeys(aggregate_ids))
+        if is_dry_run:
+            with self._connection.transaction():
+                self._connection.execute("SET TRANSACTION READ ONLY")
+                self._count(ids)
+        else:
+            for aggregate_id in ids:
+                at_standstill(
+                    self._connection,
+                    self._schema,
+                    partial(self._erase_events, aggregate_id),
+                    budget_seconds=self._budget_seconds,
+                )
+            self._erase_retired(ids)
+            self._erase_shadows(ids)
+            self._erase_records(ids)
+        return ErasureReport(
+            aggregate_ids=tuple(ids),
+            is_dry_run=is_dry_run,
+            places=tuple(Place(name, rows) for name, rows in self._rows.items()),
+            untold_tables=tuple(self._untold),
+            left_to_next_pass=tuple(self._left),
+        )
+
+    def _erase_events(self, aggregate_id: UUID, _live_version: int) -> None:
+        """Delete events, partition key and live rows, in the transaction of a standstill."""
+        keys = {
+            name: for_parameters(sql.Identifier(self._schema, name))
+            for name in ("partitions", "aggregate_partitions")
+        }
+        partition_key = self._connection.execute(
+            sql.SQL("SELECT partition_key FROM {aggregate_partitions} WHERE aggregate_id = %s").format(
+                **keys
+            ),
+            (aggregate_id,),
+        ).fetchone()
+        for name, table in STORE_PLACES:
+            self._take(name, sql.Identifier(self._schema, table), [aggregate_id])
+        # The key's own row goes with its last aggregate: keys may say as much of a person as events.
+        self._connection.execute(
+            sql.SQL(
+                "DELETE FROM {partitions} p WHERE p.partition_key = %s AND NOT EXISTS"
+                " (SELECT FROM {aggregate_partitions} a WHERE a.partition_key = p.partition_key)"
+            ).format(**keys),
+            partition_key or (None,),
+        )
+        for live in self._versions.tables(self._connection, TableRole.LIVE):
+            self._take_rows(live, [aggregate_id])
+
+    def _erase_retired(self, ids: Sequence[UUID]) -> None:
+        with self._connection.transaction():
+            # Held until the rows are gone: a table that is renamed or dropped meanwhile would be missed.
+            self._connection.execute(
+                sql.SQL("SELECT FROM {} WHERE role = 'retired' FOR SHARE").format(
+                    sql.Identifier(self._schema, "view_tables")
+                )
+            )
+            for table in self._versions.retired(self._connection):
+                self._take_rows(table, ids)
+
+    def _erase_shadows(self, ids: Sequence[UUID]) -> None:
+        shadows = self._versions.tables(self._connection, TableRole.SHADOW)
+        if not shadows:
+            return
+        try:
+            fence.become_coordinator(self._connection, self._schema)
+        except ConcurrentMigration:
+            self._left = [table.physical_name for table in shadows]
+            return
+        try:
+            # A worker that outlived its coordinator may have read the events before they were deleted.
+            fence.evict_workers(self._connection, self._schema)
+            with self._connection.transaction():
+                changes: dict[int, dict[str, int]] = {}
+                for table in self._versions.tables(self._connection, TableRole.SHADOW):
+                    rows = self._take_rows(table, ids)
+                    if rows:
+                        changes.setdefault(table.migration_id, {})[table.table_name] = -rows
+                for migration_id, rows_of in changes.items():
+                    Ledger(self._schema).correct_rows(
+                        self._connection, migration_id, rows_of, worker="aggregates erase"
+                    )
+        finally:
+            fence.resign(self._connection, self._schema)
+
+    def _erase_records(self, ids: Sequence[UUID]) -> None:
+        """Blank error texts that name an aggregate, or none at all so that nobody can say whose payload they quote; end its quarantine."""
+        with self._connection.transaction():
+            self._rows["quarantine"] = Quarantine(self._schema).erase(self._connection, ids)
+            names = [str(item) for item in ids]
+            texts = 0
+            for table, key in (("view_migrations", "id"), ("replay_groups", "(migration_id, pass, number)")):
+                # A row that is locked is a group that a worker is at, whose error goes when it ends.
+                statement = sql.SQL(
+                    "UPDATE {table} SET error = '(erased)' WHERE {key} IN (SELECT {columns} FROM {table} WHERE error <> '(erased)'"
+                    " AND (error ~* ANY (%s) OR error !~* '[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}')"
+                    " FOR UPDATE SKIP LOCKED)"
+                ).format(
+                    table=for_parameters(sql.Identifier(self._schema, table)),
+                    key=sql.SQL(key),
+                    columns=sql.SQL(key.strip("()")),
+                )
+                texts += self._connection.execute(statement, (names,)).rowcount
+            self._rows["recorded errors"] = texts
+
+    def _count(self, ids: Sequence[UUID]) -> None:
+        for name, table in STORE_PLACES:
+            self._take(name, sql.Identifier(self._schema, table), ids, is_counting=True)
+        for role in TableRole:
+            for view_table in self._versions.tables(self._connection, role):
+                self._take_rows(view_table, ids, is_counting=True)
+        self._take(
+            "quarantine", sql.Identifier(self._schema, "quarantined_aggregates"), ids, is_counting=True
+        )
+
+    def _take_rows(self, table: ViewTable, ids: Sequence[UUID], *, is_counting: bool = False) -> int:
+        relation = sql.Identifier(self._view_schema, table.physical_name)
+        name = f"{table.role} table {table.physical_name}"
+        rows = self._take(name, relation, ids, is_counting=is_counting)
+        if table.table_name in self._shared:
+            self._untold[table.physical_name] = None
+        if rows is None:
+            self._rows.pop(name)
+            self._untold[table.physical_name] = None
+        return rows or 0
+
+    def _take(
+        self, name: str, relation: sql.Identifier, ids: Sequence[UUID], *, is_counting: bool = False
+    ) -> int | None:
+        """Delete or count the rows of these aggregates, and add them to the report; None where rows do not say whose they are."""
+        type_name = self._aggregate_id_type(relation)
+        if type_name not in ("uuid", "text", "varchar", "bpchar"):
+            self._rows.setdefault(name, None)
+            return None
+        values = [str(item) for item in ids]
+        condition = sql.SQL(
+            "aggregate_id = ANY (%s::uuid[])"
+            if type_name == "uuid"
+            else "lower(aggregate_id) = ANY (%s::text[])"
+        )
+        template = sql.SQL("SELECT count(*) FROM {} WHERE {}" if is_counting else "DELETE FROM {} WHERE {}")
+        cursor = self._connection.execute(template.format(for_parameters(relation), condition), (values,))
+        rows = int(cursor.fetchone()[0]) if is_counting else cursor.rowcount  # type: ignore[index]
+        self._rows[name] = (self._rows.get(name) or 0) + rows
+        return rows
+
+    def _aggregate_id_type(self, relation: sql.Identifier) -> str | None:
+        row = self._connection.execute(
+            "SELECT t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+            " WHERE a.attrelid = to_regclass(%s) AND a.attname = 'aggregate_id' AND NOT a.attisdropped",
+            (relation.as_string(self._connection),),
+        ).fetchone()
+        return None if row is None else str(row[0])

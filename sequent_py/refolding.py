@@ -1,0 +1,155 @@
+"""Re-folding live rows: after events were edited by hand, or once an aggregate that was left behind can be projected.
+
+An edit of events does not touch the live tables: they hold what the events were. For each aggregate, in one transaction at a standstill: its rows in
+the live tables are deleted, all of its events are folded by this code's projectors, and whatever left it behind is taken back. Readers see its
+old rows or its new ones. After a crash each aggregate is as it was or done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from sequent_py.errors import MigrationError
+from sequent_py.event_types import stored_event_types
+from sequent_py.events import EventTypes
+from sequent_py.gate import Gate
+from sequent_py.persistors.replay import ReplayPersistor
+from sequent_py.persistors.tables import TableShape, read_table_shape
+from sequent_py.records import Record, record_shape
+from sequent_py.replay.estimate import current_snapshot
+from sequent_py.replay.fold import Fold
+from sequent_py.replay.quarantine import Quarantine
+from sequent_py.replay.reader import aggregates_query, in_order, read_events
+from sequent_py.replay.refold import find_obstacles
+from sequent_py.standstill import at_standstill
+from sequent_py.view_schema.migrations import MigrationsDefinition
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True)
+class RefoldReport:
+    """What was folded anew."""
+
+    aggregate_ids: tuple[UUID, ...]
+    events: int
+    deleted_rows: Mapping[str, int]
+    """By table."""
+    inserted_rows: Mapping[str, int]
+    released: int
+    """Aggregates that had been left behind in a replay, and are whole now."""
+
+
+class Refolding:
+    """Re-folds aggregates into the live tables."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        event_store_schema: str,
+        view_schema: str,
+        definitions: Sequence[MigrationsDefinition],
+        event_types: EventTypes,
+        budget_seconds: float,
+    ) -> None:
+        self._connection = connection
+        self._schema = event_store_schema
+        self._view_schema = view_schema
+        self._definitions = {item.version: item for item in definitions}
+        self._event_types = event_types
+        self._budget_seconds = budget_seconds
+
+    def run(self, aggregate_ids: Sequence[UUID]) -> RefoldReport:
+        """Make the live rows of these aggregates the fold of their events, one transaction each; of one without events, none.
+
+        Raises
+        ------
+        MigrationError
+            No version is live, or none of this code's; or its rows cannot be told apart by aggregate. Nothing was changed.
+        ProjectionFailed, InvalidPayload
+            An event cannot be projected. That aggregate is as it was, those before it are done.
+        MaintenanceModeActive, DrainTimeout
+            As in :func:`~sequent_py.standstill.at_standstill`.
+        """
+        self._definition_of(Gate(self._schema).read(self._connection).live_version)
+        ids = tuple(dict.fromkeys(aggregate_ids))
+        events, released = 0, 0
+        deleted: dict[str, int] = {}
+        inserted: dict[str, int] = {}
+        for aggregate_id in ids:
+            done = at_standstill(
+                self._connection,
+                self._schema,
+                partial(self._refold, aggregate_id),
+                budget_seconds=self._budget_seconds,
+            )
+            events += done.events
+            released += done.released
+            for total, part in ((deleted, done.deleted_rows), (inserted, done.inserted_rows)):
+                for table, rows in part.items():
+                    total[table] = total.get(table, 0) + rows
+        return RefoldReport(ids, events, deleted, inserted, released)
+
+    def _definition_of(self, live_version: int) -> MigrationsDefinition:
+        definition = self._definitions.get(live_version)
+        if definition is None:
+            has = " and ".join(map(str, self._definitions))
+            raise MigrationError(
+                f"This code has the projectors of version {has}, and version {live_version} is live; nothing was changed."
+                if live_version
+                else "No version is live yet, so there are no rows to fold anew.",
+                remedy=f"Run it with the code of version {live_version}." if live_version else "",
+            )
+        obstacles = find_obstacles(definition.projectors)
+        if obstacles:
+            raise MigrationError(
+                f"Single aggregates cannot be folded anew: {'; '.join(obstacles)}.",
+                remedy="Rebuild the tables: declare their projectors under a new version, then sequent migrate online",
+            )
+        return definition
+
+    def _refold(self, aggregate_id: UUID, live_version: int) -> RefoldReport:
+        definition = self._definition_of(live_version)
+        projectors = [item.projector for item in definition.projectors]
+        persistor = ReplayPersistor(self._connection, self._tables(definition), backing="table")
+        fold = Fold(
+            projectors,
+            persistor,
+            self._event_types,
+            stored_event_types(self._connection, self._schema),
+        )
+        persistor.delete_aggregates([aggregate_id])
+        query = aggregates_query(
+            self._schema,
+            [aggregate_id],
+            event_type_ids=fold.event_type_ids,
+            until=current_snapshot(self._connection),
+        )
+        # Read to the end first: handlers may look rows up on this connection, which is in COPY mode until then.
+        events = fold.apply(list(in_order(read_events(self._connection, query))))
+        changes = persistor.flush()
+        released = Quarantine(self._schema).release_live(self._connection, [aggregate_id])
+        return RefoldReport(
+            (aggregate_id,),
+            events,
+            {record_shape(record).table_name: delta.deleted for record, delta in changes.items()},
+            {record_shape(record).table_name: delta.inserted for record, delta in changes.items()},
+            released,
+        )
+
+    def _tables(self, definition: MigrationsDefinition) -> dict[type[Record], TableShape]:
+        """Read the live tables' shapes, at the standstill: nothing can be swapped underneath."""
+        records = dict.fromkeys(record for item in definition.projectors for record in item.records)
+        return {
+            record: read_table_shape(
+                self._connection, record_shape(record), self._view_schema, record_shape(record).table_name
+            )
+            for record in records
+        }

@@ -1,0 +1,87 @@
+"""A standstill: a short transaction during which nobody else writes events.
+
+``gate_key()`` is taken exclusively, for the transaction: every writer in flight has ended, and new ones wait *before* they read versions
+or the gate's row. They wait, they don't fail. A request that queues holds back the writers behind it, so it is given up after
+:data:`LOCK_TIMEOUT_SECONDS` and repeated; while a writer is at work that is older than :data:`OLD_WRITER_SECONDS`, we wait without queueing.
+
+Writers in REPEATABLE READ and SERIALIZABLE whose snapshot is older than the standstill would decide on events that are gone. The gate's row is therefore written
+anew: they lock it when they pass the gate, and get a serialization failure.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+
+from sequent_py.gate import POLL_SECONDS, Gate, drain_timeout
+from sequent_py.store_errors import translated
+
+LOCK_TIMEOUT_SECONDS = 0.05
+OLD_WRITER_SECONDS = 0.1
+LONGEST_BACKOFF_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+class _Busy(Exception):
+    """Writers did not end in time."""
+
+
+def at_standstill(
+    connection: psycopg.Connection[Any], schema: str, action: Callable[[int], T], *, budget_seconds: float
+) -> T:
+    """Run ``action`` with the live version, in a transaction of its own at a standstill, and return what it returns.
+
+    ``connection`` must be in autocommit.
+
+    Raises
+    ------
+    DrainTimeout
+        Writers were in flight for all of the budget; names them. Nothing was changed.
+    MaintenanceModeActive
+        The gate is closed. Nothing was changed.
+    """
+    gate = Gate(schema)
+    deadline = time.monotonic() + budget_seconds
+    backoff = LOCK_TIMEOUT_SECONDS
+    while True:
+        writers = gate.writers(connection)
+        if not any(writer.open_seconds > OLD_WRITER_SECONDS for writer in writers):
+            try:
+                with connection.transaction():
+                    with translated(schema, connection):
+                        live_version = _hold_gate(connection, schema)
+                    return action(live_version)
+            except _Busy:
+                # Jitter keeps two such commands from meeting for ever; writers that queued behind the try go first.
+                time.sleep(backoff * random.uniform(0.5, 1.5))
+                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+        if time.monotonic() >= deadline:
+            raise drain_timeout(gate.writers(connection), budget_seconds)
+        time.sleep(POLL_SECONDS)
+
+
+def _hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
+    """Take the key, then pass the gate as every writer does; return the live version."""
+    before = connection.execute("SELECT current_setting('lock_timeout')").fetchone()
+    connection.execute(
+        "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
+    )
+    try:
+        connection.execute(
+            sql.SQL("SELECT pg_advisory_xact_lock({}())").format(sql.Identifier(schema, "gate_key"))
+        )
+    except psycopg.errors.LockNotAvailable as error:
+        raise _Busy from error
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", before)
+    row = connection.execute(
+        sql.SQL("SELECT {}()").format(sql.Identifier(schema, "check_gate_v2"))
+    ).fetchone()
+    connection.execute(sql.SQL("UPDATE {} SET id = id").format(sql.Identifier(schema, "gate")))
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,282 @@
+"""Events that cannot be projected: with a quarantine their aggregates are set aside, tried again, and never promoted unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from shop import (
+    FailingProjector,
+    LineAdded,
+    OrderPlaced,
+    Rows,
+    ShopFailing,
+    actual_rows,
+    expected_rows,
+    place_orders,
+    shop,
+)
+
+from sequent_py import Sequent
+from sequent_py.errors import AggregatesQuarantined, InvalidPayload, ProjectionFailed
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def app(store_database_url: str) -> Iterator[Sequent]:
+    with shop(store_database_url, ShopFailing) as app:
+        yield app
+
+
+@pytest.fixture
+def connection(store_database_url: str) -> Iterator[Connection]:
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        yield connection
+
+
+def poison(app: Sequent, order: UUID) -> None:
+    app.store.append(order, [LineAdded(product="poison", cents=1), LineAdded(product="after", cents=2)])
+
+
+def without(rows: Rows, *orders: UUID) -> Rows:
+    return {table: [row for row in found if row[0] not in orders] for table, found in rows.items()}
+
+
+def set_aside(app: Sequent) -> list[UUID]:
+    return [item.aggregate_id for item in app.view_schema.status().quarantined]
+
+
+def test_the_poisoned_are_set_aside_the_others_are_folded_and_the_mended_are_released(
+    app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = place_orders(app, range(20))
+    poison(app, ids[3])
+    poison(app, ids[5])
+    report = app.view_schema.online(quarantine=True, group_target_events=15)
+    assert {item.aggregate_id for item in report.quarantined} == {ids[3], ids[5]}
+    assert actual_rows(connection, "_1") == without(expected_rows(connection), ids[3], ids[5])
+    [first, _] = sorted(report.quarantined, key=lambda item: item.aggregate_id != ids[3])
+    assert (first.projector, first.event_type, first.sequence_number, first.snapshot_since) == (
+        "FailingProjector",
+        "LineAdded",
+        5,
+        None,
+    )
+    assert "no poison here" in first.error
+    # Later windows leave them out as well.
+    app.store.append(ids[3], [LineAdded(product="later", cents=3)])
+    place_orders(app, range(20, 22))
+    app.view_schema.online()
+    assert actual_rows(connection, "_1") == without(expected_rows(connection), ids[3], ids[5])
+    with pytest.raises(AggregatesQuarantined, match=str(min(ids[3], ids[5]))):
+        app.view_schema.offline()
+    monkeypatch.setattr(FailingProjector, "is_mended", True)
+    assert app.view_schema.online().quarantined == ()
+    assert actual_rows(connection, "_1") == expected_rows(connection)
+    app.view_schema.offline()
+    assert actual_rows(connection) == expected_rows(connection)
+
+
+def test_an_aggregate_that_fails_in_a_window_keeps_the_rows_of_its_good_prefix_and_goes_on_from_there(
+    app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = place_orders(app, range(5))
+    app.view_schema.online(quarantine=True)
+    before = actual_rows(connection, "_1")
+    poison(app, ids[1])
+    app.store.append(ids[2], [LineAdded(product="fine", cents=9)])
+    [item] = app.view_schema.online().quarantined
+    assert item.aggregate_id == ids[1]
+    assert item.snapshot_since is not None
+    now = actual_rows(connection, "_1")
+    assert [row for row in now["line_records"] if row[0] == ids[1]] == [
+        row for row in before["line_records"] if row[0] == ids[1]
+    ]
+    assert without(now, ids[1]) == without(expected_rows(connection), ids[1])
+    app.store.append(ids[1], [LineAdded(product="later", cents=3)])
+    app.view_schema.online()
+    assert set_aside(app) == [ids[1]]
+    monkeypatch.setattr(FailingProjector, "is_mended", True)
+    app.view_schema.online()
+    assert set_aside(app) == []
+    report = app.view_schema.offline()
+    assert actual_rows(connection) == expected_rows(connection)
+    assert report.rows["line_records"] == len(actual_rows(connection)["line_records"])
+
+
+def test_rows_of_an_edited_aggregate_go_even_if_it_cannot_be_folded(
+    app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = place_orders(app, range(5))
+    app.view_schema.online(quarantine=True)
+    connection.execute(
+        "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{product}', '\"poison\"')"
+        " WHERE aggregate_id = %s AND sequence_number = 3",
+        (ids[1],),
+    )
+    [item] = app.view_schema.online().quarantined
+    assert (item.aggregate_id, item.snapshot_since) == (ids[1], None)
+    assert actual_rows(connection, "_1") == without(expected_rows(connection), ids[1])
+    monkeypatch.setattr(FailingProjector, "is_mended", True)
+    app.view_schema.online()
+    assert actual_rows(connection, "_1") == expected_rows(connection)
+
+
+def test_mending_the_event_instead_of_the_handler_releases_too(app: Sequent, connection: Connection) -> None:
+    ids = place_orders(app, range(5))
+    poison(app, ids[1])
+    app.view_schema.online(quarantine=True)
+    connection.execute(
+        "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{product}', '\"cure\"') WHERE payload ->> 'product' = 'poison'"
+    )
+    app.view_schema.online()
+    assert set_aside(app) == []
+    app.view_schema.offline()
+    assert actual_rows(connection) == expected_rows(connection)
+
+
+def test_a_payload_that_does_not_validate_is_set_aside(app: Sequent, connection: Connection) -> None:
+    ids = place_orders(app, range(5))
+    connection.execute(
+        "UPDATE sequent_schema.events SET payload = '{}' WHERE aggregate_id = %s AND sequence_number = 2",
+        (ids[2],),
+    )
+    [item] = app.view_schema.online(quarantine=True).quarantined
+    assert (item.aggregate_id, item.projector, item.sequence_number) == (ids[2], None, 2)
+
+
+def test_without_a_quarantine_the_first_failure_stops(app: Sequent) -> None:
+    ids = place_orders(app, range(5))
+    poison(app, ids[1])
+    with pytest.raises(ProjectionFailed):
+        app.view_schema.online()
+    assert set_aside(app) == []
+    # Begun without, gone on with.
+    app.view_schema.online(quarantine=True)
+    assert set_aside(app) == [ids[1]]
+
+
+def test_it_can_be_ended(app: Sequent, connection: Connection) -> None:
+    ids = place_orders(app, range(5))
+    app.view_schema.online(quarantine=True)
+    poison(app, ids[1])
+    with pytest.raises(ProjectionFailed):
+        app.view_schema.online(quarantine=False)
+
+
+def test_more_than_the_limit_stops(app: Sequent, connection: Connection) -> None:
+    ids = place_orders(app, range(10))
+    for order in ids[:3]:
+        poison(app, order)
+    with pytest.raises(ProjectionFailed, match="quarantine-limit is 2"):
+        app.view_schema.online(quarantine=True, quarantine_limit=2)
+    assert len(set_aside(app)) == 2
+    app.view_schema.online(quarantine=True, quarantine_limit=3)
+    assert len(set_aside(app)) == 3
+
+
+def test_workers_of_their_own_do_the_same(store_database_url: str, connection: Connection) -> None:
+    with shop(store_database_url, ShopFailing, workers=2) as app:
+        ids = place_orders(app, range(30))
+        for order in ids[3:12:4]:
+            poison(app, order)
+        patch = pytest.MonkeyPatch()
+        with patch.context() as context:
+            context.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 0)
+            app.view_schema.online(quarantine=True, group_target_events=20)
+        assert set(set_aside(app)) == set(ids[3:12:4])
+        assert actual_rows(connection, "_1") == without(expected_rows(connection), *ids[3:12:4])
+
+
+def test_a_failure_behind_the_closed_gate_promotes_nothing(
+    app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = place_orders(app, range(5))
+    app.view_schema.online(quarantine=True)
+    poison(app, ids[1])
+    with pytest.raises(AggregatesQuarantined):
+        app.view_schema.offline()
+    status = app.view_schema.status()
+    assert (status.state, status.live_version) == ("online_done", 0)
+    place_orders(app, [30])
+    monkeypatch.setattr(FailingProjector, "is_mended", True)
+    app.view_schema.online()
+    app.view_schema.offline()
+    assert actual_rows(connection) == expected_rows(connection)
+
+
+def test_abort_forgets_them(app: Sequent) -> None:
+    [order] = place_orders(app, [1])
+    poison(app, order)
+    app.view_schema.online(quarantine=True)
+    app.view_schema.abort()
+    assert set_aside(app) == []
+
+
+class TestAccepted:
+    @pytest.mark.parametrize("fails_in", ["the first pass", "a window"])
+    def test_rows_stay_the_good_prefix_appends_go_on_and_refold_makes_them_whole(
+        self,
+        app: Sequent,
+        connection: Connection,
+        store_database_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+        fails_in: str,
+    ) -> None:
+        ids = place_orders(app, range(5))
+        if fails_in == "the first pass":
+            poison(app, ids[1])
+        app.view_schema.online(quarantine=True)
+        prefix = [row for row in actual_rows(connection, "_1")["order_records"] if row[0] == ids[1]]
+        assert len(prefix) == (0 if fails_in == "the first pass" else 1)
+        if fails_in == "a window":
+            poison(app, ids[1])
+            app.view_schema.online()
+        with pytest.raises(AggregatesQuarantined):
+            app.view_schema.offline(accept_quarantined=[ids[0]])
+        report = app.view_schema.offline(accept_quarantined=[ids[1]])
+        assert [item.aggregate_id for item in report.accepted_quarantined] == [ids[1]]
+        [item] = app.view_schema.status().quarantined
+        assert item.accepted_at is not None
+
+        def rows_of_it() -> list[tuple[Any, ...]]:
+            return [row for row in actual_rows(connection)["order_records"] if row[0] == ids[1]]
+
+        assert rows_of_it() == prefix
+        app.store.append(ids[1], [LineAdded(product="live", cents=4)])
+        app.store.append(ids[2], [LineAdded(product="live", cents=4)])
+        assert rows_of_it() == prefix
+        assert without(actual_rows(connection), ids[1]) == without(expected_rows(connection), ids[1])
+        with pytest.raises(ProjectionFailed):
+            app.aggregates.refold([ids[1]])
+        assert rows_of_it() == prefix
+        monkeypatch.setattr(FailingProjector, "is_mended", True)
+        with shop(store_database_url, ShopFailing) as elsewhere:
+            assert elsewhere.aggregates.refold([ids[1]]).released == 1
+        assert set_aside(app) == []
+        assert actual_rows(connection) == expected_rows(connection)
+        # This process read before that the aggregate is left behind.
+        app.store.append(ids[1], [LineAdded(product="whole again", cents=4)])
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_a_process_that_starts_later_leaves_it_alone_as_well(
+        self, app: Sequent, connection: Connection, store_database_url: str
+    ) -> None:
+        ids = place_orders(app, range(3))
+        poison(app, ids[1])
+        app.view_schema.online(quarantine=True)
+        app.view_schema.offline(accept_quarantined=[ids[1]])
+        with shop(store_database_url, ShopFailing) as later:
+            later.store.append(ids[1], [OrderPlaced(customer="again")])
+        assert ids[1] not in {row[0] for row in actual_rows(connection)["order_records"]}
+
+
+def test_invalid_payload_says_where(app: Sequent, connection: Connection) -> None:
+    ids = place_orders(app, [1])
+    connection.execute("UPDATE sequent_schema.events SET payload = '{}' WHERE sequence_number = 2")
+    with pytest.raises(InvalidPayload, match=str(ids[0])):
+        app.view_schema.online()

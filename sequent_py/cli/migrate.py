@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated
 from uuid import UUID
 
@@ -33,7 +33,7 @@ Workers = Annotated[
 ]
 
 AcceptQuarantined = Annotated[
-    Sequence[UUID] | None,
+    list[UUID] | None,
     typer.Option(
         "--accept-quarantined",
         metavar="ID",
@@ -145,7 +145,7 @@ def offline(
             min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
         ),
     ] = None,
-    accept_quarantined: AcceptQuarantined = (),
+    accept_quarantined: AcceptQuarantined = None,
 ) -> None:
     """Replay the rest, verify, and swap the new tables in.
 

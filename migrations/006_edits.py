@@ -52,6 +52,10 @@ def down(op: Any) -> None:
     op.run("DROP FUNCTION guard_events_v2()")
     op.run("DROP INDEX event_edits_xact_id")
     op.run("ALTER TABLE event_edits DROP COLUMN aggregate_id")
+    op.run(
+        "COMMENT ON TABLE event_edits IS"
+        " 'One row per statement that updated, deleted or truncated events: no snapshot window shows what it changed.'"
+    )
 
 
 def tables() -> list[str]:

@@ -91,6 +91,17 @@ class Quarantine:
         )
         return frozenset(row[0] for row in rows)
 
+    def reported(self, connection: Connection, migration_id: int) -> tuple[QuarantinedAggregate, ...]:
+        """Return what a migration has set aside, and what earlier ones left behind in tables that are live."""
+        rows = connection.execute(
+            self._sql(
+                "SELECT {columns} FROM {quarantine} WHERE migration_id = %s OR (accepted_at IS NOT NULL AND migration_id IN"
+                " (SELECT t.migration_id FROM {tables} t WHERE t.role = 'live')) ORDER BY migration_id, aggregate_id"
+            ),
+            (migration_id,),
+        )
+        return tuple(QuarantinedAggregate(*row) for row in rows)
+
     def set_aside(
         self,
         connection: Connection,

@@ -165,7 +165,7 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
                 generations(context.versions.history(connection), _all_tables(context, connection))
             ),
             rollback=outlook,
-            quarantined=context.quarantine.listed(connection, migration.id) if migration else (),
+            quarantined=context.quarantine.reported(connection, migration.id) if migration else (),
         )
 
 

@@ -68,7 +68,7 @@ class StatusReport:
     rollback: RollbackOutlook | None = None
     """Whether this code's version can serve again; None where that is no question: it serves, or never has."""
     quarantined: tuple[QuarantinedAggregate, ...] = ()
-    """Aggregates that the migration's replay has set aside."""
+    """Aggregates that the migration's replay has set aside, and those that earlier ones left behind in live tables."""
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,7 @@ class TestAccepted:
         app.view_schema.offline(accept_quarantined=[ids[1]])
         with shop(store_database_url, ShopFailing) as later:
             later.store.append(ids[1], [OrderPlaced(customer="again")])
+            assert set_aside(later) == [ids[1]]
         assert ids[1] not in {row[0] for row in actual_rows(connection)["order_records"]}
 
 

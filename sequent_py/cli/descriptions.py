@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration, rate
+from sequent_py.cli.quarantine import left_behind, quarantined
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
-from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.view_schema.generations import Generation
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.reports import (
@@ -131,34 +131,8 @@ def offline(report: OfflineReport) -> Iterator[Block]:
     )
     yield from _rows(report.rows)
     yield Items("Old tables are kept as:", report.retired_tables)
-    yield Items(
-        "Left behind, as was accepted: their events are recorded, and not projected into the new tables until they are folded anew:",
-        [
-            f"{item.aggregate_id}: {'no rows' if item.snapshot_since is None else 'rows as before the event that could not be projected'};"
-            f" sequent aggregates refold {item.aggregate_id}"
-            for item in report.accepted_quarantined
-        ],
-        Tone.WARNING,
-    )
+    yield left_behind(report.accepted_quarantined)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
-
-
-def quarantined(items: Sequence[QuarantinedAggregate]) -> Iterator[Block]:
-    """List the aggregates that a replay has set aside."""
-    if items:
-        yield Grid(
-            "Set aside (mend the handlers, then: sequent migrate online)",
-            ("aggregate", "event", "projector", "error"),
-            [
-                (
-                    str(item.aggregate_id),
-                    f"{item.event_type} {item.sequence_number}",
-                    item.projector or "-",
-                    item.error + (" (accepted)" if item.accepted_at else ""),
-                )
-                for item in items
-            ],
-        )
 
 
 def _rows(rows: Mapping[str, int]) -> Iterator[Block]:

@@ -9,6 +9,7 @@ import typer
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
 from sequent_py.cli.invocation import Invocation, command
+from sequent_py.cli.quarantine import AcceptQuarantined, left_behind
 from sequent_py.view_schema.golive import GoliveReport
 
 
@@ -51,6 +52,7 @@ def golive(
             min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
         ),
     ] = None,
+    accept_quarantined: AcceptQuarantined = None,
 ) -> None:
     """Replay the rest, verify, and swap the new tables in, while the application runs.
 
@@ -77,6 +79,7 @@ def golive(
             lock_timeout_seconds=lock_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
+            accept_quarantined=accept_quarantined or (),
             progress=progress,
         )
     invocation.report(report, describe)
@@ -110,4 +113,5 @@ def describe(report: GoliveReport) -> Iterator[Block]:
             frozenset({1}),
         )
     yield Items("Old tables are kept as:", report.retired_tables)
+    yield left_behind(report.accepted_quarantined)
     yield Items("Warnings:", report.warnings, Tone.WARNING)

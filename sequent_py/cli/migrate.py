@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
@@ -12,6 +11,7 @@ from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Line, Tone, count
 from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
+from sequent_py.cli.quarantine import AcceptQuarantined
 from sequent_py.replay.quarantine import DEFAULT_LIMIT
 
 NOT_CURRENT = 3
@@ -29,16 +29,6 @@ Workers = Annotated[
         max=256,
         metavar="N",
         help="Replay processes; 0 replays in this one. Default: the setting workers.",
-    ),
-]
-
-AcceptQuarantined = Annotated[
-    list[UUID] | None,
-    typer.Option(
-        "--accept-quarantined",
-        metavar="ID",
-        help="An aggregate that was set aside and may be left behind. Repeat for each.",
-        show_default=False,
     ),
 ]
 

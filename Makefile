@@ -15,10 +15,10 @@ READY := $(VENV)/.ready
 WITHOUT_ENSUREPIP = { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -qq pip; }
 
 .DEFAULT_GOAL := help
-.PHONY: help venv check format test test-all demo bench docs clean
+.PHONY: help venv check format test test-all model crash-matrix state-machine demo bench docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY) ## create the virtual environment in $(VENV)
 
@@ -46,6 +46,9 @@ test: $(READY) ## the tests, in parallel and in random order
 
 test-all: $(READY) ## the slow tests, too
 	$(BIN)/pytest $(PYTEST_ARGUMENTS)
+
+model: $(READY) ## the protocol as a model: every order of its steps, and every guard taken away
+	$(BIN)/pytest -q -p no:randomly -s tests/model
 
 demo: $(READY) ## a view migration of 200 000 events under a writer, and its proof
 	$(BIN)/sequent demo

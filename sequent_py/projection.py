@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 
+from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
 from sequent_py.events import Event
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -56,6 +57,8 @@ class LiveProjection:
         ------
         ProjectionFailed
             A handler raised; the caller's transaction must not commit.
+        DatabaseUnavailable
+            The connection was lost meanwhile, which is not the handler's fault; nothing was recorded.
         """
         persistor = LivePersistor(connection, self._live_tables(connection, live_version))
         projectors = self._definitions[live_version].projectors
@@ -67,8 +70,16 @@ class LiveProjection:
                 if behind.isdisjoint(record_shape(it).table_name for it in item.records)
             )
         dispatcher = Dispatcher([item.projector(persistor) for item in projectors])
-        for event in events:
-            dispatcher.dispatch(event)
+        try:
+            for event in events:
+                dispatcher.dispatch(event)
+        except ProjectionFailed as failed:
+            if connection.closed:
+                raise DatabaseUnavailable(
+                    "The connection was lost while events were being projected; nothing was recorded.",
+                    remedy="Try again.",
+                ) from failed
+            raise
 
     def _tables_left_behind(
         self, connection: psycopg.Connection[Any], aggregate_ids: set[UUID]

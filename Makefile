@@ -50,6 +50,9 @@ test-all: $(READY) ## the slow tests, too
 model: $(READY) ## the protocol as a model: every order of its steps, and every guard taken away
 	$(BIN)/pytest -q -p no:randomly -s tests/model
 
+crash-matrix: $(READY) ## kill every command at every step, four ways each; prints step, kill and outcome
+	$(BIN)/pytest -q -n 2 -p no:randomly tests/crash
+
 demo: $(READY) ## a view migration of 200 000 events under a writer, and its proof
 	$(BIN)/sequent demo
 

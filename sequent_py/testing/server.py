@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
@@ -73,6 +73,19 @@ def shared_server(
             if _is_last(users):
                 _stop_and_remove(directory)
         os.close(users)
+
+
+def crash_server(server_url: str) -> None:
+    """Stop a server that :func:`shared_server` started as a power failure would, and start it again; returns when it has recovered.
+
+    Whoever uses it loses every connection. What was committed is kept, unless ``synchronous_commit`` is off.
+    """
+    socket = parse_qs(urlsplit(server_url).query)["host"][0]
+    directory = Path(socket).parent
+    run = _Runner(directory, Path((directory / "started").read_text(encoding="utf-8")))
+    data = directory / "data"
+    run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    run("pg_ctl", "-D", data, "-l", data / "log", "-w", "-t", _START_TIMEOUT_SECONDS, "start")
 
 
 @contextmanager

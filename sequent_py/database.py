@@ -104,14 +104,18 @@ def connect_for_migration(url: str, *, application_name: str) -> psycopg.Connect
         As :func:`connect`.
     """
     connection = connect(url, application_name=application_name, autocommit=True)
-    names = [name for name, _ in MIGRATION_SETTINGS]
-    known = connection.execute("SELECT name FROM pg_settings WHERE name = ANY (%s)", [names]).fetchall()
-    for name, value in MIGRATION_SETTINGS:
-        if (name,) in known:
-            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
-    with suppress(psycopg.errors.InvalidParameterValue):  # not on every platform of the server
-        # A process that died in mid-statement must not keep its locks until that statement ends.
-        connection.execute("SET client_connection_check_interval = '1s'")
+    try:
+        names = [name for name, _ in MIGRATION_SETTINGS]
+        known = connection.execute("SELECT name FROM pg_settings WHERE name = ANY (%s)", [names]).fetchall()
+        for name, value in MIGRATION_SETTINGS:
+            if (name,) in known:
+                connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        with suppress(psycopg.errors.InvalidParameterValue):  # not on every platform of the server
+            # A process that died in mid-statement must not keep its locks until that statement ends.
+            connection.execute("SET client_connection_check_interval = '1s'")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from uuid import UUID
@@ -346,11 +346,17 @@ def event_types_of(migrations: type[Migrations]) -> EventTypes:
 
 def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connection, Connection]:
     """Open a worker's reader and writer; the writer holds the worker lock from now on."""
-    reader = database.connect_for_migration(database_url, application_name="sequent worker (reader)")
-    # A group is sorted by position; the default of 4 MB would send every sort to disk.
-    reader.execute("SELECT set_config('work_mem', %s, false)", (READER_WORK_MEM,))
-    writer = database.connect_for_migration(database_url, application_name="sequent worker")
-    fence.become_worker(writer, event_store_schema)
+    with ExitStack() as stack:
+        reader = stack.enter_context(
+            closing(database.connect_for_migration(database_url, application_name="sequent worker (reader)"))
+        )
+        # A group is sorted by position; the default of 4 MB would send every sort to disk.
+        reader.execute("SELECT set_config('work_mem', %s, false)", (READER_WORK_MEM,))
+        writer = stack.enter_context(
+            closing(database.connect_for_migration(database_url, application_name="sequent worker"))
+        )
+        fence.become_worker(writer, event_store_schema)
+        stack.pop_all()
     return reader, writer
 
 

@@ -1,4 +1,4 @@
-"""A connection that is lost while a handler is at work: the append says so, rather than blame the handler."""
+"""Connections that are lost, or that are not finished being made: errors say so, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import psycopg
 import pytest
 from shop import LineProjector, OrderPlaced, OrderProjector, OrderRecord, shop
 
-from sequent_py import Migrations, on
+from sequent_py import Migrations, database, on
 from sequent_py.errors import DatabaseUnavailable
+from sequent_py.replay import fence
+from sequent_py.replay.worker import connect_worker
 
 
 class CutOffProjector(OrderProjector):
@@ -42,3 +44,28 @@ def test_a_lost_connection_is_not_the_handlers_fault(store_database_url: str) ->
             app.store.append(UUID(int=1), [OrderPlaced(customer="cut off")])
         assert app.store.load(UUID(int=1)) == []
         app.store.append(UUID(int=1), [OrderPlaced(customer="Ann")])
+
+
+def test_a_worker_that_cannot_connect_leaves_no_connection_open(
+    store_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[psycopg.Connection] = []
+    connect = database.connect
+
+    def noted(*arguments: object, **options: object) -> psycopg.Connection:
+        opened.append(connect(*arguments, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    def fails(*_: object) -> None:
+        raise psycopg.OperationalError("terminated")
+
+    monkeypatch.setattr(database, "connect", noted)
+    with monkeypatch.context() as broken:
+        broken.setattr(fence, "become_worker", fails)
+        with pytest.raises(psycopg.OperationalError):
+            connect_worker(store_database_url, "sequent_schema")
+    monkeypatch.setattr(database, "MIGRATION_SETTINGS", (("lock_timeout", "no time"),))
+    with pytest.raises(psycopg.Error):
+        database.connect_for_migration(store_database_url, application_name="test")
+    assert len(opened) == 3
+    assert all(connection.closed for connection in opened)

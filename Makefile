@@ -53,6 +53,9 @@ model: $(READY) ## the protocol as a model: every order of its steps, and every 
 crash-matrix: $(READY) ## kill every command at every step, four ways each; prints step, kill and outcome
 	$(BIN)/pytest -q -n 2 -p no:randomly tests/crash
 
+state-machine: $(READY) ## lives of a view schema at random, many; STATE_MACHINE_SEED=… for others
+	STATE_MACHINE_EXAMPLES=$${STATE_MACHINE_EXAMPLES:-40} $(BIN)/pytest -q -n 2 -p no:randomly tests/stateful
+
 demo: $(READY) ## a view migration of 200 000 events under a writer, and its proof
 	$(BIN)/sequent demo
 

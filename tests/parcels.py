@@ -162,14 +162,19 @@ def parcel(number: int) -> UUID:
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
-def expected_rows(connection: psycopg.Connection[Any], version: int) -> Rows:
-    """Fold all committed events naively, as the code of a version would."""
+def expected_rows(
+    connection: psycopg.Connection[Any], version: int, *, visible_in: str | None = None
+) -> Rows:
+    """Fold naively, as the code of a version would, all committed events, or those that a snapshot sees."""
     parcels_code, stops_code = codes_of(version)
     found: dict[UUID, list[Any]] = {}
     stops: dict[tuple[UUID, int], tuple[Any, ...]] = {}
     for aggregate_id, sequence_number, name, payload in connection.execute(
         "SELECT e.aggregate_id, e.sequence_number, t.name, e.payload FROM sequent_schema.events e"
-        " JOIN sequent_schema.event_types t ON t.id = e.event_type_id ORDER BY e.aggregate_id, e.sequence_number"
+        " JOIN sequent_schema.event_types t ON t.id = e.event_type_id"
+        " WHERE pg_visible_in_snapshot(e.xact_id, coalesce(%s::pg_snapshot, pg_current_snapshot()))"
+        " ORDER BY e.aggregate_id, e.sequence_number",
+        [visible_in],
     ):
         if name == "ParcelPosted":
             found[aggregate_id] = [payload["city"], 0, 0, parcels_code, sequence_number]

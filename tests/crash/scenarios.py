@@ -32,6 +32,7 @@ from waiting import wait_until
 
 from sequent_py import Event, Sequent
 from sequent_py.testing.server import crash_server, create_database, drop_database, with_database
+from sequent_py.view_schema.rebuild import ViewSchema
 
 HISTORY = 60
 GROUP_EVENTS = 40
@@ -70,6 +71,9 @@ class Scenario:
             "SEQUENT_GROUP_TARGET_EVENTS": str(GROUP_EVENTS),
         }
 
+
+PATIENT = ("--max-lag", "10")
+"""How long writers wait is measured elsewhere; here a slow machine must not be refused."""
 
 FIRST_BUILD = {
     "starting": 4,
@@ -143,7 +147,88 @@ SCENARIOS = (
         ("online_done", "aborted"),
         (("online", 2), ("offline", 2)),
     ),
+    Scenario(
+        "golive",
+        "built",
+        ("migrate", "golive", *PATIENT),
+        2,
+        {
+            "starting": 2,
+            "checking": 3,
+            "catching up": 5,
+            "verifying": 3,
+            "verifying > catching up": 2,
+            "cutting over": 3,
+            "cutting over > catching up": 20,
+        },
+        (1, 2),
+        ("online_done", "live"),
+    ),
+    Scenario(
+        "golive, workers",
+        "built",
+        ("migrate", "golive", *PATIENT, "--max-delta", "5"),
+        2,
+        {"catching up": 4},
+        (1, 2),
+        ("online_done", "live"),
+        uses_workers=True,
+    ),
+    Scenario(
+        "rollback",
+        "promoted",
+        ("migrate", "rollback", *PATIENT),
+        1,
+        {
+            "starting": 2,
+            "checking": 2,
+            "catching up": 8,
+            "verifying": 3,
+            "analysing": 1,
+            "cutting over": 2,
+            "cutting over > catching up": 16,
+        },
+        (2, 1),
+        ("live", "rolled_back"),
+    ),
+    Scenario(
+        "rollback, workers",
+        "promoted",
+        ("migrate", "rollback", *PATIENT),
+        1,
+        {"catching up": 4},
+        (2, 1),
+        ("live", "rolled_back"),
+        uses_workers=True,
+    ),
+    Scenario(
+        "rollback, forth",
+        "returned",
+        ("migrate", "rollback", *PATIENT),
+        2,
+        {
+            "starting": 2,
+            "checking": 2,
+            "catching up": 8,
+            "verifying": 3,
+            "analysing": 1,
+            "cutting over": 2,
+            "cutting over > catching up": 12,
+        },
+        (1, 2),
+        ("rolled_back", "live"),
+    ),
+    Scenario(
+        "prune",
+        "promoted",
+        ("migrate", "prune", "--keep", "0"),
+        2,
+        {"starting": 2, "dropping": 8},
+        (2, 2),
+        ("live",),
+    ),
 )
+SCENARIOS = tuple(scenario for scenario in SCENARIOS if hasattr(ViewSchema, scenario.arguments[1]))
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
@@ -282,15 +367,16 @@ class Matrix:
         directory = self._directory / uuid.uuid4().hex
         with self.copy(scenario.template) as url:
             self._crash_and_repeat(scenario, point, plan, url, directory, result)
-            check_equal(url, scenario.serves[1])
-            for command, version in scenario.finish:
-                run_here(url, version, command)
-            top = max(version for _, version in (*scenario.finish, ("", scenario.serves[1])))
-            check_equal(url, top)
+            live = scenario.serves[1]
+            check_equal(url, live)
+            for command, live in scenario.finish:
+                run_here(url, live, command)
+            check_equal(url, live)
             # Whatever the crash left behind must not be in the way of what comes next.
+            following = max(*scenario.serves, live) + 1
             for command in ("online", "offline"):
-                run_here(url, top + 1, command)
-            check_equal(url, top + 1)
+                run_here(url, following, command)
+            check_equal(url, following)
             check_no_leftovers(url)
         shutil.rmtree(directory, ignore_errors=True)
         return result
@@ -427,4 +513,21 @@ def _built(url: str) -> None:
         append_some(app, 100)
 
 
-_TEMPLATES = {"live": _Template(None, _live), "built": _Template("live", _built)}
+def _promoted(url: str) -> None:
+    with parcels(url, 2) as app:
+        app.view_schema.golive(max_lag_seconds=10)
+        append_some(app, 200)
+
+
+def _returned(url: str) -> None:
+    with parcels(url, 1) as app:
+        app.view_schema.rollback(max_lag_seconds=10)
+        append_some(app, 300)
+
+
+_TEMPLATES = {
+    "live": _Template(None, _live),
+    "built": _Template("live", _built),
+    "promoted": _Template("built", _promoted),
+    "returned": _Template("promoted", _returned),
+}

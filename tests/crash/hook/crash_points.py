@@ -38,23 +38,28 @@ class CrashPoint:
         self.action: str = plan["action"]
         self.directory = Path(plan["directory"])
         self.random = random.Random(plan.get("seed", 0))
-        self._at_step = "starting"
-        self._at_index = 0
+        self._at_step = self._newest_step = "starting"
+        self._sent = {"starting": 0}
         self._lock = threading.RLock()
         self._is_acting = False
 
     def enter(self, step: str) -> None:
-        """A named step begins."""
+        """A named step begins; one that comes again is part of the newest that came for the first time."""
         with self._lock:
-            self._at_step, self._at_index = step, 0
+            if step in self._sent:
+                step = f"{self._newest_step} > {step}"
+            else:
+                self._newest_step = step
+            self._at_step = step
+            self._sent.setdefault(step, 0)
 
     def statement(self, connection: Any, text: str) -> None:
         """Something is about to be sent."""
         with self._lock:
             if self._is_acting:
                 return
-            step, index = self._at_step, self._at_index
-            self._at_index += 1
+            step, index = self._at_step, self._sent[self._at_step]
+            self._sent[step] += 1
             if self.action == "record":
                 with (self.directory / "trace").open("a", encoding="utf-8") as file:
                     file.write(json.dumps([step, index, text]) + "\n")

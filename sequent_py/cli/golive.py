@@ -35,7 +35,7 @@ def golive(
         typer.Option(
             min=0.001,
             metavar="SECONDS",
-            help="How long one try may wait for a lock; writers and readers wait behind it. Default: 0.05.",
+            help="How long a try may wait for a lock at most; writers and readers wait behind it. Default: 0.2.",
         ),
     ] = None,
     lock_budget: Annotated[

@@ -16,7 +16,7 @@ Guarantees:
 * A try that does not get a lock in ``lock_timeout_seconds`` gives all of them back, so that whoever waited goes on, before the next.
 
 How the locks are got. Asking for a lock that is not free makes a queue: everybody who comes later waits behind us, for somebody who may
-take long. So, first, nothing is asked for while a transaction is under way that has been open for long already. Then the locks are tried for
+take long. So, first, the transactions that have been open for long already are watched until they end. Then the locks are tried for
 without waiting (which disturbs nobody) a number of times, at random distances: with a few hundred short writes per second there are gaps. Only
 then are they waited for, briefly. The tries without waiting have another use: who reads a table and then appends, in one transaction,
 holds the table and waits at the gate while we wait for the table; a queue at the gate collects such transactions, a gap has none. Where
@@ -43,10 +43,13 @@ from sequent_py.view_schema.context import Context
 Connection = psycopg.Connection[Any]
 R = TypeVar("R")
 
-LOCK_TIMEOUT_SECONDS = 0.05
-"""How long one try waits for each of its locks; everybody else waits behind it for that long."""
+FIRST_LOCK_TIMEOUT_SECONDS = 0.05
+"""How long a try waits for each of its locks at first; everybody else waits behind it for that long. Doubled with each that fails, because
+where transactions take that long, the same try would fail again and again."""
+LOCK_TIMEOUT_SECONDS = 0.2
+"""The longest."""
 LONG_TRANSACTION_SECONDS = 0.1
-"""What has been open for longer is waited for without a queue behind us; at least twice the lock timeout."""
+"""What has been open for longer, and for twice the lock timeout, is waited for without a queue behind us."""
 TRIES_WITHOUT_WAITING = 30
 """Before each one that waits. They take some 100 ms, and find a gap where writers are busy for nine tenths of the time."""
 LONGEST_PAUSE_SECONDS = 0.005
@@ -91,8 +94,8 @@ def cut_over(
     window writes. ``approach`` is called before each round of tries, with no lock held, to make the last window small. Where it does not become so, or a last
     window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
-    with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction under
-    ``lock_timeout_seconds``; if a lock is not to be had there, all is rolled back and tried again, ``last_window`` included.
+    with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction. No lock is waited for
+    longer than ``lock_timeout_seconds``, and at first for less; if a lock is not to be had there, all is rolled back and tried again, ``last_window`` included.
     ``stall_limit_seconds`` replaces :data:`STALL_LIMIT_SECONDS`.
 
     Raises
@@ -147,7 +150,8 @@ class _CutOver(Generic[R]):
         self._approach = approach
         self._last_window = last_window
         self._promote = promote
-        self._lock_timeout = lock_timeout_seconds
+        self._longest_lock_timeout = lock_timeout_seconds
+        self._lock_timeout = min(FIRST_LOCK_TIMEOUT_SECONDS, lock_timeout_seconds)
         self._stall_limit = stall_limit_seconds
         self._progress = progress
         self._command = command
@@ -182,6 +186,7 @@ class _CutOver(Generic[R]):
             # Jitter keeps two such tools from meeting for ever.
             time.sleep(backoff * random.uniform(0.5, 1.5))
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+            self._lock_timeout = min(self._lock_timeout * 2, self._longest_lock_timeout)
 
     def _try_some_times(self) -> R:
         """Look for a gap a number of times, then wait for one, briefly."""
@@ -198,7 +203,9 @@ class _CutOver(Generic[R]):
     # Waiting, with no lock and in no queue
 
     def _wait_for_long_transactions(self, deadline: float, budget_seconds: float) -> None:
-        while long := [item for item in self._blockers() if self._is_long(item)]:
+        # Those of now, not those that have become long meanwhile: on a slow machine there would always be one.
+        waiting_for = {item.writer.transaction for item in self._blockers() if self._is_long(item)}
+        while long := [item for item in self._blockers() if item.writer.transaction in waiting_for]:
             if time.monotonic() > deadline:
                 raise self._timeout(long, budget_seconds)
             self._note(f"Waiting, without holding anybody up, for: {listed(long)}.")
@@ -319,8 +326,9 @@ class _CutOver(Generic[R]):
             raise self._took_too_long()
 
     def _took_too_long(self) -> StallLimitExceeded:
+        is_golive = self._command == "golive"
         return StallLimitExceeded(
             f"The cut-over had held writers up for {self._stall_limit:g} s without an end; it was given up, and nothing was swapped.",
-            remedy=f"Run sequent migrate {self._command} again when there is less to do, or, for a cut-over that may take longer:"
-            " sequent migrate offline",
+            remedy=f"Run sequent migrate {self._command} again when there is less to do"
+            + (", or, for a cut-over that may take longer: sequent migrate offline" if is_golive else ""),
         )

@@ -23,6 +23,8 @@ from sequent_py.view_schema.passes import Passes
 
 LOCK_TIMEOUT_SECONDS = 0.5
 """Nothing should be in the way of a window; and where something of our own is, the server cannot see that we wait for ourselves."""
+COUNTED_ROWS = 200_000
+"""Counting so many takes some 10 ms; more were counted before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class LastWindow:
         return self._latest.seconds * max(1.0, events / max(self._latest.events, 1))
 
     def check(self, replayed: Replayed, *, sample: int, most_events: int) -> int:
-        """Compare aggregates of a window, and all row counts, with the log; return how many aggregates that were.
+        """Compare aggregates of a window with the log, and all row counts where that is quick; return how many aggregates that were.
 
         Raises
         ------
@@ -111,7 +113,9 @@ class LastWindow:
             self._writer, until=window.until, since=window.since, size=sample, most_events=most_events
         )
         verified = verification.check_aggregates(self._writer, self._reader, aggregates, until=window.until)
-        verification.check_counts(self._writer, self._passes.expected_rows())
+        rows = self._passes.expected_rows()
+        if sum(rows.values()) <= COUNTED_ROWS:
+            verification.check_counts(self._writer, rows)
         self.check_seconds = time.monotonic() - started
         return verified
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,9 +18,11 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 from shop import (
+    SQL_DIRECTORY,
     FailingProjector,
     LineAdded,
     LineProjector,
+    LineRecord,
     OrderPlaced,
     OrderProjector,
     Shop1,
@@ -32,7 +35,7 @@ from shop import (
 )
 from waiting import wait_until
 
-from sequent_py import Event, Migrations, Sequent
+from sequent_py import Event, Migrations, Sequent, alter_table
 from sequent_py.errors import (
     CatchUpTooSlow,
     DependentObjects,
@@ -52,6 +55,13 @@ class Both(Migrations):
     version = 2
     versions = {1: [OrderProjector, LineProjector], 2: [OrderProjector, LineProjector]}
     also_serves = (Shop1,)
+
+
+class Altering(Migrations):
+    """Version 2 alters the lines in place."""
+
+    version = 2
+    versions = {1: [OrderProjector, LineProjector], 2: [alter_table(LineRecord)]}
 
 
 @pytest.fixture
@@ -232,6 +242,25 @@ class TestWhatItNeeds:
             assert report.rows == {name: len(rows) for name, rows in actual_rows(connection).items()}
             assert actual_rows(connection) == expected_rows(connection)
             assert app.view_schema.golive().is_noop
+
+    def test_a_version_that_only_alters_a_table_in_place_goes_live(
+        self, app: Sequent, store_database_url: str, connection: psycopg.Connection[Any], tmp_path: Path
+    ) -> None:
+        place_orders(app, range(3))
+        shutil.copytree(SQL_DIRECTORY, tmp_path, dirs_exist_ok=True)
+        index = "CREATE INDEX line_records_product{} ON line_records{} (product);"
+        with (tmp_path / "line_records.indexes.sql").open("a") as file:
+            file.write(index.format("%SUFFIX%", "%SUFFIX%"))
+        (tmp_path / "line_records_2.sql").write_text(index.format("", ""))
+        with shop(store_database_url, Altering, sql_directory=tmp_path) as altering:
+            altering.view_schema.online()
+            report = altering.view_schema.golive()
+            assert report.retired_tables == ()
+            assert connection.execute(
+                "SELECT to_regclass('view_schema.line_records_product')::text"
+            ).fetchone() == ("view_schema.line_records_product",)
+            place_orders(altering, range(3, 6))
+        assert actual_rows(connection) == expected_rows(connection)
 
     def test_online_comes_first(self, app: Sequent) -> None:
         with pytest.raises(MigrationNotStarted, match="golive needs the tables that online builds"):

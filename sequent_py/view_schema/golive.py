@@ -14,6 +14,7 @@ longer, because the locks have died with their session.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -266,6 +267,8 @@ class _Golive:
                 self.promotion.verified += self._check(window, replayed)
             # Before anybody waits, if it can be known before.
             self.promotion.require_accepted()
+            # Here, so that the collector does not take its tens of milliseconds while everybody waits.
+            gc.collect()
             pending = self._passes.pending_events()
             if self._is_little(window, pending):
                 return
@@ -287,7 +290,8 @@ class _Golive:
             return
         started = time.monotonic()
         replayed = window.replay(lambda events: self._is_little(window, events))
-        self.window_events = replayed.events
+        # Of a try that then did not get a lock of the swap, too: what it committed stays.
+        self.window_events += replayed.events
         expected = window.check_seconds
         elapsed = time.monotonic() - started
         self.is_window_checked = expected is not None and elapsed + expected <= CHECK_WITHIN_SECONDS

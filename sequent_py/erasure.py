@@ -152,7 +152,7 @@ class Erasure:
             partition_key or (None,),
         )
         for live in self._versions.tables(self._connection, TableRole.LIVE):
-            self._take_rows(live, [aggregate_id])
+            self._take_kept_rows(live, [aggregate_id])
 
     def _erase_retired(self, ids: Sequence[UUID]) -> None:
         with self._connection.transaction():
@@ -163,7 +163,7 @@ class Erasure:
                 )
             )
             for table in self._versions.retired(self._connection):
-                self._take_rows(table, ids)
+                self._take_kept_rows(table, ids)
 
     def _erase_shadows(self, ids: Sequence[UUID]) -> None:
         shadows = self._versions.tables(self._connection, TableRole.SHADOW)
@@ -219,6 +219,12 @@ class Erasure:
         self._take(
             "quarantine", sql.Identifier(self._schema, "quarantined_aggregates"), ids, is_counting=True
         )
+
+    def _take_kept_rows(self, table: ViewTable, ids: Sequence[UUID]) -> None:
+        """Delete rows of a table that a rollback may be bringing up to date: it has counted them, and would miss these."""
+        rows = self._take_rows(table, ids)
+        if rows:
+            self._versions.correct_rows(self._connection, table.physical_name, -rows)
 
     def _take_rows(self, table: ViewTable, ids: Sequence[UUID], *, is_counting: bool = False) -> int:
         relation = sql.Identifier(self._view_schema, table.physical_name)

@@ -118,7 +118,8 @@ class ReturnPasses(Passes):
         super()._create(new, groups, specials)
         if self._return_pass is None:
             versions = self._context.versions
-            # Nobody writes to these tables before the pass is claimable, which is after this transaction.
+            # Nobody writes to these tables before the pass is claimable, which is after this transaction; an erasure waits for it, too.
+            versions.lock_tables(self._connection, [step.shadow_name for step in self._resolved.plan.replays])
             counts = self.verification().count_rows(self._connection)
             for step in self._resolved.plan.replays:
                 versions.record_rows(self._connection, step.shadow_name, counts[step.table_name])

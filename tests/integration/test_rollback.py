@@ -469,10 +469,34 @@ class TestWhatGoesWrong:
             at_2[1].view_schema.rollback(verify_sample=0)
         at_2.check(2)
 
-    def test_events_edited_since_the_swap_stop_it(self, at_2: Deployments) -> None:
-        at_2.connection.execute("UPDATE sequent_schema.events SET metadata = '{}'")
-        with pytest.raises(EventsEdited, match="since these tables retired"):
+    def test_what_was_edited_since_the_swap_is_folded_anew(self, at_2: Deployments) -> None:
+        at_2.connection.execute(
+            "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{customer}', '\"edited\"') WHERE payload ? 'customer'"
+        )
+        at_2[1].view_schema.rollback()
+        at_2.check(1)
+
+    def test_edits_that_cannot_be_followed_stop_it(self, at_2: Deployments) -> None:
+        at_2.connection.execute("TRUNCATE sequent_schema.events")
+        with pytest.raises(EventsEdited) as caught:
             at_2[1].view_schema.rollback()
+        assert "abort" not in caught.value.remedy
+
+    def test_aggregates_erased_between_two_runs_are_gone_and_not_missed(
+        self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("sequent_py.view_schema.rollback._Run.cut_over", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                at_2[1].view_schema.rollback()
+        rows = at_2.connection.execute(
+            "SELECT aggregate_id FROM view_schema.order_records_1 LIMIT 3"
+        ).fetchall()
+        at_2[2].aggregates.erase([aggregate_id for (aggregate_id,) in rows])
+        at_2[1].view_schema.rollback()
+        at_2.check(1)
+        at_2[2].view_schema.rollback()
+        at_2.check(2)
 
     def test_somebody_else_at_work_is_named(self, at_2: Deployments) -> None:
         at_2.connection.execute("SELECT pg_advisory_lock(sequent_schema.migration_key())")

@@ -14,6 +14,7 @@ from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, duration
 from sequent_py.cli.render import Output, describe_replay
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
+from sequent_py.view_schema.generations import Generation
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
 from sequent_py.view_schema.reports import (
     AbortReport,
@@ -116,6 +117,7 @@ def status(**changes: object) -> StatusReport:
         "gate": OPEN,
         "retired_tables": ("account_records_0",),
         "next_commands": ("sequent migrate status",),
+        "generations": (Generation(0, 1, ("account_records_0",), (), None, 1),),
     }
     return StatusReport(**(values | changes))  # type: ignore[arg-type]
 
@@ -132,6 +134,7 @@ def test_status_shows_the_run_under_way(capsys: pytest.CaptureFixture[str]) -> N
         "12 events since the last pass",
         "The gate is open",
         "account_records_0",
+        "from version 1 back to 0",
     ):
         assert expected in text
 

@@ -373,7 +373,8 @@ def test_code_older_than_the_database_is_refused() -> None:
         InvalidTransition, match="declares version 1, and the view schema is at version 2"
     ) as caught:
         planned({1: [Account]}, 2, tables=live(account_records=1))
-    assert caught.value.remedy == "Deploy the code of version 2."
+    assert caught.value.remedy.startswith("Deploy the code of version 2; or ")
+    assert "sequent migrate rollback --plan" in caught.value.remedy
 
 
 # -- names --------------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Rules say what may happen and what must come of it; invariants are checked after
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import sqlalchemy
 from bystanders import Reader
 from hypothesis import note
 from hypothesis import strategies as st
@@ -37,6 +39,7 @@ from parcels import (
     parcels,
     stop_rows,
 )
+from psycopg import sql
 from waiting import wait_until
 
 from sequent_py import Event, Sequent
@@ -44,8 +47,14 @@ from sequent_py.errors import (
     DrainTimeout,
     MaintenanceModeActive,
     SequentError,
+    SwapLockTimeout,
     VersionMismatch,
 )
+
+FAILURES = (SequentError, psycopg.Error, sqlalchemy.exc.DBAPIError)
+"""What a command may raise when it is cut off."""
+SEEN: Counter[str] = Counter()
+"""How often each command met which fate, in this process."""
 
 GROUP_EVENTS = 7
 PARCELS = 8
@@ -55,8 +64,8 @@ crashes = st.one_of(
     st.none(),
     st.builds(
         Crash,
-        # Commands send between fifty and five hundred statements; most of what matters comes late.
-        after=st.one_of(st.integers(0, 60), st.integers(60, 500)),
+        # Commands send between fifty and a thousand statements; most of what matters comes late.
+        after=st.one_of(st.integers(0, 60), st.integers(60, 300), st.integers(300, 1000)),
         is_kill=st.booleans(),
     ),
 )
@@ -100,7 +109,12 @@ class Life(RuleBasedStateMachine):
         self.slow: list[Slow] = []
         self.live = 0
         self.code = 1
+        self.newest_code = 1
+        self.other: int | None = None
+        """The version that rollback can go to, back or forth; None when there is no way."""
         self.state: str | None = None
+        self.touched: set[UUID] = set()
+        """Aggregates that were edited or erased: snapshots show what was appended, not what was changed."""
         self.is_maintenance = False
         self.losses = Losses()
         self.reader: Reader | None = None
@@ -219,29 +233,118 @@ class Life(RuleBasedStateMachine):
     # -- commands
 
     @rule()
-    @precondition(lambda self: self.code <= self.live < VERSIONS and not self.is_unfinished)
+    @precondition(
+        lambda self: self.code <= self.live and self.newest_code < VERSIONS and not self.is_unfinished
+    )
     def write_new_code(self) -> None:
-        self.code = self.live + 1
+        # Never a version again that has been rolled back: its tables are kept under its number.
+        self.newest_code += 1
+        self.code = self.newest_code
 
     @rule(crash=crashes)
     @precondition(lambda self: self.code > self.live)
     def online(self, crash: Crash | None) -> None:
         self.run("online", self.code, crash, {"online_running", "online_done"})
 
-    @rule(crash=crashes)
+    @rule(crash=crashes, command=st.sampled_from(["offline", "golive"]))
     @precondition(lambda self: self.state == "online_done")
-    def offline(self, crash: Crash | None) -> None:
+    def cut_over(self, crash: Crash | None, command: str) -> None:
+        before = self.live
         if crash is None and self.is_gate_held:
-            with pytest.raises(DrainTimeout):
-                self.do("offline", self.code)
-            self.look({"online_done"}, {self.live})
+            with pytest.raises(DrainTimeout if command == "offline" else SwapLockTimeout):
+                self.do(command, self.code)
+            self.look({"online_done"}, {before})
             return
-        self.run("offline", self.code, crash, {"online_done", "live"}, promotes=self.code)
+        if command == "golive" and self.is_maintenance:
+            return  # the gate is closed already: nobody waits, and offline is the same
+        self.run(command, self.code, crash, {"online_done", "live"}, target=self.code)
+        if self.live != before:
+            self.other = before or None
 
     @rule(crash=crashes)
     @precondition(lambda self: self.is_unfinished)
     def abort(self, crash: Crash | None) -> None:
         self.run("abort", self.code, crash, {"aborted"})
+
+    @rule(crash=crashes)
+    @precondition(
+        lambda self: self.state in ("live", "rolled_back") and self.other and not self.is_maintenance
+    )
+    def roll_back_or_forth(self, crash: Crash | None) -> None:
+        before, other = self.live, self.other
+        assert other is not None
+        if crash is None and self.is_gate_held:
+            with pytest.raises(SwapLockTimeout):
+                self.do("rollback", other)
+            self.look({self.state}, {before})
+            return
+        self.run("rollback", other, crash, {"live", "rolled_back"}, target=other)
+        if self.live != before:
+            self.other, self.code = before, self.live
+
+    @rule(crash=crashes, keep=st.integers(0, 1))
+    def prune(self, crash: Crash | None, keep: int) -> None:
+        if not self.live:
+            return
+        self.run("prune", self.code, crash, {self.state}, keep=keep)
+        if not self.retired_tables():
+            self.other = None
+
+    def retired_tables(self) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(
+                "SELECT t.table_name, t.physical_name, t.version, CASE WHEN m.return_pass IS NULL THEN m.promoted_snapshot::text"
+                " WHEN NOT EXISTS (SELECT FROM sequent_schema.replay_groups g WHERE g.migration_id = m.id AND g.done_at IS NULL)"
+                " THEN (SELECT p.snapshot_until::text FROM sequent_schema.replay_passes p WHERE p.migration_id = m.id"
+                "       ORDER BY p.number DESC LIMIT 1) END"
+                " FROM sequent_schema.view_tables t JOIN sequent_schema.view_migrations m ON m.id = t.retired_by"
+                " WHERE t.role = 'retired'"
+            ).fetchall()
+
+    # -- changing what has been written
+
+    @rule(crash=crashes, number=st.integers(0, PARCELS - 1))
+    @precondition(lambda self: not self.is_maintenance and not self.is_gate_held)
+    def edit(self, crash: Crash | None, number: int) -> None:
+        """Edit a parcel's events by hand, and fold its live rows anew, as the operations manual says."""
+        if self.there.get(number) != "there":
+            return
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(
+                "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{cents}', '77')"
+                " WHERE aggregate_id = %s AND payload ? 'cents'",
+                [parcel(number)],
+            )
+        self.touched.add(parcel(number))
+        if self.live:
+            self.change("refold", parcel(number), crash)
+
+    @rule(crash=crashes, number=st.integers(0, PARCELS - 1))
+    @precondition(lambda self: not self.is_maintenance and not self.is_gate_held)
+    def erase(self, crash: Crash | None, number: int) -> None:
+        if self.there.get(number) != "there":
+            return
+        self.losses.losing.add(parcel(number))
+        self.touched.add(parcel(number))
+        self.change("erase", parcel(number), crash)
+        self.there[number] = "lost"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for (table,) in connection.execute(
+                "SELECT physical_name FROM sequent_schema.view_tables"
+            ).fetchall():
+                query = sql.SQL("SELECT count(*) FROM {} WHERE aggregate_id = %s")
+                found = connection.execute(
+                    query.format(sql.Identifier("view_schema", table)), [parcel(number)]
+                ).fetchone()
+                assert found == (0,), f"{table} still has the erased parcel"
+
+    def change(self, command: str, aggregate_id: UUID, crash: Crash | None) -> None:
+        """Erase or re-fold an aggregate, with a crash perhaps, and then once more."""
+        aggregates = self.app(max(self.live, 1)).aggregates
+        if crash is not None:
+            with crashing(Crash(crash.after, crash.is_kill)), suppress(Killed, *FAILURES):
+                getattr(aggregates, command)([aggregate_id])
+        getattr(aggregates, command)([aggregate_id])
 
     @rule()
     def switch_maintenance(self) -> None:
@@ -261,14 +364,17 @@ class Life(RuleBasedStateMachine):
         return any(slow.holds_gate for slow in self.slow)
 
     def options(self, command: str) -> dict[str, Any]:
-        """Give up soon where a slow transaction is in the way, for it will not end while we wait."""
+        """Give up soon where a slow transaction is in the way, for it will not end while we wait; be patient otherwise."""
+        patience = 0.3 if self.is_gate_held else 20.0
         if command == "offline":
-            return {"drain_timeout_seconds": 0.3 if self.is_gate_held else 10.0}
+            return {"drain_timeout_seconds": patience}
+        if command in ("golive", "rollback"):
+            return {"lock_budget_seconds": patience, "max_lag_seconds": 10.0}
         return {}
 
-    def do(self, command: str, version: int) -> Any:
+    def do(self, command: str, version: int, **options: Any) -> Any:
         call: Callable[..., Any] = getattr(self.app(version).view_schema, command)
-        return call(**self.options(command))
+        return call(**self.options(command), **options)
 
     def succeed(self, command: str, version: int) -> None:
         """Run a command that nothing may keep from its work, and see what it has come to."""
@@ -282,16 +388,17 @@ class Life(RuleBasedStateMachine):
         command: str,
         version: int,
         crash: Crash | None,
-        states: set[str],
+        states: set[Any],
         *,
-        promotes: int | None = None,
+        target: int | None = None,
+        **options: Any,
     ) -> None:
-        """Run a command, with a crash perhaps; without one it succeeds."""
-        before, target = self.live, promotes if promotes is not None else self.live
+        """Run a command, with a crash perhaps; without one it succeeds. ``states`` are those that it may leave when it has ended well."""
+        before, earlier = self.live, self.state
+        target = before if target is None else target
         self.expect_codes(target)
-        earlier = self.state
         if crash is None:
-            self.do(command, version)
+            self.do(command, version, **options)
             self.look(states - ({"online_running"} if command == "online" else set()), {target})
             return
         # Hypothesis keeps the object that it has drawn.
@@ -299,15 +406,16 @@ class Life(RuleBasedStateMachine):
         failed: BaseException | None = None
         with crashing(crash):
             try:
-                self.do(command, version)
-            except (Killed, SequentError, psycopg.Error) as error:
+                self.do(command, version, **options)
+            except (Killed, *FAILURES) as error:
                 failed = error
         is_done = failed is None
         assert is_done or crash.at is not None or self.is_gate_held, f"{command} failed by itself: {failed!r}"
-        note(f"{command}: {'done' if is_done else 'crashed'}, {crash.at or 'crash not reached'}")
+        how = "done" if is_done else ("killed" if crash.is_kill else "cut off")
+        note(f"{command}: {how}, {crash.at or 'crash not reached'}")
+        SEEN[f"{command}, {how if crash.at else 'not reached'}"] += 1
         wait_until(lambda: self.app(version).view_schema.status().holder is None, 20)
-        allowed = states if is_done else {*states, *([earlier] if earlier else []), None}
-        self.look(allowed, {target} if is_done else {before, target})
+        self.look(states if is_done else {*states, earlier}, {target} if is_done else {before, target})
 
     def look(self, states: set[str] | set[str | None] | None, lives: set[int]) -> None:
         """Ask where things stand, and whether they may."""
@@ -347,13 +455,30 @@ class Life(RuleBasedStateMachine):
             ).fetchone()
             if row is None:
                 return
-            expected = expected_rows(connection, self.code, visible_in=row[0])
             shadows = connection.execute(
                 "SELECT table_name, physical_name FROM sequent_schema.view_tables WHERE role = 'shadow'"
             ).fetchall()
             for table, physical in shadows:
-                read = parcel_rows if table == "parcel_records" else stop_rows
-                assert read(connection, physical) == expected[table], physical
+                self.check_table(connection, table, physical, self.code, row[0])
+
+    @invariant()
+    def retired_tables_equal_their_snapshot(self) -> None:
+        if getattr(self, "state", None) not in ("live", "rolled_back"):
+            return
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for table, physical, version, snapshot in self.retired_tables():
+                if snapshot is not None:
+                    self.check_table(connection, table, physical, version, snapshot)
+
+    def check_table(
+        self, connection: psycopg.Connection[Any], table: str, physical: str, version: int, snapshot: str
+    ) -> None:
+        """Compare a table that does not serve with the fold of what its snapshot sees, aggregates that were changed since left out."""
+        expected = expected_rows(connection, version, visible_in=snapshot)[table]
+        found = (parcel_rows if table == "parcel_records" else stop_rows)(connection, physical)
+        assert [row for row in found if row[0] not in self.touched] == [
+            row for row in expected if row[0] not in self.touched
+        ], f"{physical} differs from snapshot {snapshot}"
 
     @invariant()
     def the_gate_is_as_it_should_be(self) -> None:
@@ -388,7 +513,7 @@ class Life(RuleBasedStateMachine):
         if self.is_maintenance:
             self.switch_maintenance()
         if self.code <= self.live:
-            self.code = self.live + 1
+            self.write_new_code()
         self.succeed("online", self.code)
         self.succeed("offline", self.code)
         self.tables_equal_the_log()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from life import Life
+from life import SEEN, Life
 
 from sequent_py.testing.server import fresh_database
 
@@ -47,3 +47,5 @@ def test_a_life_of_appends_commands_and_crashes(
             suppress_health_check=list(HealthCheck),
         ),
     )
+    for what, times in sorted(SEEN.items()):
+        print(f"{times:5} × {what}")  # noqa: T201 - shown with -s

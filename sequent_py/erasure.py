@@ -4,11 +4,10 @@ Places, in this order; each step is idempotent, and a command that died is run a
 
 1. at a standstill, one short transaction per aggregate: its events, its partition key and its rows in the live tables, so that nobody
    ever sees or appends to half of it. Afterwards the id is new: ``expected_version=0`` works;
-2. its rows in retired tables;
-3. its rows in the shadow tables of an unfinished migration. That needs the migration lock, which tells that no worker is reading events from
-   before the erasure; the ledger's row counts are corrected. While a coordinator is at work the shadow tables are left alone: the erasure is
-   an edit, which their next pass re-folds, and no table is promoted without that pass;
-4. recorded errors, which may quote payloads, and quarantine.
+2. its rows in retired tables, and in the shadow tables of an unfinished migration. That needs the migration lock, which tells that no worker
+   is reading events from before the erasure; the ledger's row counts are corrected. While a coordinator is at work the tables that it is at
+   work on are left alone: the erasure is an edit, which their next pass re-folds, and no table is promoted without that pass;
+3. recorded errors, which may quote payloads, and quarantine.
 
 What stays: the id itself in ``event_edits``, by which tables that are not up to date will drop its rows. Tables without an ``aggregate_id`` cannot be
 told apart by aggregate: they are named, and have to be rebuilt.
@@ -68,7 +67,7 @@ class ErasureReport:
     untold_tables: tuple[str, ...]
     """Tables whose rows nobody can tell apart by aggregate, or depend on several; they may hold what was erased."""
     left_to_next_pass: tuple[str, ...] = ()
-    """Shadow tables that a migration is at work on: its next pass deletes the rows, and no promotion happens without it."""
+    """Tables that a migration or rollback is at work on: its next pass deletes the rows, and no promotion happens without it."""
     rest: str = field(default=REST)
 
 
@@ -118,8 +117,7 @@ class Erasure:
                     partial(self._erase_events, aggregate_id),
                     budget_seconds=self._budget_seconds,
                 )
-            self._erase_retired(ids)
-            self._erase_shadows(ids)
+            self._erase_kept(ids)
             self._erase_records(ids)
         return ErasureReport(
             aggregate_ids=tuple(ids),
@@ -152,43 +150,57 @@ class Erasure:
             partition_key or (None,),
         )
         for live in self._versions.tables(self._connection, TableRole.LIVE):
-            self._take_kept_rows(live, [aggregate_id])
+            rows = self._take_rows(live, [aggregate_id])
+            newest = self._versions.current(self._connection)
+            if live.unmanaged_since is not None and newest is not None:
+                # A rollback may be bringing it up to date where it stands.
+                self._correct(live, rows, newest.id)
 
-    def _erase_retired(self, ids: Sequence[UUID]) -> None:
-        with self._connection.transaction():
-            # Held until the rows are gone: a table that is renamed or dropped meanwhile would be missed.
-            self._connection.execute(
-                sql.SQL("SELECT FROM {} WHERE role = 'retired' FOR SHARE").format(
-                    sql.Identifier(self._schema, "view_tables")
-                )
-            )
-            for table in self._versions.retired(self._connection):
-                self._take_kept_rows(table, ids)
-
-    def _erase_shadows(self, ids: Sequence[UUID]) -> None:
-        shadows = self._versions.tables(self._connection, TableRole.SHADOW)
-        if not shadows:
-            return
+    def _erase_kept(self, ids: Sequence[UUID]) -> None:
+        """Delete rows of retired and shadow tables, and correct the ledger's row counts, in one transaction."""
         try:
             fence.become_coordinator(self._connection, self._schema)
         except ConcurrentMigration:
-            self._left = [table.physical_name for table in shadows]
+            with self._connection.transaction():
+                self._hold_tables()
+                # Whoever is at work on a migration lets retired tables be. Nobody but a rollback counts their rows, and while one is
+                # unfinished there is none.
+                is_migrating = self._versions.unfinished(self._connection) is not None
+                self._erase_tables(ids, TableRole.RETIRED if is_migrating else None)
+                self._left = [
+                    table.physical_name
+                    for role in (TableRole.SHADOW, *(() if is_migrating else (TableRole.RETIRED,)))
+                    for table in self._versions.tables(self._connection, role)
+                ]
             return
         try:
             # A worker that outlived its coordinator may have read the events before they were deleted.
             fence.evict_workers(self._connection, self._schema)
             with self._connection.transaction():
-                changes: dict[int, dict[str, int]] = {}
-                for table in self._versions.tables(self._connection, TableRole.SHADOW):
-                    rows = self._take_rows(table, ids)
-                    if rows:
-                        changes.setdefault(table.migration_id, {})[table.table_name] = -rows
-                for migration_id, rows_of in changes.items():
-                    Ledger(self._schema).correct_rows(
-                        self._connection, migration_id, rows_of, worker="aggregates erase"
-                    )
+                self._hold_tables()
+                self._erase_tables(ids, TableRole.RETIRED, TableRole.SHADOW)
         finally:
             fence.resign(self._connection, self._schema)
+
+    def _hold_tables(self) -> None:
+        """Keep the tables' records as they are: one that is renamed or dropped meanwhile would be missed."""
+        self._connection.execute(
+            sql.SQL("SELECT FROM {} WHERE role <> 'live' FOR SHARE").format(
+                sql.Identifier(self._schema, "view_tables")
+            )
+        )
+
+    def _erase_tables(self, ids: Sequence[UUID], *roles: TableRole | None) -> None:
+        for role in roles:
+            for table in self._versions.tables(self._connection, role) if role is not None else ():
+                # Passes over a retired table belong to the migration that retired it.
+                self._correct(table, self._take_rows(table, ids), table.retired_by or table.migration_id)
+
+    def _correct(self, table: ViewTable, rows: int, migration_id: int) -> None:
+        if rows:
+            Ledger(self._schema).correct_rows(
+                self._connection, migration_id, {table.table_name: -rows}, worker="aggregates erase"
+            )
 
     def _erase_records(self, ids: Sequence[UUID]) -> None:
         """Blank error texts that name an aggregate, or none at all so that nobody can say whose payload they quote; end its quarantine."""
@@ -219,12 +231,6 @@ class Erasure:
         self._take(
             "quarantine", sql.Identifier(self._schema, "quarantined_aggregates"), ids, is_counting=True
         )
-
-    def _take_kept_rows(self, table: ViewTable, ids: Sequence[UUID]) -> None:
-        """Delete rows of a table that a rollback may be bringing up to date: it has counted them, and would miss these."""
-        rows = self._take_rows(table, ids)
-        if rows:
-            self._versions.correct_rows(self._connection, table.physical_name, -rows)
 
     def _take_rows(self, table: ViewTable, ids: Sequence[UUID], *, is_counting: bool = False) -> int:
         relation = sql.Identifier(self._view_schema, table.physical_name)

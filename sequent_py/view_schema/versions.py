@@ -382,11 +382,6 @@ class Versions:
         query = "UPDATE {tables} SET rows = %s WHERE physical_name = %s"
         self._execute(connection, query, (rows, physical_name))
 
-    def correct_rows(self, connection: Connection, physical_name: str, change: int) -> None:
-        """Change the relation's row count, where one is recorded, in the transaction that changes its rows behind the ledger's back."""
-        query = "UPDATE {tables} SET rows = rows + %s WHERE physical_name = %s AND rows IS NOT NULL"
-        self._execute(connection, query, (change, physical_name))
-
     def lock_tables(self, connection: Connection, physical_names: Collection[str]) -> None:
         """Keep the records of relations, and so the rows that are erased from these, as they are until the caller's transaction ends."""
         query = "SELECT FROM {tables} WHERE physical_name = ANY (%s) ORDER BY physical_name FOR UPDATE"

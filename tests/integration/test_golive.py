@@ -371,10 +371,30 @@ class TestFailures:
             app.view_schema.golive(verify_sample=0)
         assert app.view_schema.status().state == "online_done"
 
-    def test_edited_events_stop_it(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
+    def test_edited_events_are_folded_anew(
+        self, app: Sequent, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = place_orders(app, range(5))
+        app.view_schema.online()
+        connection.execute("DELETE FROM sequent_schema.events WHERE aggregate_id = %s", (ids[0],))
+        original = module._Golive._approach
+
+        def approach(self: Any, window: Any) -> None:
+            original(self, window)
+            # Left to the last window, which has no other event.
+            connection.execute("DELETE FROM sequent_schema.events WHERE aggregate_id = %s", (ids[1],))
+
+        monkeypatch.setattr(module._Golive, "_approach", approach)
+        report = app.view_schema.golive()
+        assert actual_rows(connection) == expected_rows(connection)
+        assert report.rows["line_records"] == len(actual_rows(connection)["line_records"])
+
+    def test_events_that_nobody_can_tell_apart_stop_it(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
         place_orders(app, range(5))
         app.view_schema.online()
-        connection.execute("DELETE FROM sequent_schema.events WHERE sequence_number = 4")
+        connection.execute("TRUNCATE sequent_schema.events_03")
         with pytest.raises(EventsEdited):
             app.view_schema.golive()
         assert app.view_schema.status().state == "online_done"

@@ -13,6 +13,7 @@ from shop import (
     LineAdded,
     OrderPlaced,
     Rows,
+    Shop2,
     ShopFailing,
     actual_rows,
     expected_rows,
@@ -261,6 +262,44 @@ class TestAccepted:
         assert actual_rows(connection) == expected_rows(connection)
         # This process read before that the aggregate is left behind.
         app.store.append(ids[1], [LineAdded(product="whole again", cents=4)])
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_golive_asks_for_the_name_too(self, app: Sequent, connection: Connection) -> None:
+        ids = place_orders(app, range(5))
+        app.view_schema.online(quarantine=True)
+        poison(app, ids[1])
+        with pytest.raises(AggregatesQuarantined, match=str(ids[1])):
+            app.view_schema.golive()
+        assert app.view_schema.status().state == "online_done"
+        report = app.view_schema.golive(accept_quarantined=[ids[1]])
+        assert [item.aggregate_id for item in report.accepted_quarantined] == [ids[1]]
+        assert without(actual_rows(connection), ids[1]) == without(expected_rows(connection), ids[1])
+
+    def test_after_a_rollback_the_old_tables_still_hold_the_prefix(
+        self,
+        app: Sequent,
+        connection: Connection,
+        store_database_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        ids = place_orders(app, range(5))
+        app.view_schema.online(quarantine=True)
+        poison(app, ids[1])
+        app.view_schema.online()
+        app.view_schema.offline(accept_quarantined=[ids[1]])
+        prefix = [row for row in actual_rows(connection)["order_records"] if row[0] == ids[1]]
+        assert len(prefix) == 1
+        with shop(store_database_url, Shop2) as newer:
+            newer.view_schema.online()
+            newer.view_schema.offline()
+            newer.store.append(ids[1], [LineAdded(product="newer", cents=2)])
+            newer.store.append(ids[2], [LineAdded(product="newer", cents=2)])
+        app.view_schema.rollback()
+        rows = actual_rows(connection)
+        assert [row for row in rows["order_records"] if row[0] == ids[1]] == prefix
+        assert without(rows, ids[1]) == without(expected_rows(connection), ids[1])
+        monkeypatch.setattr(FailingProjector, "is_mended", True)
+        app.aggregates.refold([ids[1]])
         assert actual_rows(connection) == expected_rows(connection)
 
     def test_a_process_that_starts_later_leaves_it_alone_as_well(

@@ -277,7 +277,14 @@ class CatchUpTooSlow(MigrationError):
 
 
 class VerificationFailed(MigrationError):
-    """Shadow rows differ from a fresh fold of the events; nothing was promoted."""
+    """Tables differ from a fresh fold of the events, or from what their files create; nothing was promoted."""
+
+    differences: Sequence[str] = ()
+    """Each difference that was found, as far as they were looked at."""
+
+    def __init__(self, message: str, *, remedy: str = "", differences: Sequence[str] = ()) -> None:
+        super().__init__(message, remedy=remedy)
+        self.differences = tuple(differences)
 
 
 class WorkerFailed(MigrationError):

@@ -264,7 +264,7 @@ def read_table_shape(
         if column.attribute not in shape.python_defaults
         and (default := by_name[column.name].default) is not None
     }
-    drawn = {name: text for name, text in defaults.items() if not _LITERAL.match(text)}
+    drawn = {name: text for name, text in defaults.items() if not is_constant(text)}
     table = TableShape(
         record_shape=shape.with_columns(columns),
         schema=schema,
@@ -281,6 +281,11 @@ def read_table_shape(
         if attribute not in drawn
     }
     return replace(table, constant_defaults=MappingProxyType(constants))
+
+
+def is_constant(expression: str) -> bool:
+    """Whether a default, as the server prints it, is plainly the same for every row."""
+    return _LITERAL.match(expression) is not None
 
 
 def _key_constraints(connection: psycopg.Connection[Any], schema: str, name: str) -> frozenset[str]:

@@ -1,0 +1,185 @@
+"""The checker: compares slices of managed tables with a fresh fold of their events, one connection each.
+
+A slice is staged (:mod:`~sequent_py.checks.staging`), its staged events are folded through the live persistor into scratch tables, and those
+are compared with the staged rows, in a transaction that is rolled back. Writes to temporary tables only. A process that dies leaves
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from sequent_py.checks.comparison import RelationComparison, compare
+from sequent_py.checks.scratch import ScratchTable, create_scratch_table
+from sequent_py.checks.slices import Slice
+from sequent_py.checks.staging import Staging, Target
+from sequent_py.events import EventTypes
+from sequent_py.persistors.live import LivePersistor
+from sequent_py.persistors.tables import TableShape
+from sequent_py.projectors import Projector, projector_definition
+from sequent_py.records import Record
+from sequent_py.replay.fold import Fold
+from sequent_py.replay.groups import WHOLE_STORE
+from sequent_py.replay.ledger import Connection
+from sequent_py.replay.reader import RawEvent, group_query, read_events
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """What one slice showed."""
+
+    events: int
+    rows: Mapping[str, int]
+    """Rows that the slice has in each table."""
+    comparisons: Mapping[str, RelationComparison]
+    uncompared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns that could not be compared, because the fold drew them."""
+    strayed: tuple[str, ...] = ()
+    """Tables to which the slice's events wrote rows of other aggregates: they can only be compared whole."""
+
+
+class SliceChecker:
+    """Checks slices on one autocommit connection, which nobody else uses meanwhile."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        target: Target,
+        projectors: Sequence[type[Projector]],
+        tables: Mapping[type[Record], TableShape],
+        event_types: EventTypes,
+    ) -> None:
+        self._connection = connection
+        self._schema = target.event_store_schema
+        self._projectors = projectors
+        self._event_types = event_types
+        self._scratch: dict[type[Record], ScratchTable] = {}
+        self._staging = Staging(connection, target, projectors, tables)
+        self._tables = tables
+        self._prepare()
+
+    def _prepare(self) -> None:
+        connection = self._connection
+        with connection.transaction():
+            # Nothing of what is committed here is worth waiting for a disk.
+            connection.execute("SET synchronous_commit = off")
+            connection.execute("SET jit = off")
+            self._staging.prepare()
+            for number, (record, table) in enumerate(self._tables.items()):
+                self._scratch[record] = create_scratch_table(connection, table, number)
+
+    def check(self, which: Slice, tables: Sequence[str]) -> SliceResult:
+        """Compare the slice's rows in these tables (plain names), which have an ``aggregate_id``.
+
+        Raises
+        ------
+        MigrationError
+            The tables are no longer those that were to be checked.
+        ProjectionFailed, InvalidPayload
+            The code cannot fold an event.
+        """
+        records = [record for record, table in self._scratch.items() if table.name in tables]
+        stored_types = self._staging.stage(which, records)
+        with self._connection.transaction(force_rollback=True):
+            self._empty()
+            fold = self._fold(stored_types)
+            events = sum(fold.apply(chunk) for chunk in self._staging.events())
+            strayed = [record for record in records if which.is_range and self._has_strays(record, which)]
+            results = {record: self._compare(record, None if which.is_range else which) for record in records}
+        return SliceResult(
+            events,
+            {self._scratch[record].name: self._staging.count(record) for record in records},
+            {self._scratch[record].name: results[record][0] for record in records},
+            {self._scratch[record].name: results[record][1] for record in records},
+            tuple(self._scratch[record].name for record in strayed),
+        )
+
+    def check_whole(self, reader: Connection, tables: Sequence[str], on_events: Any = None) -> SliceResult:
+        """Compare whole tables with a fold of all events, in position order; for rows that cannot be attributed to an aggregate.
+
+        Copies the tables, but not the log: a second connection streams the events that the copy's snapshot sees. Edits of events meanwhile
+        would go unnoticed; the caller looks for them. The fold is one transaction, as long as it takes, which vacuum waits for.
+        """
+        records = [record for record, table in self._scratch.items() if table.name in tables]
+        until, stored_types = self._staging.stage_whole(records)
+        with self._connection.transaction(force_rollback=True):
+            self._empty()
+            fold = self._fold(stored_types)
+            query = group_query(
+                self._schema,
+                WHOLE_STORE,
+                event_type_ids=fold.event_type_ids,
+                since=None,
+                until=until,
+            )
+            with closing(read_events(reader, query)) as raw_events:
+                events = fold.apply(_counted(raw_events, on_events))
+            results = {record: self._compare(record, None) for record in records}
+        return SliceResult(
+            events,
+            {self._scratch[record].name: self._staging.count(record) for record in records},
+            {self._scratch[record].name: results[record][0] for record in records},
+            {self._scratch[record].name: results[record][1] for record in records},
+        )
+
+    def _fold(self, stored_types: Mapping[str, int]) -> Fold:
+        persistor = LivePersistor(
+            self._connection, {record: table.fold for record, table in self._scratch.items()}
+        )
+        return Fold(self._projectors, persistor, self._event_types, stored_types)
+
+    def _empty(self) -> None:
+        for table in self._scratch.values():
+            table.empty(self._connection)
+
+    def _has_strays(self, record: type[Record], which: Slice) -> bool:
+        row = self._connection.execute(
+            sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE ({}) IS NOT TRUE)").format(
+                self._scratch[record].relation, which.condition(_owner(self._scratch[record]))
+            )
+        ).fetchone()
+        assert row is not None
+        return bool(row[0])
+
+    def _compare(
+        self, record: type[Record], which: Slice | None
+    ) -> tuple[RelationComparison, tuple[str, ...]]:
+        """Compare what was staged (left) with the fold (right); of listed aggregates only their own rows."""
+        scratch = self._scratch[record]
+        columns = scratch.compared(scratch.drawn(self._connection))
+        names = [column.name for column in columns]
+        own = sql.SQL("true") if which is None else which.condition(_owner(self._scratch[record]))
+        comparison = compare(
+            self._connection,
+            self._staging.rows(record),
+            sql.SQL("(SELECT * FROM {} WHERE {}) f").format(scratch.relation, own),
+            columns=columns,
+            key=scratch.key(self._connection, names),
+            examples=EXAMPLES,
+        )
+        return comparison, tuple(c.name for c in scratch.columns if c.name not in names)
+
+
+def _owner(table: ScratchTable) -> str:
+    column = table.aggregate_column
+    assert column is not None, "slices are for tables whose rows name their aggregate"
+    return column
+
+
+def tables_of_projectors(projectors: Sequence[type[Projector]]) -> dict[type[Record], None]:
+    """Return the records that projectors manage, each once."""
+    return dict.fromkeys(record for item in projectors for record in projector_definition(item).records)
+
+
+def _counted(raw_events: Iterator[RawEvent], on_events: Any) -> Iterator[RawEvent]:
+    for number, raw_event in enumerate(raw_events, 1):
+        yield raw_event
+        if on_events is not None and number % 1_000 == 0:
+            on_events(1_000)

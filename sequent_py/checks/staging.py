@@ -1,0 +1,227 @@
+"""Staging: the events and rows of a slice, copied from one snapshot into temporary tables of a connection.
+
+The tables are locked ACCESS SHARE before the snapshot is taken, so that no swap can come between the snapshot and the rows. Live: the
+gate's row, in the same snapshot, must still name the version that is checked. Shadow: the ledger, in the same snapshot, says up to which
+snapshot the tables have been replayed; a group's rows and its mark are one commit, so tables and ledger agree. A pass that is under way is
+waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from sequent_py.checks.scratch import aggregate_column
+from sequent_py.checks.slices import Slice
+from sequent_py.errors import MigrationError
+from sequent_py.event_types import stored_event_types
+from sequent_py.gate import Gate
+from sequent_py.persistors.tables import TableShape
+from sequent_py.projectors import Projector
+from sequent_py.records import Record
+from sequent_py.replay import fence
+from sequent_py.replay.fold import handled_type_ids
+from sequent_py.replay.ledger import Connection, Ledger
+from sequent_py.replay.reader import RawEvent, read_events
+from sequent_py.windows import window_condition
+
+CHUNK_EVENTS = 20_000
+"""Staged events that are in memory at once."""
+POLL_SECONDS = 0.1
+
+_EVENTS = sql.Identifier("pg_temp", "sequent_staged_events")
+_EVENT_COLUMNS = sql.SQL(
+    "position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which tables are checked, and as of when."""
+
+    event_store_schema: str
+    version: int
+    migration_id: int | None = None
+    """The unfinished migration whose shadow tables are checked; None: the live tables."""
+
+
+class Staging:
+    """The staged copies of one target's tables on one connection."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        target: Target,
+        projectors: Sequence[type[Projector]],
+        tables: Mapping[type[Record], TableShape],
+    ) -> None:
+        self._connection = connection
+        self._target = target
+        self._projectors = projectors
+        self._tables = tables
+        self._staged = {
+            record: sql.Identifier("pg_temp", f"sequent_staged_{number}")
+            for number, record in enumerate(tables)
+        }
+
+    def prepare(self) -> None:
+        """Create the temporary tables, once per connection."""
+        self._connection.execute(
+            sql.SQL("CREATE TEMP TABLE {} AS SELECT {} FROM {} WITH NO DATA").format(
+                _EVENTS, _EVENT_COLUMNS, sql.Identifier(self._target.event_store_schema, "events")
+            )
+        )
+        for record, staged in self._staged.items():
+            table = self._tables[record]
+            self._connection.execute(
+                sql.SQL("CREATE TEMP TABLE {} AS SELECT * FROM {} WITH NO DATA").format(
+                    staged, sql.Identifier(table.schema, table.name)
+                )
+            )
+
+    def rows(self, record: type[Record]) -> sql.Identifier:
+        """Return the relation with a table's staged rows."""
+        return self._staged[record]
+
+    def count(self, record: type[Record]) -> int:
+        """Count a table's staged rows."""
+        row = self._connection.execute(
+            sql.SQL("SELECT count(*) FROM {}").format(self._staged[record])
+        ).fetchone()
+        assert row is not None
+        rows: Any = row[0]
+        return int(rows)
+
+    def stage(self, which: Slice, records: Sequence[type[Record]]) -> dict[str, int]:
+        """Copy a slice's events, and its rows of these tables; return the stored event types of that snapshot."""
+        connection = self._connection
+        with self._one_snapshot(records) as (until, stored_types):
+            ids = sorted(handled_type_ids(self._projectors, stored_types))
+            connection.execute(
+                sql.SQL(
+                    "INSERT INTO {} SELECT {} FROM {} WHERE {} AND event_type_id = ANY({}::int[]) AND {}"
+                ).format(
+                    _EVENTS,
+                    _EVENT_COLUMNS,
+                    sql.Identifier(self._target.event_store_schema, "events"),
+                    which.condition(),
+                    sql.Literal(ids),
+                    window_condition(None, until),
+                )
+            )
+            for record in records:
+                self._copy_rows(record, which.condition(self._owner(record), includes_null=True))
+        return stored_types
+
+    def stage_whole(self, records: Sequence[type[Record]]) -> tuple[str, dict[str, int]]:
+        """Copy whole tables, without events; return the snapshot that they stand at, and its event types."""
+        with self._one_snapshot(records) as (until, stored_types):
+            if until is None:
+                # What this transaction sees, as a value: another connection reads exactly that later.
+                row = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+                assert row is not None
+                until = str(row[0])
+            for record in records:
+                self._copy_rows(record, sql.SQL("true"))
+        return until, stored_types
+
+    def _owner(self, record: type[Record]) -> str:
+        column = aggregate_column(self._tables[record])
+        assert column is not None, "slices are for tables whose rows name their aggregate"
+        return column
+
+    def _copy_rows(self, record: type[Record], condition: sql.Composable) -> None:
+        table = self._tables[record]
+        self._connection.execute(
+            sql.SQL("INSERT INTO {} SELECT * FROM {} WHERE {}").format(
+                self._staged[record], sql.Identifier(table.schema, table.name), condition
+            )
+        )
+
+    def events(self) -> Iterator[list[RawEvent]]:
+        """Yield the staged events in position order, in lists: nothing else could run on the connection beside a stream."""
+        after = -1
+        while True:
+            query = sql.SQL("SELECT {} FROM {} WHERE position > {} ORDER BY position LIMIT {}").format(
+                _EVENT_COLUMNS, _EVENTS, sql.Literal(after), sql.Literal(CHUNK_EVENTS)
+            )
+            chunk = list(read_events(self._connection, query))
+            if chunk:
+                yield chunk
+            if len(chunk) < CHUNK_EVENTS:
+                return
+            after = chunk[-1][0]
+
+    @contextmanager
+    def _one_snapshot(self, records: Sequence[type[Record]]) -> Iterator[tuple[str | None, dict[str, int]]]:
+        """Open the transaction that stages: tables locked, snapshot taken, version seen; yields how far tables were replayed, and the types."""
+        connection, target = self._connection, self._target
+        self._refuse_other_version()
+        # TRUNCATE of a temporary table is a catalog change: outside, so that the snapshot's transaction stays as short as can be.
+        for relation in (_EVENTS, *self._staged.values()):
+            connection.execute(sql.SQL("TRUNCATE {}").format(relation))
+        while True:
+            with connection.transaction():
+                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                # LOCK TABLE takes no snapshot: the next statement does, once no swap of these tables can be under way.
+                self._lock(records)
+                self._refuse_other_version()
+                until = self._replayed_until()
+                if until is not None or target.migration_id is None:
+                    yield until, stored_event_types(connection, target.event_store_schema)
+                    return
+            if fence.coordinator(connection, target.event_store_schema) is None:
+                raise MigrationError(
+                    "The shadow tables are between two snapshots: a pass is unfinished, and nobody is at work on it.",
+                    remedy="Run: sequent migrate online, then sequent migrate verify",
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _lock(self, records: Sequence[type[Record]]) -> None:
+        tables = [self._tables[record] for record in records]
+        if not tables:
+            return
+        try:
+            self._connection.execute(
+                sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(
+                    sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
+                )
+            )
+        except pg.UndefinedTable as error:
+            raise MigrationError(
+                f"The tables were renamed or dropped while they were being checked: {error.diag.message_primary}.",
+                remedy="See: sequent migrate status",
+            ) from error
+
+    def _refuse_other_version(self) -> None:
+        target = self._target
+        live_version = Gate(target.event_store_schema).read(self._connection).live_version
+        if target.migration_id is None and live_version != target.version:
+            raise MigrationError(
+                f"Version {live_version} went live while version {target.version} was being checked.",
+                remedy="Run it again with the code of the live version: sequent migrate verify",
+            )
+        if target.migration_id is not None and live_version >= target.version:
+            raise MigrationError(
+                f"Version {live_version} went live while its tables were being checked beside the live ones.",
+                remedy="Check them where they are: sequent migrate verify",
+            )
+
+    def _replayed_until(self) -> str | None:
+        """Return the snapshot that the shadow tables stand at; None while a pass is under way, and for live tables."""
+        migration_id = self._target.migration_id
+        if migration_id is None:
+            return None
+        ledger = Ledger(self._target.event_store_schema)
+        last = ledger.latest_pass(self._connection, migration_id)
+        if last is None:
+            raise MigrationError(
+                f"View migration {migration_id} has been given up.", remedy="See: sequent migrate status"
+            )
+        return None if ledger.unfinished_groups(self._connection, migration_id) else last.until

@@ -20,6 +20,7 @@ from sequent_py.checks.scratch import ScratchTable, create_scratch_table
 from sequent_py.checks.slices import Slice
 from sequent_py.database import for_parameters
 from sequent_py.errors import VerificationFailed
+from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.tables import TableShape
@@ -67,6 +68,11 @@ class Verification:
         """
         with connection.transaction():
             self._prepared = connection, self._create_scratch(connection)
+
+    def refresh(self, connection: Connection, *, left_out: Collection[UUID]) -> None:
+        """Read the ids of the stored event types again, for new types may have come since; replace what is left out."""
+        self._stored_types = stored_event_types(connection, self._schema)
+        self._left_out = frozenset(left_out)
 
     def _create_scratch(
         self, connection: Connection, *, for_one_transaction: bool = False

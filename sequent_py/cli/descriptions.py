@@ -187,6 +187,15 @@ def status(report: StatusReport) -> Iterator[Block]:
         yield generations("Retired tables", report.generations)
     if report.rollback is not None:
         yield Line(report.rollback.message, Tone.PLAIN if report.rollback.is_possible else Tone.WARNING)
+    if report.migration is not None:
+        yield Items(
+            "Promoted although verification had found differences:",
+            [
+                f"{item.accepted_at:%Y-%m-%d %H:%M:%S %Z} by {item.database_user} on {item.host}: {item.found}"
+                for item in report.migration.accepted_differences
+            ],
+            Tone.WARNING,
+        )
     yield Items("Next:", report.next_commands)
 
 

@@ -46,6 +46,8 @@ class Context:
     migrations: type[Migrations]
     event_types: EventTypes
     sys_path: tuple[str, ...] = ()
+    accepts_differences: bool = False
+    """Whether this command may promote tables that fail a verification, on the record; see :mod:`sequent_py.view_schema.acceptance`."""
 
     @property
     def database_url(self) -> str:

@@ -299,11 +299,13 @@ class _Golive:
             self.promotion.verified += self._check(window, replayed)
 
     def _check(self, window: LastWindow, replayed: Replayed) -> int:
-        return window.check(
-            replayed,
-            sample=min(self._limits.verify_sample, WINDOW_SAMPLE),
-            most_events=WINDOW_SAMPLE_EVENTS,
-        )
+        with self.promotion.accepting():
+            return window.check(
+                replayed,
+                sample=min(self._limits.verify_sample, WINDOW_SAMPLE),
+                most_events=WINDOW_SAMPLE_EVENTS,
+            )
+        return 0
 
 
 def _noop(plan: Plan) -> GoliveReport:

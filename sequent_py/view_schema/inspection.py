@@ -13,6 +13,7 @@ from sequent_py.replay import fence
 from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import dependents, swap, table_files
+from sequent_py.view_schema.acceptance import accepted_differences
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_event_names
 from sequent_py.view_schema.generations import generations
 from sequent_py.view_schema.passes import pending_events
@@ -152,7 +153,7 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
             installed=True,
             code_version=code_version,
             live_version=gate.live_version,
-            migration=_migration_report(migration),
+            migration=_migration_report(context, connection, migration),
             state=state.value if state else None,
             holder=holder,
             replay=replay,
@@ -255,7 +256,9 @@ def report_check(context: Context) -> CheckReport:
         return CheckReport(code_version, live_version, tuple(problems))
 
 
-def _migration_report(migration: ViewMigration | None) -> MigrationReport | None:
+def _migration_report(
+    context: Context, connection: Connection, migration: ViewMigration | None
+) -> MigrationReport | None:
     if migration is None:
         return None
     return MigrationReport(
@@ -266,6 +269,7 @@ def _migration_report(migration: ViewMigration | None) -> MigrationReport | None
         started_at=migration.started_at,
         finished_at=migration.finished_at,
         error=migration.error,
+        accepted_differences=accepted_differences(connection, context.schema, migration.id),
     )
 
 

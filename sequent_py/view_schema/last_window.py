@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sequent_py.errors import CatchUpTooSlow
-from sequent_py.event_types import stored_event_types
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.worker import GroupReplayer, connect_worker
 from sequent_py.verification import Verification
@@ -51,6 +50,14 @@ class LastWindow:
         self._passes = passes.on(writer)
         self._replayer = GroupReplayer(passes.task(), context.migrations, context.event_types)
         self._replayer.prepare(writer)
+        self._verification = Verification(
+            event_store_schema=context.schema,
+            projectors=self._replayer.projectors,
+            tables=self._replayer.tables,
+            event_types=context.event_types,
+            stored_types={},
+        )
+        self._verification.prepare(writer)
         self._latest: Replayed | None = None
         self.check_seconds: float | None = None
         """How long :meth:`check` took when there was something to check; None before."""
@@ -99,15 +106,9 @@ class LastWindow:
         if replayed.events == 0:
             return 0
         started = time.monotonic()
-        verification = Verification(
-            event_store_schema=self._context.schema,
-            projectors=self._replayer.projectors,
-            tables=self._replayer.tables,
-            event_types=self._context.event_types,
-            # Read again: a type that is new in this window has its id only now.
-            stored_types=stored_event_types(self._writer, self._context.schema),
-            left_out=self._passes.set_aside(),
-        )
+        verification = self._verification
+        # A type that is new in this window has its id only now.
+        verification.refresh(self._writer, left_out=self._passes.set_aside())
         window = replayed.window
         aggregates = verification.sample(
             self._writer, until=window.until, since=window.since, size=sample, most_events=most_events

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -21,11 +21,13 @@ from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
 from sequent_py.view_schema import prepared, swap
+from sequent_py.view_schema.acceptance import accepting
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors, shadow_blueprints
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import ResolvedPlan
+from sequent_py.view_schema.schema_check import require_shadow_schemas
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.versions import ViewMigration
 
@@ -126,7 +128,7 @@ class Promotion:
         aggregates = verification.sample(
             self._connection, until=until, size=size, since=since, most_events=most_events
         )
-        with self._context.connect("verifying") as reader:
+        with self._context.connect("verifying") as reader, self.accepting():
             self.verified += verification.check_aggregates(self._connection, reader, aggregates, until=until)
 
     def check_counts(self) -> None:
@@ -137,9 +139,14 @@ class Promotion:
         VerificationFailed
             They differ.
         """
-        self.rows = self._verification().check_counts(
-            self._connection, self._context.ledger.row_counts(self._connection, self._migration.id)
-        )
+        with self.accepting():
+            self.rows = self._verification().check_counts(
+                self._connection, self._context.ledger.row_counts(self._connection, self._migration.id)
+            )
+
+    def accepting(self) -> AbstractContextManager[None]:
+        """Let a failed verification inside the block pass, on the record, if this command accepts differences."""
+        return accepting(self._context, self._connection, self._migration.id, self._progress)
 
     def _verification(self) -> Verification:
         return Verification(
@@ -154,7 +161,15 @@ class Promotion:
     # The cut-over
 
     def prepare(self) -> None:
-        """Read what the swap needs and nobody but a coordinator, which we are, can change: blueprints and alter files."""
+        """Read what the swap needs and nobody but a coordinator, which we are, can change: blueprints and alter files; check the schema.
+
+        Raises
+        ------
+        VerificationFailed
+            The shadow tables are not as their files create them.
+        """
+        with self.accepting():
+            require_shadow_schemas(self._context, self._connection, self._resolved)
         self._shadows = shadow_blueprints(self._context, self._connection, self._migration.id)
         self._live = live_blueprints(self._context, self._connection)
         self._alters = self._context.alter_scripts(self._resolved)

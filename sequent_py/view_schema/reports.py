@@ -12,6 +12,7 @@ from datetime import datetime
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay.quarantine import QuarantinedAggregate
+from sequent_py.view_schema.acceptance import AcceptedDifferences
 from sequent_py.view_schema.generations import Generation
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.rollback_plan import RollbackOutlook
@@ -40,6 +41,8 @@ class MigrationReport:
     started_at: datetime
     finished_at: datetime | None
     error: str | None
+    accepted_differences: tuple[AcceptedDifferences, ...] = ()
+    """Failed verifications that its promotion let pass."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """``dry-run``: what ``online`` would meet, without leaving a trace.
 
 The table files are proved as ``online`` proves them. Then, in one transaction that is rolled back, the shadow tables are created, a sample of
-aggregates is replayed into them, and their indexes are built. A handler that raises, a payload that does not validate, a value that a column
+aggregates is replayed into them, and their indexes are built; some of it is folded twice more, together and apart. A handler that raises, a payload that does not validate, a value that a column
 does not take or a key that is not unique is found here, on as many aggregates as were asked for. Takes no migration lock: it may run at any
 time, beside a migration too, as long as that does not build the same tables.
 """
@@ -9,8 +9,11 @@ time, beside a migration too, as long as that does not build the same tables.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
+from uuid import UUID
 
+from sequent_py.checks.determinism import CLOCK_SHIFT_SECONDS, Circumstances, compare_folds, fold_sample
 from sequent_py.errors import MigrationError
 from sequent_py.event_types import stored_event_types
 from sequent_py.persistors.replay import ReplayPersistor
@@ -29,6 +32,8 @@ from sequent_py.view_schema.reports import DryRunReport
 
 MOST_EVENTS = 100_000
 """A dry run is one transaction: this many events keep it to some seconds."""
+FOLDED_TWICE = 100
+"""Aggregates that are folded two more times, to find handlers that depend on more than their events."""
 
 
 def run_dry(context: Context, *, sample: int, progress: Progress) -> DryRunReport:
@@ -51,7 +56,7 @@ def run_dry(context: Context, *, sample: int, progress: Progress) -> DryRunRepor
                 remedy="See: sequent migrate status",
             )
         warnings = (*plan.warnings, *check_swap(context, connection, plan))
-        aggregates, events, rows = 0, 0, dict[str, int]()
+        aggregates, events, rows, differing = 0, 0, dict[str, int](), tuple[str, ...]()
         if plan.replays or plan.alters:
             progress.step("checking the table files")
             proved = executor.trial(
@@ -64,9 +69,16 @@ def run_dry(context: Context, *, sample: int, progress: Progress) -> DryRunRepor
             )
             if plan.replays:
                 progress.step("replaying a sample")
-                aggregates, events, rows = _replay_sample(context, connection, resolved, proved, sample)
+                aggregates, events, rows, differing = _replay_sample(
+                    context, connection, resolved, proved, sample
+                )
         return DryRunReport(
-            plan, aggregates, events, rows, time.monotonic() - started, tuple(dict.fromkeys(warnings))
+            plan,
+            aggregates,
+            events,
+            rows,
+            time.monotonic() - started,
+            tuple(dict.fromkeys((*warnings, *differing))),
         )
 
 
@@ -76,7 +88,7 @@ def _replay_sample(
     resolved: ResolvedPlan,
     proved: executor.TrialResult,
     sample: int,
-) -> tuple[int, int, dict[str, int]]:
+) -> tuple[int, int, dict[str, int], tuple[str, ...]]:
     plan, files = resolved.plan, context.table_files(resolved)
     until = current_snapshot(connection)
     stored_types = stored_event_types(connection, context.schema)
@@ -112,7 +124,46 @@ def _replay_sample(
             files=[item for _, item in files],
             target_version=plan.target_version,
         )
+        with context.connect("reading") as reader:
+            differing = _fold_twice(context, connection, reader, resolved, aggregates[:FOLDED_TWICE], until)
     rows = {
         record_shape(record).table_name: delta.inserted - delta.deleted for record, delta in changes.items()
     }
-    return len(aggregates), events, rows
+    return len(aggregates), events, rows, differing
+
+
+def _fold_twice(
+    context: Context,
+    connection: Connection,
+    reader: Connection,
+    resolved: ResolvedPlan,
+    aggregates: Sequence[UUID],
+    until: str,
+) -> tuple[str, ...]:
+    """Say which handlers make other rows of the same events when aggregates come alone, in another order and at another time."""
+    projectors = [item.projector for item in resolved.projectors if item.ordering == "aggregate"]
+    records = {
+        record for item in resolved.projectors if item.ordering == "aggregate" for record in item.records
+    }
+    tables = {
+        record: table
+        for record, table in context.shadow_tables(connection, resolved).items()
+        if record in records
+    }
+    if not projectors or not aggregates:
+        return ()
+    together, apart = (
+        fold_sample(
+            connection,
+            reader,
+            schema=context.schema,
+            projectors=projectors,
+            tables=tables,
+            event_types=context.event_types,
+            aggregate_ids=aggregates,
+            until=until,
+            circumstances=circumstances,
+        )
+        for circumstances in (Circumstances(is_apart=False), Circumstances(True, CLOCK_SHIFT_SECONDS))
+    )
+    return tuple(map(str, compare_folds(together, apart, projectors)))

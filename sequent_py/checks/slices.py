@@ -34,6 +34,14 @@ class Slice:
         """Whether it holds whatever lies in it, rather than a list."""
         return self.aggregate_ids is None
 
+    def holds(self, aggregate_id: UUID) -> bool:
+        """Whether the aggregate lies in it."""
+        if self.aggregate_ids is not None:
+            return aggregate_id in self.aggregate_ids
+        return (self.lower is None or self.lower <= aggregate_id) and (
+            self.upper is None or aggregate_id < self.upper
+        )
+
     def condition(self, name: str = "aggregate_id", *, includes_null: bool = False) -> sql.Composed:
         """Return the condition on the column ``name``; the first range takes rows that name no aggregate, if they are asked for."""
         column = sql.Identifier(name)

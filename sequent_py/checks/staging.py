@@ -11,24 +11,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from psycopg import errors as pg
 from psycopg import sql
 
 from sequent_py.checks.scratch import aggregate_column
 from sequent_py.checks.slices import Slice
-from sequent_py.errors import MigrationError
+from sequent_py.errors import EventsEdited, MigrationError
 from sequent_py.event_types import stored_event_types
 from sequent_py.gate import Gate
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector
 from sequent_py.records import Record
 from sequent_py.replay import fence
+from sequent_py.replay.edits import edits_in_window
+from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.fold import handled_type_ids
 from sequent_py.replay.ledger import Connection, Ledger
+from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.reader import RawEvent, read_events
+from sequent_py.replay.refold import BEGIN_ANEW
 from sequent_py.windows import window_condition
 
 CHUNK_EVENTS = 20_000
@@ -49,6 +54,18 @@ class Target:
     version: int
     migration_id: int | None = None
     """The unfinished migration whose shadow tables are checked; None: the live tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What a snapshot was like."""
+
+    until: str | None
+    """How far shadow tables have been replayed; None of live tables."""
+    event_types: Mapping[str, int]
+    left_out: frozenset[UUID]
+    """Aggregates of which the tables are known not to be the fold: set aside by a replay, or, of shadow tables, edited since their last
+    pass, for the next one to re-fold."""
 
 
 class Staging:
@@ -98,38 +115,43 @@ class Staging:
         rows: Any = row[0]
         return int(rows)
 
-    def stage(self, which: Slice, records: Sequence[type[Record]]) -> dict[str, int]:
-        """Copy a slice's events, and its rows of these tables; return the stored event types of that snapshot."""
+    def stage(self, which: Slice, records: Sequence[type[Record]]) -> Staged:
+        """Copy a slice's events, and its rows of these tables, but for aggregates that are left out."""
         connection = self._connection
-        with self._one_snapshot(records) as (until, stored_types):
-            ids = sorted(handled_type_ids(self._projectors, stored_types))
+        with self._one_snapshot(records) as staged:
+            ids = sorted(handled_type_ids(self._projectors, staged.event_types))
             connection.execute(
                 sql.SQL(
-                    "INSERT INTO {} SELECT {} FROM {} WHERE {} AND event_type_id = ANY({}::int[]) AND {}"
+                    "INSERT INTO {} SELECT {} FROM {} WHERE {} AND event_type_id = ANY({}::int[]) AND {} AND {}"
                 ).format(
                     _EVENTS,
                     _EVENT_COLUMNS,
                     sql.Identifier(self._target.event_store_schema, "events"),
                     which.condition(),
                     sql.Literal(ids),
-                    window_condition(None, until),
+                    window_condition(None, staged.until),
+                    _but_for(staged.left_out, "aggregate_id"),
                 )
             )
             for record in records:
-                self._copy_rows(record, which.condition(self._owner(record), includes_null=True))
-        return stored_types
+                owner = self._owner(record)
+                self._copy_rows(
+                    record,
+                    sql.SQL("{} AND {}").format(
+                        which.condition(owner, includes_null=True), _but_for(staged.left_out, owner)
+                    ),
+                )
+        return staged
 
-    def stage_whole(self, records: Sequence[type[Record]]) -> tuple[str, dict[str, int]]:
-        """Copy whole tables, without events; return the snapshot that they stand at, and its event types."""
-        with self._one_snapshot(records) as (until, stored_types):
-            if until is None:
+    def stage_whole(self, records: Sequence[type[Record]]) -> Staged:
+        """Copy whole tables, without events."""
+        with self._one_snapshot(records) as staged:
+            if staged.until is None:
                 # What this transaction sees, as a value: another connection reads exactly that later.
-                row = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
-                assert row is not None
-                until = str(row[0])
+                staged = replace(staged, until=current_snapshot(self._connection))
             for record in records:
                 self._copy_rows(record, sql.SQL("true"))
-        return until, stored_types
+        return staged
 
     def _owner(self, record: type[Record]) -> str:
         column = aggregate_column(self._tables[record])
@@ -159,8 +181,8 @@ class Staging:
             after = chunk[-1][0]
 
     @contextmanager
-    def _one_snapshot(self, records: Sequence[type[Record]]) -> Iterator[tuple[str | None, dict[str, int]]]:
-        """Open the transaction that stages: tables locked, snapshot taken, version seen; yields how far tables were replayed, and the types."""
+    def _one_snapshot(self, records: Sequence[type[Record]]) -> Iterator[Staged]:
+        """Open the transaction that stages: tables locked, snapshot taken, version seen."""
         connection, target = self._connection, self._target
         self._refuse_other_version()
         # TRUNCATE of a temporary table is a catalog change: outside, so that the snapshot's transaction stays as short as can be.
@@ -174,7 +196,8 @@ class Staging:
                 self._refuse_other_version()
                 until = self._replayed_until()
                 if until is not None or target.migration_id is None:
-                    yield until, stored_event_types(connection, target.event_store_schema)
+                    event_types = stored_event_types(connection, target.event_store_schema)
+                    yield Staged(until, event_types, self._left_out(until))
                     return
             if fence.coordinator(connection, target.event_store_schema) is None:
                 raise MigrationError(
@@ -182,6 +205,19 @@ class Staging:
                     remedy="Run: sequent migrate online, then sequent migrate verify",
                 )
             time.sleep(POLL_SECONDS)
+
+    def _left_out(self, until: str | None) -> frozenset[UUID]:
+        schema, names = self._target.event_store_schema, [table.name for table in self._tables.values()]
+        left_out = Quarantine(schema).left_out_of(self._connection, names)
+        if until is None:
+            return left_out
+        edits = edits_in_window(self._connection, schema, since=until, until=None)
+        if edits.boundless:
+            raise EventsEdited(
+                "Events were truncated since the last pass: nobody can say which rows of the shadow tables still hold.",
+                remedy=BEGIN_ANEW,
+            )
+        return left_out | edits.aggregate_ids
 
     def _lock(self, records: Sequence[type[Record]]) -> None:
         tables = [self._tables[record] for record in records]
@@ -225,3 +261,12 @@ class Staging:
                 f"View migration {migration_id} has been given up.", remedy="See: sequent migrate status"
             )
         return None if ledger.unfinished_groups(self._connection, migration_id) else last.until
+
+
+def _but_for(left_out: frozenset[UUID], column: str) -> sql.Composable:
+    """Compose a condition that leaves aggregates out, and rows that name none in."""
+    if not left_out:
+        return sql.SQL("true")
+    return sql.SQL("({} = ANY ({}::uuid[])) IS NOT TRUE").format(
+        sql.Identifier(column), sql.Literal([str(aggregate_id) for aggregate_id in sorted(left_out)])
+    )

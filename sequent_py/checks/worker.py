@@ -241,6 +241,7 @@ def _result(answer: Mapping[str, Any]) -> SliceResult:
         answer["rows"],
         {table: _comparison(values) for table, values in answer["comparisons"].items()},
         {table: tuple(names) for table, names in answer["uncompared"].items()},
+        tuple(answer["left_out"]),
         tuple(answer["strayed"]),
     )
 

@@ -10,6 +10,7 @@ import typer
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined, left_behind
+from sequent_py.cli.verify import AcceptDifferences
 from sequent_py.view_schema.golive import GoliveReport
 
 
@@ -53,6 +54,7 @@ def golive(
         ),
     ] = None,
     accept_quarantined: AcceptQuarantined = None,
+    accept_differences: AcceptDifferences = False,
 ) -> None:
     """Replay the rest, verify, and swap the new tables in, while the application runs.
 
@@ -80,6 +82,7 @@ def golive(
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
             accept_quarantined=accept_quarantined or (),
+            accept_differences=accept_differences,
             progress=progress,
         )
     invocation.report(report, describe)

@@ -12,6 +12,7 @@ from sequent_py.cli.blocks import Block, Line, Tone, count
 from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined
+from sequent_py.cli.verify import AcceptDifferences, diff, verify
 from sequent_py.replay.quarantine import DEFAULT_LIMIT
 
 NOT_CURRENT = 3
@@ -136,6 +137,7 @@ def offline(
         ),
     ] = None,
     accept_quarantined: AcceptQuarantined = None,
+    accept_differences: AcceptDifferences = False,
 ) -> None:
     """Replay the rest, verify, and swap the new tables in.
 
@@ -157,12 +159,15 @@ def offline(
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
             accept_quarantined=accept_quarantined or (),
+            accept_differences=accept_differences,
             progress=progress,
         )
     invocation.report(report, descriptions.offline)
 
 
 app.command("golive")(golive)
+app.command("verify")(verify)
+app.command("diff")(diff)
 
 
 @app.command("status")

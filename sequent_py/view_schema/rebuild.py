@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from sequent_py.replay.replayer import join_replay
 from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema import executor, inspection
 from sequent_py.view_schema.context import Context, shadow_blueprints
+from sequent_py.view_schema.diff import DiffReport, run_diff
 from sequent_py.view_schema.dry_run import run_dry
 from sequent_py.view_schema.golive import GoliveReport, Limits, run_golive
 from sequent_py.view_schema.offline import run_offline
@@ -38,6 +39,7 @@ from sequent_py.view_schema.rollback import (
     run_rollback,
 )
 from sequent_py.view_schema.states import Command, MigrationState, require, settled
+from sequent_py.view_schema.verify import VerifyReport, run_verify
 
 
 class ViewSchema:
@@ -97,12 +99,17 @@ class ViewSchema:
         lock_budget_seconds: float | None = None,
         verify_sample: int | None = None,
         accept_quarantined: Collection[UUID] = (),
+        accept_differences: bool = False,
         progress: Progress = SILENT,
     ) -> OfflineReport:
-        """Close the gate, replay the rest, verify, swap; ``accept_quarantined`` names the aggregates that may be left behind. See :mod:`sequent_py.view_schema.offline` for guarantees and errors."""
+        """Close the gate, replay the rest, verify, swap; see :mod:`sequent_py.view_schema.offline` for guarantees and errors.
+
+        ``accept_quarantined`` names the aggregates that may be left behind; ``accept_differences`` promotes tables that fail the
+        verification, and records what it had found.
+        """
         config = self._context.config
         return run_offline(
-            self._context,
+            replace(self._context, accepts_differences=accept_differences),
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events,
             drain_timeout_seconds=config.drain_timeout_seconds
@@ -126,15 +133,17 @@ class ViewSchema:
         lock_budget_seconds: float | None = None,
         verify_sample: int | None = None,
         accept_quarantined: Collection[UUID] = (),
+        accept_differences: bool = False,
         progress: Progress = SILENT,
     ) -> GoliveReport:
         """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors.
 
-        ``accept_quarantined`` names the aggregates that may be left behind.
+        ``accept_quarantined`` names the aggregates that may be left behind; ``accept_differences`` promotes tables that fail the
+        verification, and records what it had found.
         """
         config = self._context.config
         return run_golive(
-            self._context,
+            replace(self._context, accepts_differences=accept_differences),
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events,
             limits=_limits(
@@ -148,6 +157,40 @@ class ViewSchema:
             accept_quarantined=frozenset(accept_quarantined),
             progress=progress,
         )
+
+    def verify(
+        self,
+        *,
+        sample: int | None = None,
+        is_all: bool = False,
+        aggregate_ids: Sequence[UUID] = (),
+        tables: Sequence[str] = (),
+        workers: int | None = None,
+        is_once: bool = False,
+        progress: Progress = SILENT,
+    ) -> VerifyReport:
+        """Compare the tables with the log: the shadow tables of an unfinished migration, else the live ones, while the application writes.
+
+        A sample of aggregates, those given, or ``is_all``; ``is_once`` leaves out the search for nondeterministic handlers. Differences
+        are in the report, not raised. ``workers`` 0 folds inside this process. See :mod:`sequent_py.view_schema.verify`.
+        """
+        config = self._context.config
+        return run_verify(
+            self._context,
+            sample=config.verify_sample if sample is None else sample,
+            is_all=is_all,
+            aggregate_ids=aggregate_ids,
+            tables=tables,
+            workers=config.workers if workers is None else workers,
+            is_once=is_once,
+            progress=progress,
+        )
+
+    def diff(
+        self, *, tables: Sequence[str] = (), examples: int = 5, progress: Progress = SILENT
+    ) -> DiffReport:
+        """Compare the old with the new version of each rebuilt table; see :mod:`sequent_py.view_schema.diff`."""
+        return run_diff(self._context, tables=tables, examples=examples, progress=progress)
 
     def abort(self) -> AbortReport:
         """Drop the unfinished migration's shadow tables, by their recorded names, and forget its replay.

@@ -12,16 +12,10 @@ from sequent_py.checks.slices import Slice, in_lists, ranges
 ids = st.integers(0, 2**128 - 1).map(lambda number: UUID(int=number))
 
 
-def holds(which: Slice, aggregate_id: UUID) -> bool:
-    return (which.lower is None or which.lower <= aggregate_id) and (
-        which.upper is None or aggregate_id < which.upper
-    )
-
-
 @given(sample=st.lists(ids, max_size=50), pieces=st.integers(1, 20), aggregate_id=ids)
 def test_every_id_lies_in_exactly_one_range(sample: list[UUID], pieces: int, aggregate_id: UUID) -> None:
     cut = ranges(sample, pieces)
-    assert sum(holds(which, aggregate_id) for which in cut) == 1
+    assert sum(which.holds(aggregate_id) for which in cut) == 1
     assert len(cut) <= pieces
 
 

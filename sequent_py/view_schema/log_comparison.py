@@ -1,0 +1,366 @@
+"""The comparison of a subject's tables with the log: what is compared how, handed out to workers, and gathered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from uuid import UUID
+
+from psycopg import sql
+
+from sequent_py.checks.checker import EXAMPLES, SliceResult
+from sequent_py.checks.comparison import RelationComparison
+from sequent_py.checks.determinism import (
+    CLOCK_SHIFT_SECONDS,
+    Circumstances,
+    FoldedRows,
+    Nondeterminism,
+    compare_folds,
+)
+from sequent_py.checks.pool import checked_in_processes, folded_in_processes
+from sequent_py.checks.slices import Slice, cut_ranges, in_lists
+from sequent_py.checks.worker import CheckTask, InlineWorker
+from sequent_py.database import for_parameters
+from sequent_py.errors import EventsEdited
+from sequent_py.event_types import stored_event_types
+from sequent_py.progress import Progress, ReplayProgress
+from sequent_py.projectors import ProjectorDefinition
+from sequent_py.records import record_shape
+from sequent_py.replay.edits import edits_in_window
+from sequent_py.replay.estimate import current_snapshot, estimate_history
+from sequent_py.replay.fold import handled_type_ids
+from sequent_py.replay.ledger import Connection
+from sequent_py.replay.refold import Edits
+from sequent_py.verification import Verification
+from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.migrations import tables_of
+from sequent_py.view_schema.subjects import Subject
+
+SLICE_EVENTS = 2_000
+"""One slice folds in about a second: often enough for the progress, seldom enough that its tables' fixed cost does not show."""
+LIST_SIZE = 25
+"""Aggregates of a sample that are folded at once."""
+DETERMINISM_AGGREGATES = 100
+DETERMINISM_EVENTS = 4_000
+"""Of the sample that is folded twice; some seconds."""
+ORPHANS = 100
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class TableComparison:
+    """What was found in one table: rows of the table on the left, of the fold on the right."""
+
+    physical_name: str
+    method: str
+    rows: int
+    rows_recorded: int | None
+    comparison: RelationComparison
+    uncompared_columns: tuple[str, ...]
+
+
+class LogComparison:
+    """One comparison, from what is asked for to what was found."""
+
+    def __init__(
+        self,
+        context: Context,
+        connection: Connection,
+        subject: Subject,
+        wanted: Sequence[str],
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._subject = subject
+        self._wanted = wanted
+        self._workers = workers
+        self._progress = progress
+        self._results: dict[str, RelationComparison] = {}
+        self._rows: dict[str, int] = {}
+        self._recorded: dict[str, int] = {}
+        self._uncompared: dict[str, set[str]] = {}
+        self._left_out: dict[str, None] = {}
+        self._methods = dict.fromkeys(wanted, "not compared")
+        self.aggregates: int | None = 0
+        self.events = 0
+        self.notes: list[str] = []
+
+    def compare(self, *, sample: int, is_all: bool, aggregate_ids: Sequence[UUID]) -> None:
+        """Compare what was asked for."""
+        attributable, whole = self._divided()
+        self._count_rows()
+        strayed: set[str] = set()
+        if attributable:
+            self._progress.step("comparing with the log")
+            slices = self._slices(attributable, sample, is_all, aggregate_ids)
+            strayed = self._check_slices(slices, attributable)
+        remaining = [table for table in self._wanted if table in strayed or table in whole]
+        for table in strayed:
+            self.notes.append(f"{table}: events write rows of other aggregates than their own to it.")
+        if remaining and is_all:
+            self._progress.step("comparing whole tables with the log")
+            self._check_whole(remaining)
+        elif remaining:
+            self.notes.append(
+                f"Not compared: {', '.join(remaining)}. Rows cannot be attributed to an aggregate there, which takes --all."
+            )
+        if self._left_out:
+            self.notes.append(
+                f"Left out, because they were set aside by a replay or edited since the last pass: {', '.join(self._left_out)}."
+            )
+        if is_all:
+            self.aggregates = None
+
+    def find_nondeterminism(self, aggregate_ids: Sequence[UUID]) -> tuple[Nondeterminism, ...]:
+        """Fold a sample twice under different circumstances."""
+        projectors = self._subject.narrowed(self._wanted).projectors
+        parallel = tuple(item for item in projectors if item.ordering == "aggregate")
+        if not parallel:
+            return ()
+        self._progress.step("folding a sample twice")
+        until = current_snapshot(self._connection)
+        ids = list(aggregate_ids) or self._verification().sample(
+            self._connection, until=until, size=DETERMINISM_AGGREGATES, most_events=DETERMINISM_EVENTS
+        )
+        # Their events cannot be projected; that is known.
+        set_aside = self._context.quarantine.left_out_of(self._connection, self._subject.physical.values())
+        ids = [aggregate_id for aggregate_id in ids if aggregate_id not in set_aside]
+        if not ids:
+            return ()
+        task = self._task(parallel)
+        together, apart = self._two_folds(task, ids, until)
+        return tuple(compare_folds(together, apart, [item.projector for item in parallel]))
+
+    def found(self, table: str) -> TableComparison:
+        """Return what is known of one table."""
+        return TableComparison(
+            physical_name=self._subject.physical[table],
+            method=self._methods[table],
+            rows=self._rows.get(table, 0),
+            rows_recorded=self._recorded.get(table),
+            comparison=self._results.get(table, RelationComparison()),
+            uncompared_columns=tuple(sorted(self._uncompared.get(table, ()))),
+        )
+
+    def _divided(self) -> tuple[list[str], list[str]]:
+        """Divide the wanted tables into those whose rows name their aggregate, and the others."""
+        serial = {
+            table
+            for item in self._subject.projectors
+            if item.ordering != "aggregate"
+            for table in tables_of(item)
+        }
+        attributable = [
+            table for table in self._wanted if self._names_aggregates(table) and table not in serial
+        ]
+        return attributable, [table for table in self._wanted if table not in attributable]
+
+    def _names_aggregates(self, table: str) -> bool:
+        column = record_shape(self._context.definition.records[table]).by_attribute.get("aggregate_id")
+        return column is not None and column.type.family == "uuid"
+
+    def _slices(
+        self, tables: Sequence[str], sample: int, is_all: bool, aggregate_ids: Sequence[UUID]
+    ) -> list[Slice]:
+        if is_all:
+            total = self._total_events(tables)
+            return cut_ranges(
+                self._connection, self._context.schema, total_events=total, target_events=SLICE_EVENTS
+            )
+        chosen = list(dict.fromkeys(aggregate_ids))
+        if not chosen:
+            chosen = self._verification().sample(
+                self._connection, until=current_snapshot(self._connection), size=sample
+            )
+            chosen += self._orphans(tables) if sample else []
+        self.aggregates = len(chosen)
+        return in_lists(chosen, LIST_SIZE)
+
+    def _orphans(self, tables: Sequence[str]) -> list[UUID]:
+        """Return some aggregates that have rows, as far as a sample of pages shows, and no event."""
+        found: dict[UUID, None] = {}
+        events = for_parameters(sql.Identifier(self._context.schema, "events"))
+        for table in tables:
+            shape = record_shape(self._context.definition.records[table])
+            relation = sql.Identifier(self._context.config.view_schema, self._subject.physical[table])
+            row = self._connection.execute(
+                "SELECT pg_relation_size(%s::regclass) / 8192", (relation.as_string(self._connection),)
+            ).fetchone()
+            assert row is not None
+            percent = min(100.0, 100.0 * 200 / max(int(row[0]), 1))  # type: ignore[call-overload]
+            rows = self._connection.execute(
+                sql.SQL(
+                    "SELECT DISTINCT t.{0} FROM {1} t TABLESAMPLE SYSTEM ({2}) WHERE t.{0} IS NOT NULL"
+                    " AND NOT EXISTS (SELECT FROM {3} e WHERE e.aggregate_id = t.{0}) LIMIT %s"
+                ).format(
+                    for_parameters(sql.Identifier(shape.by_attribute["aggregate_id"].name)),
+                    for_parameters(relation),
+                    sql.Literal(percent),
+                    events,
+                ),
+                (ORPHANS,),
+            )
+            found.update((aggregate_id, None) for (aggregate_id,) in rows)  # type: ignore[misc]
+        return list(found)
+
+    def _total_events(self, tables: Sequence[str]) -> int:
+        projectors = [item.projector for item in self._subject.narrowed(tables).projectors]
+        stored = stored_event_types(self._connection, self._context.schema)
+        samples, _ = estimate_history(
+            self._connection,
+            self._context.schema,
+            until=current_snapshot(self._connection),
+            event_type_ids=sorted(handled_type_ids(projectors, stored)),
+        )
+        return sum(sample.estimated_events for sample in samples.values())
+
+    def _check_slices(self, slices: Sequence[Slice], tables: Sequence[str]) -> set[str]:
+        """Check slices in as many processes as are wanted; return the tables that strayed."""
+        task = self._task(
+            tuple(item for item in self._subject.narrowed(tables).projectors if item.ordering == "aggregate")
+        )
+        watch = _Watch(self._progress, self._total_events(tables), len(slices))
+        strayed: set[str] = set()
+
+        watch.workers = processes = max(min(self._workers, len(slices)), 1)
+        with ExitStack() as stack:
+            if processes > 1:
+                results = checked_in_processes(task, slices, tables, processes)
+            else:
+                worker = stack.enter_context(self._inline(task))
+                results = (worker.check(which, tables) for which in slices)
+            for result in results:
+                watch.done(result)
+                self._add(result)
+                strayed.update(result.strayed)
+        for table in tables:
+            self._methods[table] = "aggregates"
+        for table in strayed:
+            self._methods[table] = "not compared"
+            self._results.pop(table, None)
+        return strayed
+
+    def _check_whole(self, tables: Sequence[str]) -> None:
+        task = self._task(self._subject.narrowed(tables).projectors)
+        watch = _Watch(self._progress, self._total_events(tables), 1)
+        before = current_snapshot(self._connection)
+        with self._inline(task) as worker:
+            result = worker.check_whole(tables, watch.folded)
+        if result.left_out:
+            self.notes.append(
+                f"Not compared: {', '.join(tables)}. Rows cannot be attributed to an aggregate there, and"
+                f" {len(result.left_out)} would have to be left out."
+            )
+            return
+        if edits_in_window(self._connection, self._context.schema, since=before, until=None) != Edits():
+            raise EventsEdited(
+                "Events were edited or deleted while whole tables were compared with them.",
+                remedy="Run it again: sequent migrate verify --all",
+            )
+        self._add(result)
+        for table in tables:
+            self._methods[table] = "whole"
+
+    def _add(self, result: SliceResult) -> None:
+        self.events += result.events
+        self._left_out.update(dict.fromkeys(result.left_out))
+        for table, comparison in result.comparisons.items():
+            before = self._results.get(table, RelationComparison())
+            self._results[table] = before.plus(comparison, examples=EXAMPLES)
+            self._uncompared.setdefault(table, set()).update(result.uncompared[table])
+
+    def _count_rows(self) -> None:
+        """Count rows, and what the ledger says of shadow tables, in one snapshot."""
+        ledger, migration_id = self._context.ledger, self._subject.migration_id
+        with self._connection.transaction():
+            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            for table in self._wanted:
+                row = self._connection.execute(
+                    sql.SQL("SELECT count(*) FROM {}").format(
+                        sql.Identifier(self._context.config.view_schema, self._subject.physical[table])
+                    )
+                ).fetchone()
+                assert row is not None
+                self._rows[table] = int(row[0])  # type: ignore[call-overload]
+            if migration_id is not None and not ledger.unfinished_groups(self._connection, migration_id):
+                recorded = ledger.row_counts(self._connection, migration_id)
+                self._recorded = {table: recorded.get(table, 0) for table in self._wanted}
+
+    def _verification(self) -> Verification:
+        return Verification(
+            event_store_schema=self._context.schema,
+            projectors=[item.projector for item in self._subject.projectors],
+            tables={},
+            event_types=self._context.event_types,
+            stored_types=stored_event_types(self._connection, self._context.schema),
+        )
+
+    def _task(self, projectors: Sequence[ProjectorDefinition]) -> CheckTask:
+        context = self._context
+        return CheckTask(
+            database_url=context.database_url,
+            event_store_schema=context.schema,
+            view_schema=context.config.view_schema,
+            migrations_class=f"{context.migrations.__module__}:{context.migrations.__qualname__}",
+            sys_path=context.sys_path,
+            version=self._subject.version,
+            migration_id=self._subject.migration_id,
+            projectors=tuple(item.name for item in projectors),
+            physical_tables=self._subject.physical,
+        )
+
+    def _inline(self, task: CheckTask) -> InlineWorker:
+        return InlineWorker(task, self._context.migrations, self._context.event_types)
+
+    def _two_folds(
+        self, task: CheckTask, aggregate_ids: Sequence[UUID], until: str
+    ) -> tuple[FoldedRows, FoldedRows]:
+        circumstances = (Circumstances(is_apart=False), Circumstances(True, CLOCK_SHIFT_SECONDS))
+        if self._workers > 0:
+            first, second = folded_in_processes(task, aggregate_ids, until, circumstances)
+            return first, second
+        with self._inline(task) as worker:
+            first, second = (worker.fold(aggregate_ids, until, each) for each in circumstances)
+        return first, second
+
+
+class _Watch:
+    """Tells the progress what has been compared."""
+
+    def __init__(self, progress: Progress, events_total: int, groups_total: int) -> None:
+        self._progress = progress
+        self._started = time.monotonic()
+        self._events_total, self._groups_total = events_total, groups_total
+        self._events = self._groups = 0
+        self._told = 0.0
+        self.workers = 1
+
+    def done(self, result: SliceResult) -> None:
+        """A slice was compared."""
+        self._groups += 1
+        self._tell(result.events)
+
+    def folded(self, events: int) -> None:
+        """So many more events of a whole fold."""
+        self._tell(events)
+
+    def _tell(self, events: int) -> None:
+        self._events += events
+        now = time.monotonic()
+        if now - self._told < POLL_SECONDS and self._groups < self._groups_total:
+            return
+        self._told = now
+        self._progress.replay(
+            ReplayProgress(
+                events_done=self._events,
+                events_total=max(self._events_total, self._events),
+                groups_done=self._groups,
+                groups_total=self._groups_total,
+                workers=self.workers,
+                seconds=now - self._started,
+            )
+        )

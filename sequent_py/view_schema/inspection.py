@@ -24,6 +24,7 @@ from sequent_py.view_schema.return_passes import pending_return
 from sequent_py.view_schema.rollback_plan import RollbackOutlook, RollbackPlan, decide
 from sequent_py.view_schema.states import Command, MigrationState, next_commands, settled
 from sequent_py.view_schema.versions import TableRole, ViewMigration, ViewTable
+from sequent_py.view_schema.view_trial import prove_views
 
 
 def current_plan(context: Context, connection: Connection | None) -> Plan:
@@ -91,8 +92,22 @@ def check_swap(context: Context, connection: Connection, plan: Plan) -> tuple[st
     """
     live = live_blueprints(context, connection)
     warnings = dependents.check(connection, context.config.view_schema, plan, live)
+    if not _is_read_only(connection):
+        prove_views(
+            connection,
+            view_schema=context.config.view_schema,
+            files=[files for _, files in context.table_files(resolve(plan, context.definition))],
+            target_version=plan.target_version,
+            live=live,
+        )
     swap.check_retired_names(connection, view_schema=context.config.view_schema, plan=plan, live=live)
     return warnings
+
+
+def _is_read_only(connection: Connection) -> bool:
+    # A command that only reports cannot create the tables that views would be tried on, not even to roll that back.
+    row = connection.execute("SELECT pg_catalog.current_setting('transaction_read_only')::bool").fetchone()
+    return row is None or bool(row[0])
 
 
 def report_plan(context: Context) -> PlanReport:

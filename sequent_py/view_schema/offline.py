@@ -111,6 +111,7 @@ def run_offline(
             step_seconds=watch.seconds,
             warnings=(*warnings, *result.warnings),
             accepted_quarantined=cut_over.promotion.left_behind,
+            repointed_views=result.repointed_views,
         )
 
 

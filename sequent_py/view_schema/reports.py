@@ -123,6 +123,8 @@ class OfflineReport:
     warnings: tuple[str, ...] = ()
     accepted_quarantined: tuple[QuarantinedAggregate, ...] = ()
     """Aggregates that were left behind, as was accepted by name."""
+    repointed_views: tuple[str, ...] = ()
+    """Views of others, with their schemas, that read the new tables now."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The swap: shadow tables take the place of the live ones, which retire, in the caller's transaction.
 
-Locks live, altered and shadow tables ACCESS EXCLUSIVE in the order of their names, so that two swaps, or a swap and another tool that does the
-same, cannot deadlock; the caller sets ``lock_timeout`` and repeats. Everything after the locks is catalog work of milliseconds: nothing
-is rewritten or scanned, save what an alter file does. Whatever carries the table's name is renamed with it: the retired table's objects
+Locks live, altered and shadow tables, and the views that read them, ACCESS EXCLUSIVE in an order that its readers keep, too
+(:mod:`sequent_py.view_schema.locks`); the caller sets ``lock_timeout`` and repeats. Everything after the locks is catalog work of
+milliseconds: nothing is rewritten or scanned, save what an alter file does. Whatever carries the table's name is renamed with it: the retired table's objects
 get the names that they were built under, the new table's the plain ones, so that ``pg_dump`` shows the table as its files create it. What
-was done to the live table by hand follows (:mod:`sequent_py.view_schema.carry_over`). Nothing is dropped, except that a retired table
+was done to the live table by hand follows (:mod:`sequent_py.view_schema.carry_over`), and views of others read the new tables
+(:mod:`sequent_py.view_schema.views`). Nothing is dropped, except that a retired table
 gives up its foreign keys to tables that stay: its old rows would keep theirs from being deleted.
 
 Retired tables can be promoted again by the same function: their blueprints are the shadows then.
@@ -20,8 +21,8 @@ import psycopg
 from psycopg import errors, sql
 
 from sequent_py.config import NAME_LIMIT_BYTES
-from sequent_py.errors import DefinitionError, MigrationError
-from sequent_py.view_schema import carry_over, catalog, dependents, foreign_keys, table_files
+from sequent_py.errors import DefinitionError, DependentObjects, MigrationError
+from sequent_py.view_schema import carry_over, catalog, dependents, foreign_keys, locks, table_files, views
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import (
     ON_TABLE_KINDS,
@@ -33,6 +34,7 @@ from sequent_py.view_schema.blueprints import (
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.renames import Rename, rename_all, suffixed_name
 from sequent_py.view_schema.script import run_script
+from sequent_py.view_schema.views import View
 
 Connection = psycopg.Connection[Any]
 
@@ -45,6 +47,8 @@ class SwapResult:
     """Of each table that was promoted or altered."""
     retired_blueprints: tuple[TableBlueprint, ...]
     warnings: tuple[str, ...]
+    repointed_views: tuple[str, ...] = ()
+    """Of others, with their schemas."""
 
     @property
     def retired(self) -> tuple[str, ...]:
@@ -138,10 +142,11 @@ def swap(
     retiring = [live[blueprint.table] for blueprint in promoted if blueprint.table in live]
     retiring += [live[table] for table in leaving]
     altered = list(dict.fromkeys(item.files.table for item in alters))
-    _lock(connection, view_schema, promoted, retiring, altered)
-    dependents.refuse(
-        dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
-    )
+    _lock(connection, view_schema, promoted, retiring, altered, live)
+    # Under the locks nothing more can come to depend on the tables.
+    found = dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
+    dependents.refuse(found)
+    readers = views.read_views(connection, _views(found), search_path=[])
     serving = carry_over.read_properties(connection, view_schema, _tables(retiring))
     names = {step.table_name: step.retired_name for step in plan.replays} | dict(leaving)
     retired = _retire(connection, view_schema, plan.from_version, names, retiring, promoted)
@@ -151,8 +156,11 @@ def swap(
         if blueprint.table in leaving:
             for name in _leave_publications(connection, view_schema, blueprint):
                 warnings.append(f"{blueprint.table} has left the publication {name}, and will not rejoin it.")
+    _repoint(connection, view_schema, readers, retired)
     changed = [_alter(connection, view_schema, live[table], alters) for table in altered]
-    return SwapResult((*promoted, *changed), tuple(retired), tuple(warnings))
+    return SwapResult(
+        (*promoted, *changed), tuple(retired), tuple(warnings), tuple(view.described for view in readers)
+    )
 
 
 def _lock(
@@ -161,12 +169,41 @@ def _lock(
     promoted: Sequence[TableBlueprint],
     retiring: Sequence[TableBlueprint],
     altered: Sequence[str],
+    live: Mapping[str, TableBlueprint],
 ) -> None:
     names = {*altered, *_tables(retiring)}
     names |= {item.name for blueprint in promoted for item in blueprint.names if item.kind == "table"}
-    if names:
-        tables = sql.SQL(", ").join(sql.Identifier(schema, name) for name in sorted(names))
-        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
+    found = dependents.dependents(connection, schema, [item.table for item in retiring], live=live)
+    reading = _views(found) | views.own_views(connection, schema, retiring)
+    ordered = views.outermost_first(connection, reading) if reading else []
+    locks.lock_for_swap(connection, schema, views=ordered, tables=names)
+
+
+def _views(found: Iterable[dependents.Dependent]) -> set[int]:
+    return {item.relation for item in found if item.is_view}
+
+
+def _repoint(
+    connection: Connection,
+    schema: str,
+    readers: Sequence[View],
+    retired: Sequence[TableBlueprint],
+) -> None:
+    """Let the views that read retired tables read their successors, and make sure that nothing is left on a retired one."""
+    if not readers:
+        return
+    for item in (item for blueprint in retired for item in blueprint.names if item.kind == "table"):
+        views.refuse_moved_columns(
+            connection, readers, plain=item.plain, old=(schema, item.name), new=(schema, item.plain)
+        )
+    views.repoint(connection, readers)
+    left = dependents.left_on(connection, schema, retired)
+    if left:
+        listed = "; ".join(f"{item.kind} {item.description} on {item.table}" for item in left)
+        raise DependentObjects(
+            f"After the swap these would go on reading the old tables: {listed}.",
+            remedy="Drop them before the migration and create them again after it.",
+        )
 
 
 def _tables(blueprints: Iterable[TableBlueprint]) -> list[str]:

@@ -102,7 +102,7 @@ def trial(
         scratch = f"sequent_trial_{uuid.uuid4().hex}"
         catalog.ensure_schema(connection, scratch)
         catalog.ensure_schema(connection, view_schema)
-        attempt = _Scratch(connection, scratch, view_schema)
+        attempt = Scratch(connection, scratch, view_schema)
         attempt.choose_search_path(files, suffix)
         with rolled_back(connection):
             plain = attempt.run([*files, *altered.values()], "")
@@ -135,7 +135,7 @@ def trial(
     return TrialResult(blueprints, columns, catalog.fingerprint(overall))
 
 
-class _Scratch:
+class Scratch:
     """The scratch schema of one trial."""
 
     def __init__(self, connection: Connection, schema: str, view_schema: str) -> None:

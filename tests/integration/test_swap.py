@@ -330,7 +330,14 @@ def test_a_shadow_table_does_not_disturb_the_tables_that_it_refers_to(
 
 
 DEPENDENTS = {
-    "view": ("CREATE VIEW public.reader AS SELECT * FROM {schema}.lines", "view public.reader on lines"),
+    "temporary view": (
+        "CREATE TEMPORARY VIEW reader AS SELECT * FROM {schema}.lines",
+        "temporary view pg_temp",
+    ),
+    "rule on a view": (
+        "CREATE VIEW reader AS SELECT 1 AS id; CREATE RULE r AS ON INSERT TO reader DO INSTEAD DELETE FROM {schema}.lines",
+        "rule r on public.reader on lines",
+    ),
     "materialized view": (
         "CREATE MATERIALIZED VIEW reader AS SELECT name FROM {schema}.lines",
         "materialized view public.reader on lines",

@@ -1,0 +1,70 @@
+"""The locks of a swap, in an order that its readers keep, too.
+
+Whoever reads a view locks the view first and then what it reads; whoever reads a partitioned table locks that first and then the partitions.
+So a swap locks views, the outermost first, then tables, then partitions, each by name, and two swaps cannot meet head-on. A reader may still
+have locked a table before it comes to a view of it, or two tables in another order than ours. Then somebody must give way, and it is the swap:
+from its first lock to its last it waits for less time in all than PostgreSQL lets a waiter wait before it looks for deadlocks, so none is
+found in which a reader would be cancelled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+Connection = psycopg.Connection[Any]
+
+_BUDGET = """
+    SELECT extract(epoch FROM least(nullif(pg_catalog.current_setting('lock_timeout')::interval, '0'),
+        pg_catalog.current_setting('deadlock_timeout')::interval / 2))::float8
+"""
+
+_TABLES_FIRST = """
+    SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %s AND c.relname = ANY (%s) AND c.relkind IN ('r', 'p') ORDER BY c.relispartition, c.relname
+"""
+
+
+def lock_for_swap(
+    connection: Connection, schema: str, *, views: Sequence[tuple[str, str]], tables: Collection[str]
+) -> None:
+    """Lock views (schema and name, the outermost first) and tables of ``schema`` ACCESS EXCLUSIVE until the transaction ends.
+
+    Waits, in all, no longer than the transaction's ``lock_timeout`` nor than half of ``deadlock_timeout``; what is left of that is the
+    transaction's ``lock_timeout`` afterwards. A view that is gone is passed over.
+
+    Raises
+    ------
+    psycopg.errors.LockNotAvailable
+        Not now; roll back and try again.
+    psycopg.errors.UndefinedTable
+        A table is gone.
+    """
+    row = connection.execute(_BUDGET).fetchone()
+    ordered = [name for (name,) in connection.execute(_TABLES_FIRST, (schema, list(tables))).fetchall()]
+    ordered += sorted({*tables} - {*ordered})
+    # LOCK TABLE on a view would lock all that it reads, other people's tables too; this changes nothing and locks the view alone.
+    statements = [
+        sql.SQL("ALTER TABLE IF EXISTS {} SET SCHEMA {}").format(
+            sql.Identifier(view_schema, name), sql.Identifier(view_schema)
+        )
+        for view_schema, name in views
+    ]
+    statements += [
+        sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(schema, name))
+        for name in ordered
+    ]
+    deadline = time.monotonic() + (row[0] if row else 0.0)
+    for statement in (*statements, sql.SQL("SELECT")):
+        milliseconds = int((deadline - time.monotonic()) * 1000)
+        if milliseconds < 1:
+            raise errors.LockNotAvailable("The locks of the swap took longer than their timeout in all.")
+        # In one go: a lock that is free costs one round trip.
+        connection.execute(
+            sql.SQL("SET LOCAL lock_timeout = {}; {}").format(sql.Literal(milliseconds), statement),
+            prepare=False,
+        )

@@ -176,8 +176,8 @@ _STAND_INS = {
 
 def _copy(connection: Connection, table: str, scratch: str, view_schema: str) -> None:
     """Create an empty copy of a live table, with the names that an alter file may mention."""
-    copy, live = sql.Identifier(scratch, table), sql.Identifier(view_schema, table)
-    connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(copy, live))
+    copy = sql.Identifier(scratch, table)
+    _copy_with_partitions(connection, table, scratch, view_schema)
     originals = catalog.attached_objects(connection, view_schema, [table])
     copies = catalog.attached_objects(connection, scratch, [table])
     # LIKE goes through them in the order of their creation.
@@ -194,6 +194,37 @@ def _copy(connection: Connection, table: str, scratch: str, view_schema: str) ->
     for item in originals:
         if item.kind in _STAND_INS and (item.kind != "constraint" or item.detail == "f"):
             connection.execute(_STAND_INS[item.kind].format(copy=copy, name=sql.Identifier(item.name)))
+
+
+_PARTITIONS = """
+    SELECT t.name, p.relname, pg_catalog.pg_get_expr(t.bound, t.oid), pg_catalog.pg_get_partkeydef(t.oid)
+    FROM (
+        SELECT c.oid, c.relname AS name, NULL::oid AS parent, NULL::pg_node_tree AS bound, 0 AS level
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+        UNION ALL
+        SELECT c.oid, c.relname, x.parentrelid, c.relpartbound, x.level
+        FROM pg_catalog.pg_class r JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+        CROSS JOIN LATERAL pg_catalog.pg_partition_tree(r.oid) x JOIN pg_catalog.pg_class c ON c.oid = x.relid
+        WHERE n.nspname = %(schema)s AND r.relname = %(table)s AND x.level > 0
+    ) t LEFT JOIN pg_catalog.pg_class p ON p.oid = t.parent
+    ORDER BY t.level, t.name
+"""
+"""A table and its partitions, each with its parent's name, its bounds and its own partition key."""
+
+
+def _copy_with_partitions(connection: Connection, table: str, scratch: str, view_schema: str) -> None:
+    rows = connection.execute(_PARTITIONS, {"schema": view_schema, "table": table}).fetchall()
+    for name, parent, bounds, key in rows:
+        what = (
+            sql.SQL("(LIKE {} INCLUDING ALL)").format(sql.Identifier(view_schema, name))
+            if parent is None
+            else sql.SQL("PARTITION OF {} {}").format(sql.Identifier(scratch, parent), sql.SQL(bounds))
+        )
+        by = sql.SQL(" PARTITION BY {}").format(sql.SQL(key)) if key is not None else sql.SQL("")
+        connection.execute(
+            sql.SQL("CREATE TABLE {} {}{}").format(sql.Identifier(scratch, name), what, by), prepare=False
+        )
 
 
 def _of_kind(objects: Iterable[CatalogObject], kind: str) -> list[CatalogObject]:

@@ -58,7 +58,11 @@ def from_json(document: Mapping[str, Any]) -> Properties:
 def merge(as_built: Properties, live: Properties, new: Properties) -> Properties:
     """Return what the new table should have: the new files' properties, with everything done by hand done to it too."""
     merged = dict(new)
+    tables = {key[1] for key in live}
     for key in as_built.keys() | live.keys():
+        if key[1] not in tables:
+            # A partition that is gone has nothing that could follow; the new one is as its files made it.
+            continue
         # The owner stays whoever runs the migration: a table that changes hands with a deployment is nobody's intention.
         if key[0] != "owner" and key in live and key in as_built and live[key] == as_built[key]:
             continue

@@ -110,6 +110,21 @@ def attached_objects(connection: Connection, schema: str, tables: Collection[str
     return [CatalogObject(*row) for row in rows]
 
 
+def with_partitions(connection: Connection, schema: str, tables: Collection[str]) -> list[str]:
+    """Return those of the tables that exist, and the partitions that they have in the same schema."""
+    query = """
+        SELECT DISTINCT p.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) x
+        JOIN pg_catalog.pg_class p ON p.oid = x.relid AND p.relnamespace = n.oid
+        WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
+        UNION SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p') ORDER BY 1
+    """
+    return [
+        name for (name,) in connection.execute(query, {"schema": schema, "tables": list(tables)}).fetchall()
+    ]
+
+
 def standing_objects(
     connection: Connection, schema: str, names: Collection[tuple[str, str]]
 ) -> list[CatalogObject]:
@@ -187,7 +202,7 @@ def _unsupported(connection: Connection, *, own: bool = False) -> list[tuple[str
     return connection.execute(query).fetchall()
 
 
-_NOT_PLAIN = frozenset({"partitioned table", "foreign table"})
+_NOT_PLAIN = frozenset({"foreign table"})
 
 _RELATIONS = sql.SQL("""
     SELECT c.oid, c.relname, EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND {is_own})

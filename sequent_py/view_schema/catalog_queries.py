@@ -11,7 +11,7 @@ IS_OWN: LiteralString = """(CASE WHEN pg_catalog.age({xmin}) <= 0 THEN pg_catalo
     ((pg_catalog.pg_current_xact_id()::text::int8 - pg_catalog.age({xmin}))::text)::xid8) = 'in progress' ELSE false END)"""
 
 OBJECTS: LiteralString = """
-    SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view'
+    SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view'
                WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
                WHEN 'c' THEN 'composite type' ELSE 'index' END AS kind,
            c.oid, c.relname::text AS name, c.relnamespace AS namespace,
@@ -26,9 +26,10 @@ OBJECTS: LiteralString = """
     SELECT CASE WHEN k.contype IN ('p', 'u', 'x') THEN 'key' ELSE 'constraint' END, k.oid, k.conname::text, k.connamespace,
            k.conrelid, k.contype::text, NULL, k.xmin
     FROM pg_catalog.pg_constraint k WHERE k.conrelid <> 0 AND k.contype <> 't'
+        AND NOT (k.contype IN ('c', 'n') AND k.coninhcount > 0) AND NOT (k.contype = 'f' AND k.conparentid <> 0)
     UNION ALL
     SELECT 'trigger', t.oid, t.tgname::text, c.relnamespace, t.tgrelid, '', NULL, t.xmin
-    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal AND t.tgparentid = 0
     UNION ALL
     SELECT 'policy', p.oid, p.polname::text, c.relnamespace, p.polrelid, '', NULL, p.xmin
     FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
@@ -47,7 +48,8 @@ OBJECTS: LiteralString = """
     FROM pg_catalog.pg_type y WHERE y.typrelid = 0 AND y.typelem = 0 AND y.typtype <> 'm'
 """
 """Everything that can have a name of its own: kind, oid, name, namespace, the table that it is on, a finer kind, a function's body, and
-the transaction that wrote it. Indexes that carry a constraint are left out: renaming the constraint renames them."""
+the transaction that wrote it. Indexes that carry a constraint are left out: renaming the constraint renames them; and so are checks, triggers
+and foreign keys that a partition has from its parent."""
 
 UNSUPPORTED = {
     "schema": ("pg_namespace", "nspname"),
@@ -100,6 +102,10 @@ DEFINITIONS: Mapping[str, LiteralString] = {
                          WHERE c.relkind = 'S' AND d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
                            AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i')),
             'comment', pg_catalog.obj_description(c.oid, 'pg_class'))
+            || CASE WHEN c.relkind = 'p' OR c.relispartition THEN jsonb_build_object(
+                'partition key', CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END,
+                'partition of', (SELECT h.inhparent::regclass::text FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid),
+                'bound', pg_catalog.pg_get_expr(c.relpartbound, c.oid)) ELSE '{}' END
         FROM pg_catalog.pg_class c WHERE c.oid = ANY (%(oids)s)""",
     "constraint": """
         SELECT k.oid, jsonb_build_object(

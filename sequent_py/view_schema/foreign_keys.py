@@ -27,9 +27,29 @@ _OUTGOING = """
         WHERE n.nspname = %s AND c.relname = ANY (%s))
     SELECT c.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid)
     FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-    WHERE k.contype = 'f' AND k.conrelid IN (SELECT oid FROM tables) AND k.confrelid NOT IN (SELECT oid FROM tables)
+    WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid IN (SELECT oid FROM tables) AND k.confrelid NOT IN (SELECT oid FROM tables)
     ORDER BY 1, 2
 """
+
+_COPIES = """
+    SELECT r.relname, k.conname, p.conname
+    FROM pg_catalog.pg_constraint k
+    JOIN pg_catalog.pg_constraint p ON p.oid = k.conparentid AND p.conrelid <> k.conrelid
+    JOIN pg_catalog.pg_class r ON r.oid = k.conrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+    WHERE k.contype = 'f' AND k.conname <> p.conname AND n.nspname = %s AND r.relname = ANY (%s)
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o WHERE o.conrelid = k.conrelid AND o.conname = p.conname)
+    ORDER BY r.relispartition, 1, 2
+"""
+
+
+def name_copies(connection: Connection, schema: str, tables: Collection[str]) -> None:
+    """Give the copies that partitions have of a foreign key the key's name again, as PostgreSQL did when it made them."""
+    for table, name, wanted in connection.execute(_COPIES, (schema, list(tables))).fetchall():
+        statement = sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}")
+        connection.execute(
+            statement.format(sql.Identifier(schema, table), sql.Identifier(name), sql.Identifier(wanted))
+        )
 
 
 def outgoing(connection: Connection, schema: str, tables: Collection[str]) -> list[SuspendedConstraint]:

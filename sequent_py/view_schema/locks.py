@@ -35,18 +35,15 @@ def lock_for_swap(
     """Lock views (schema and name, the outermost first) and tables of ``schema`` ACCESS EXCLUSIVE until the transaction ends.
 
     Waits, in all, no longer than the transaction's ``lock_timeout`` nor than half of ``deadlock_timeout``; what is left of that is the
-    transaction's ``lock_timeout`` afterwards. A view that is gone is passed over.
+    transaction's ``lock_timeout`` afterwards. What is gone is passed over.
 
     Raises
     ------
     psycopg.errors.LockNotAvailable
         Not now; roll back and try again.
-    psycopg.errors.UndefinedTable
-        A table is gone.
     """
     row = connection.execute(_BUDGET).fetchone()
     ordered = [name for (name,) in connection.execute(_TABLES_FIRST, (schema, list(tables))).fetchall()]
-    ordered += sorted({*tables} - {*ordered})
     # LOCK TABLE on a view would lock all that it reads, other people's tables too; this changes nothing and locks the view alone.
     statements = [
         sql.SQL("ALTER TABLE IF EXISTS {} SET SCHEMA {}").format(

@@ -20,7 +20,7 @@ from sequent_py.view_schema.script import SERVER_STATE, searching
 Connection = psycopg.Connection[Any]
 
 Part = tuple[str, str]
-"""``constraint`` or ``index``, and the name. The index of a primary key, unique or exclusion constraint is no part of its own."""
+"""``constraint``, ``index`` or ``partition``, and the name. The index of a primary key, unique or exclusion constraint is no part of its own."""
 
 STAND_IN = "CHECK (true)"
 """The definition of a constraint that is there for its name alone; as a real one it would say nothing."""
@@ -75,6 +75,8 @@ def _read_again(
     connection: Connection, scratch: str, view_schema: str, table: str, part: Part, definition: str
 ) -> str | None:
     kind, name = part
+    if kind == "partition":
+        return definition
     copy = sql.Identifier(scratch, table)
     if kind == "index":
         drop = sql.SQL("DROP INDEX {}").format(sql.Identifier(scratch, name))
@@ -122,6 +124,11 @@ _PARTS = """
     SELECT 'index', c.relname, pg_catalog.pg_get_indexdef(c.oid, 0, true)
     FROM tables t JOIN pg_catalog.pg_index i ON i.indrelid = t.oid JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = c.oid AND k.contype IN ('p', 'u', 'x'))
+    UNION ALL
+    SELECT 'partition', c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid) || ' of ' || p.relname
+    FROM tables t CROSS JOIN LATERAL pg_catalog.pg_partition_tree(t.oid) x
+    JOIN pg_catalog.pg_class c ON c.oid = x.relid JOIN pg_catalog.pg_class p ON p.oid = x.parentrelid
+    WHERE x.level > 0
     ORDER BY 1, 2"""
 
 _INDEXES = """

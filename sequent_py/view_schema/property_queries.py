@@ -7,7 +7,7 @@ from typing import LiteralString
 PROPERTIES: LiteralString = """
 WITH tables AS (
     SELECT c.* FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind = 'r'
+    WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
 ), relations AS (
     SELECT t.relname::text AS "table", 'table' AS kind, t.oid, t.relname::text AS name, t.relacl, t.relowner, t.reloptions, t.reltablespace
     FROM tables t
@@ -87,7 +87,7 @@ SELECT ARRAY['policy', t.relname, p.polname], jsonb_build_object(
 FROM tables t JOIN pg_catalog.pg_policy p ON p.polrelid = t.oid
 UNION ALL
 SELECT ARRAY['trigger', t.relname, g.tgname], jsonb_build_array(pg_catalog.pg_get_triggerdef(g.oid), g.tgenabled)
-FROM tables t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal
+FROM tables t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal AND g.tgparentid = 0
 UNION ALL
 SELECT ARRAY['rule', t.relname, r.rulename], jsonb_build_array(pg_catalog.pg_get_ruledef(r.oid), r.ev_enabled)
 FROM tables t JOIN pg_catalog.pg_rewrite r ON r.ev_class = t.oid
@@ -107,6 +107,7 @@ FROM columns c LEFT JOIN pg_catalog.pg_attrdef e ON e.adrelid = c.attrelid AND e
 UNION ALL
 SELECT ARRAY['constraint', t.relname, k.conname], to_jsonb(pg_catalog.pg_get_constraintdef(k.oid))
 FROM tables t JOIN pg_catalog.pg_constraint k ON k.conrelid = t.oid WHERE k.contype NOT IN ('p', 'u', 'x', 't')
+    AND NOT (k.contype = 'f' AND k.conparentid <> 0)
 UNION ALL
 -- Without the index's options, which are properties of their own.
 SELECT ARRAY[CASE WHEN k.oid IS NULL THEN 'index' ELSE 'constraint' END, r."table", r.name], to_jsonb(concat_ws(' ',

@@ -36,18 +36,18 @@ def statements(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> 
             target = sql.SQL("ALTER {} {}").format(what, sql.Identifier(schema, name))
             yield sql.SQL("{} {}").format(target, _option(option, wanted))
         case "column option", column, option:
-            target = sql.SQL("ALTER TABLE {} ALTER COLUMN {}").format(table, sql.Identifier(column))
+            target = sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {}").format(table, sql.Identifier(column))
             yield sql.SQL("{} {}").format(target, _option(option, wanted))
         case "statistics target", column:
-            yield sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STATISTICS {}").format(
+            yield sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {} SET STATISTICS {}").format(
                 table, sql.Identifier(column), sql.Literal(wanted)
             )
         case "storage", column:
-            yield sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET STORAGE {}").format(
+            yield sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {} SET STORAGE {}").format(
                 table, sql.Identifier(column), sql.SQL(_STORAGE[wanted])
             )
         case "compression", column:
-            yield sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET COMPRESSION {}").format(
+            yield sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {} SET COMPRESSION {}").format(
                 table, sql.Identifier(column), sql.SQL(_COMPRESSION[wanted])
             )
         case ("replica identity",):

@@ -237,7 +237,17 @@ def _retire(
         renames += [Rename(item.kind, item.table, item.plain, item.name, item.source) for item in own_names]
         retired.append(replace(blueprint, physical_name=name, names=tuple(own_names), suspended=gone))
     rename_all(connection, schema, renames)
+    _name_copies(
+        connection, schema, [[item.name for item in each.names if item.kind == "table"] for each in retired]
+    )
     return retired
+
+
+def _name_copies(connection: Connection, schema: str, tables: Iterable[Sequence[str]]) -> None:
+    # Only a table with partitions, which are tables of its files, has any.
+    foreign_keys.name_copies(
+        connection, schema, [name for names in tables if len(names) > 1 for name in names]
+    )
 
 
 def _serving_objects(connection: Connection, schema: str, blueprint: TableBlueprint) -> list[CatalogObject]:
@@ -292,6 +302,7 @@ def _promote(connection: Connection, schema: str, promoted: Sequence[TableBluepr
             f"The tables to be promoted are not as they were built: {error.diag.message_primary}.",
             remedy="Put back what was renamed or dropped; what online built can be built anew: sequent migrate abort, then sequent migrate online",
         ) from error
+    _name_copies(connection, schema, [carry_over.tables_of(blueprint) for blueprint in promoted])
     for blueprint in promoted:
         foreign_keys.resume(connection, schema, blueprint.suspended)
 
@@ -353,6 +364,25 @@ def _alter(
         if item.files.table == blueprint.table:
             source = table_files.alter_file_name(blueprint.table, item.version)
             run_script(connection, item.sql, source=source, search_path=(schema, "public"))
-    after = carry_over.read_properties(connection, schema, tables)
+    names = _with_partitions(connection, schema, blueprint, alters)
+    after = carry_over.read_properties(
+        connection, schema, [item.plain for item in names if item.kind == "table"]
+    )
     as_built = carry_over.merge(before, after, carry_over.from_json(blueprint.as_built))
-    return replace(blueprint, as_built=carry_over.to_json(as_built))
+    return replace(blueprint, as_built=carry_over.to_json(as_built), names=names)
+
+
+def _with_partitions(
+    connection: Connection, schema: str, blueprint: TableBlueprint, alters: Sequence[AlterScript]
+) -> tuple[ObjectName, ...]:
+    """Return a blueprint's names with the partitions that its alter files added and without those that they dropped."""
+    tables = [item.plain for item in blueprint.names if item.kind == "table"]
+    present = catalog.with_partitions(connection, schema, tables)
+    suffix = f"_{max(item.version for item in alters)}"
+    taken = catalog.taken_names(connection, schema)
+    added = [
+        ObjectName("table", suffixed_name(name, suffix, taken), name, "")
+        for name in present
+        if name not in tables
+    ]
+    return (*(item for item in blueprint.names if item.kind != "table" or item.plain in present), *added)

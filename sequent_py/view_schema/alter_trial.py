@@ -132,11 +132,12 @@ def _differing(found: Mapping[K, str], wanted: Mapping[K, str]) -> dict[K, tuple
 
 
 def _made_by_files(live: TableBlueprint) -> frozenset[Part]:
-    """Return the constraints and indexes that the live table has from its files, earlier alter files included."""
+    """Return the constraints, indexes and partitions that the live table has from its files, earlier alter files included."""
     properties = carry_over.from_json(live.as_built)
+    partitions = {("partition", item.plain) for item in live.names if item.kind == "table"}
     return frozenset(
         (key[0], key[2]) for key in properties if key[0] in ("constraint", "index") and key[1] == live.table
-    )
+    ).union(partitions)
 
 
 def _was_done_by_hand(

@@ -22,6 +22,8 @@ RELATION_KINDS = frozenset(
 """Kinds that share one namespace in a schema. A key is a primary key, unique or exclusion constraint: it has its index's name."""
 ON_TABLE_KINDS = frozenset({"key", "constraint", "trigger", "policy", "rule"})
 """Kinds that are renamed by way of their table."""
+HOLDER_KINDS = frozenset({"table", "view", "materialized view"})
+"""Kinds that others are on: triggers and rules of a view, indexes of a materialized one."""
 SHARABLE_KINDS = frozenset({"function", "type", "domain"})
 """Kinds that a table file may leave without a suffix, to be shared by all generations."""
 

@@ -5,9 +5,10 @@ built (kept in its blueprint), what it has now, and what the new files give. Wha
 whatever differs was done by hand, and is done to the new table too, whether that adds, changes or takes away. So a comment that the files
 no longer have goes, and a grant that an administrator made stays.
 
-Carried over: owner, grants on tables, columns and owned sequences, comments, storage options, statistics targets, replica identity,
-clustering, row security and its policies, triggers, rules, extended statistics, publications. Columns, constraints and indexes made by
-hand are not: building them would take time under the swap's lock, and they belong in the table file; they are reported.
+Carried over: owner, grants on tables, columns, sequences, views, functions and types, comments, storage options, statistics targets,
+replica identity, clustering, row security and its policies, triggers, rules, extended statistics, publications, options of sequences. What is in
+:data:`REPORTED` is not: building columns, constraints and indexes would take time under the swap's lock, and they belong in the table file.
+It is reported, and so is what was dropped by hand and comes back with the new table; ``docs/swap.md`` has the whole list.
 """
 
 from __future__ import annotations
@@ -31,17 +32,38 @@ Connection = psycopg.Connection[Any]
 Property = tuple[str, ...]
 """A kind, and what it is of."""
 Properties = dict[Property, Any]
+Holder = tuple[str, str]
+"""What a property's name is the name of, and the name: ``routine``, ``type``, or nothing for tables, views and sequences."""
 
-REPORTED = frozenset({"column", "constraint", "index", "tablespace", "persistence"})
+_CLASSES = {"function": "routine", "type": "type", "domain": "type", "composite type": "type"}
+
+REPORTED = frozenset(
+    {
+        "access method",
+        "column",
+        "constraint",
+        "disabled foreign key",
+        "extension",
+        "index",
+        "partition bound",
+        "persistence",
+        "security label",
+        "sequence limits",
+        "tablespace",
+    }
+)
 """Kinds that are compared but never carried over."""
 
 
-def read_properties(connection: Connection, schema: str, tables: Collection[str]) -> Properties:
-    """Return all properties of tables that have their plain names."""
+def read_properties(connection: Connection, schema: str, holders: Collection[Holder]) -> Properties:
+    """Return all properties of what has its plain name."""
     # An empty search path: the definitions are run again later, and must mean the same then.
     with connection.transaction(), searching(connection, []):
-        parameters = {"schema": schema, "tables": list(tables)}
-        rows = prepared.execute(connection, PROPERTIES, parameters).fetchall()
+        names = {
+            parameter: [name for kind, name in holders if kind == of]
+            for parameter, of in (("relations", ""), ("routines", "routine"), ("types", "type"))
+        }
+        rows = prepared.execute(connection, PROPERTIES, {"schema": schema, **names}).fetchall()
     return {tuple(key): value for key, value in rows}
 
 
@@ -58,13 +80,13 @@ def from_json(document: Mapping[str, Any]) -> Properties:
 def merge(as_built: Properties, live: Properties, new: Properties) -> Properties:
     """Return what the new table should have: the new files' properties, with everything done by hand done to it too."""
     merged = dict(new)
-    tables = {key[1] for key in live}
+    holders = {_holder(key) for key in live}
     for key in as_built.keys() | live.keys():
-        if key[1] not in tables:
+        if _holder(key) not in holders:
             # A partition that is gone has nothing that could follow; the new one is as its files made it.
             continue
         # The owner stays whoever runs the migration: a table that changes hands with a deployment is nobody's intention.
-        if key[0] != "owner" and key in live and key in as_built and live[key] == as_built[key]:
+        if not key[0].endswith("owner") and key in live and key in as_built and live[key] == as_built[key]:
             continue
         if key in live:
             merged[key] = live[key]
@@ -87,10 +109,9 @@ def carry_over(connection: Connection, schema: str, present: Properties, wanted:
     changed = [key for key in present.keys() | wanted.keys() if present.get(key) != wanted.get(key)]
     # The owner first, for grants are told apart by it; comments last, for what they are on must exist.
     order = {"owner": 0, "comment": 2}
-    for key in sorted(changed, key=lambda key: (order.get(key[0], 1), key)):
+    for key in sorted(changed, key=lambda key: (order.get(key[0].split()[-1], 1), key)):
         if key[0] in REPORTED:
-            if key in wanted:
-                warnings.append(_warning(key, wanted[key]))
+            warnings.append(_warning(key, wanted[key]) if key in wanted else _returning(key))
             continue
         if not _is_applicable(key, present, wanted):
             warnings.append(f"{_described(key)} is not carried over: the new table has no such object.")
@@ -105,22 +126,43 @@ def left_behind(connection: Connection, schema: str, blueprint: TableBlueprint) 
     if not blueprint.as_built:
         return []
     as_built = from_json(blueprint.as_built)
-    live = read_properties(connection, schema, tables_of(blueprint))
-    return [
+    live = read_properties(connection, schema, holders_of(blueprint))
+    holders = {_holder(key) for key in live}
+    made = [
         _warning(key, value)
         for key, value in sorted(live.items())
         if key[0] in REPORTED and as_built.get(key) != value
     ]
+    undone = [
+        _returning(key)
+        for key in sorted(as_built)
+        if key[0] in REPORTED and key not in live and _holder(key) in holders
+    ]
+    gone = [
+        f"{' '.join(holder).strip()} of {blueprint.table} was dropped by hand and comes back, if the files still create it."
+        for holder in sorted({_holder(key) for key in as_built} - holders)
+    ]
+    return [*made, *undone, *gone]
 
 
-def of_tables(properties: Properties, tables: Collection[str]) -> Properties:
-    """Return the properties of some of the tables."""
-    return {key: value for key, value in properties.items() if key[1] in tables}
+def of_holders(properties: Properties, holders: Collection[Holder]) -> Properties:
+    """Return the properties of some of what was read."""
+    return {key: value for key, value in properties.items() if _holder(key) in holders}
+
+
+def holders_of(blueprint: TableBlueprint) -> set[Holder]:
+    """Return what of a blueprint has properties: tables, views and whatever else stands by itself."""
+    return {(_CLASSES.get(item.kind, ""), item.plain) for item in blueprint.names if item.table == ""}
 
 
 def tables_of(blueprint: TableBlueprint) -> list[str]:
     """Return the plain names of a blueprint's tables."""
     return [item.plain for item in blueprint.names if item.kind == "table"]
+
+
+def _holder(key: Property) -> Holder:
+    first, _, rest = key[0].partition(" ")
+    return (first if rest and first in _CLASSES.values() else "", key[1])
 
 
 def _is_applicable(key: Property, present: Properties, wanted: Properties) -> bool:
@@ -131,12 +173,12 @@ def _is_applicable(key: Property, present: Properties, wanted: Properties) -> bo
     match kind, *rest:
         case (("statistics target" | "storage" | "compression" | "column option"), column, *_):
             return ("column", table, column) in present
-        case "grant", "sequence", sequence, *_:
+        case ("grant", "sequence", sequence, *_) | ("sequence option", sequence, _):
             return _has_sequence(present, table, sequence)
         case "grant", _, _, column, *_:
             return column == "" or ("column", table, column) in present
-        case "comment", "table", _:
-            return True
+        case "comment", ("table" | "view" | "materialized view"), _:
+            return ("owner", table) in present
         case "comment", "sequence", name:
             return _has_sequence(present, table, name)
         case "comment", "index", name:
@@ -160,6 +202,8 @@ def _with_owner(key: Property, wanted: Properties) -> Property:
     """Name the owner, who is kept nameless so that a table's grants compare alike whoever owns it."""
     if key[0] == "grant" and key[5] == "owner":
         return (*key[:6], wanted["owner", key[1]], key[7])
+    if key[0].endswith(" grant") and key[2] == "owner":
+        return (*key[:3], wanted[f"{_holder(key)[0]} owner", key[1]], key[4])
     return key
 
 
@@ -190,4 +234,12 @@ def _warning(key: Property, value: Any) -> str:
     return (
         f"The {kind} {' '.join(rest)}".rstrip()
         + f" of {table} ({value}) was made by hand and is not carried over: put it into the files of {table}."
+    )
+
+
+def _returning(key: Property) -> str:
+    kind, table, *rest = key
+    return (
+        f"The {kind} {' '.join(rest)}".rstrip()
+        + f" of {table} was dropped by hand and comes back: take it out of the files of {table}."
     )

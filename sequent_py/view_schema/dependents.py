@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from sequent_py.errors import DependentObjects
-from sequent_py.view_schema import carry_over, prepared, views
+from sequent_py.view_schema import carry_over, prepared, publications, views
 from sequent_py.view_schema.blueprints import RELATION_KINDS, TableBlueprint
 from sequent_py.view_schema.plans import Plan
 
@@ -200,11 +200,13 @@ def check(
     found = dependents(connection, view_schema, replaced, live=live)
     refuse(found)
     views.refuse_foreign(connection, {item.relation for item in found if item.is_view})
-    return tuple(
+    left = [
         warning
         for table in replaced
         for warning in carry_over.left_behind(connection, view_schema, live[table])
-    )
+    ]
+    tables = [name for table in replaced for name in carry_over.tables_of(live[table])]
+    return (*left, *publications.warnings(connection, view_schema, tables))
 
 
 def missing_tables(connection: Connection, view_schema: str, tables: Collection[str]) -> list[str]:

@@ -21,6 +21,7 @@ from sequent_py.records import RecordShape
 from sequent_py.view_schema import catalog, foreign_keys, table_files
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import (
+    HOLDER_KINDS,
     SHARABLE_KINDS,
     CatalogObject,
     Key,
@@ -205,7 +206,7 @@ def _build_indexes(
         schema=view_schema,
         view_schema=view_schema,
         source=source,
-        tables=_physical_tables([blueprint]),
+        tables=[item.name for item in blueprint.names if item.kind in HOLDER_KINDS],
     )
     named = _with_actual_names(blueprint, created)
     # References to the other tables of the plan stay.
@@ -239,7 +240,7 @@ def _with_actual_names(blueprint: TableBlueprint, created: Sequence[CatalogObjec
     They are those of the trial unless a name that the server chose has been taken meanwhile; then the next free one was chosen, and
     what the trial had at its place in the order of creation is meant.
     """
-    plain_tables = {item.name: item.plain for item in blueprint.names if item.kind == "table"}
+    plain_tables = {item.name: item.plain for item in blueprint.names if item.kind in HOLDER_KINDS}
     expected = {(item.kind, item.table, item.name): item for item in blueprint.names}
     found = {(item.kind, plain_tables.get(item.table, item.table), item.name) for item in created}
     unexpected = sorted(found - expected.keys())

@@ -7,18 +7,33 @@ from typing import LiteralString
 PROPERTIES: LiteralString = """
 WITH tables AS (
     SELECT c.* FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')
+    WHERE n.nspname = %(schema)s AND c.relname = ANY (%(relations)s) AND c.relkind IN ('r', 'p', 'v', 'm')
+), sequences AS (
+    SELECT t.relname::text AS "table", c.*
+    FROM tables t
+    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = t.oid AND d.deptype IN ('a', 'i')
+    JOIN pg_catalog.pg_class c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid AND c.relkind = 'S'
+    UNION ALL
+    SELECT c.relname::text, c.* FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = ANY (%(relations)s) AND c.relkind = 'S'
 ), relations AS (
-    SELECT t.relname::text AS "table", 'table' AS kind, t.oid, t.relname::text AS name, t.relacl, t.relowner, t.reloptions, t.reltablespace
+    SELECT t.relname::text AS "table",
+           CASE t.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'table' END AS kind,
+           t.oid, t.relname::text AS name, t.relacl, t.relowner, t.reloptions, t.reltablespace
     FROM tables t
     UNION ALL
     SELECT t.relname::text, 'index', c.oid, c.relname::text, NULL, c.relowner, c.reloptions, c.reltablespace
     FROM tables t JOIN pg_catalog.pg_index i ON i.indrelid = t.oid JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
     UNION ALL
-    SELECT t.relname::text, 'sequence', c.oid, c.relname::text, c.relacl, c.relowner, NULL, 0
-    FROM tables t
-    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = t.oid AND d.deptype IN ('a', 'i')
-    JOIN pg_catalog.pg_class c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid AND c.relkind = 'S'
+    SELECT "table", 'sequence', oid, relname::text, relacl, relowner, NULL, 0 FROM sequences
+), others AS (
+    SELECT 'routine' AS kind, f.proname::text AS name, f.tableoid AS classid, f.oid, f.proowner AS owner, f.proacl AS acl, 'f'::"char" AS of
+    FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
+    WHERE n.nspname = %(schema)s AND f.proname = ANY (%(routines)s)
+    UNION ALL
+    SELECT 'type', y.typname::text, y.tableoid, y.oid, y.typowner, y.typacl, 'T'::"char"
+    FROM pg_catalog.pg_type y JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
+    WHERE n.nspname = %(schema)s AND y.typname = ANY (%(types)s)
 ), columns AS (
     SELECT t.relname::text AS "table", t.relowner, a.*, a.attname::text AS name FROM tables t
     JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid WHERE a.attnum > 0 AND NOT a.attisdropped
@@ -44,6 +59,25 @@ WITH tables AS (
     SELECT c."table", 'table', c."table", c.name, c.relowner, x.* FROM columns c CROSS JOIN LATERAL pg_catalog.aclexplode(c.attacl) x
 )
 SELECT ARRAY['owner', t.relname], to_jsonb(pg_catalog.pg_get_userbyid(t.relowner)) FROM tables t
+UNION ALL
+SELECT ARRAY['owner', "table"], to_jsonb(pg_catalog.pg_get_userbyid(relowner)) FROM sequences WHERE "table" = relname
+UNION ALL
+SELECT ARRAY[o.kind || ' owner', o.name], to_jsonb(pg_catalog.pg_get_userbyid(o.owner)) FROM others o
+UNION ALL
+SELECT ARRAY[o.kind || ' grant', o.name, CASE x.grantee WHEN 0 THEN 'public' WHEN o.owner THEN 'owner' ELSE 'role' END,
+             CASE x.grantee WHEN 0 THEN '' WHEN o.owner THEN '' ELSE pg_catalog.pg_get_userbyid(x.grantee)::text END, x.privilege_type],
+       to_jsonb(bool_or(x.is_grantable))
+FROM others o CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(o.acl, pg_catalog.acldefault(o.of, o.owner))) x GROUP BY 1
+UNION ALL
+SELECT ARRAY[o.kind || ' comment', o.name], to_jsonb(d.description)
+FROM others o JOIN pg_catalog.pg_description d ON d.classoid = o.classid AND d.objoid = o.oid AND d.objsubid = 0
+UNION ALL
+SELECT ARRAY['sequence option', s."table", s.relname, o.option], o.value
+FROM sequences s JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid CROSS JOIN LATERAL (
+    VALUES ('increment', to_jsonb(q.seqincrement)), ('cache', to_jsonb(q.seqcache)), ('cycle', to_jsonb(q.seqcycle))) o (option, value)
+UNION ALL
+SELECT ARRAY['sequence limits', s."table", s.relname], jsonb_build_array(pg_catalog.format_type(q.seqtypid, NULL), q.seqmin, q.seqmax, q.seqstart)
+FROM sequences s JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid
 UNION ALL
 SELECT ARRAY['grant', "table", kind, name, "column",
              CASE grantee WHEN 0 THEN 'public' WHEN relowner THEN 'owner' ELSE 'role' END,
@@ -90,7 +124,7 @@ SELECT ARRAY['trigger', t.relname, g.tgname], jsonb_build_array(pg_catalog.pg_ge
 FROM tables t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal AND g.tgparentid = 0
 UNION ALL
 SELECT ARRAY['rule', t.relname, r.rulename], jsonb_build_array(pg_catalog.pg_get_ruledef(r.oid), r.ev_enabled)
-FROM tables t JOIN pg_catalog.pg_rewrite r ON r.ev_class = t.oid
+FROM tables t JOIN pg_catalog.pg_rewrite r ON r.ev_class = t.oid WHERE r.rulename <> '_RETURN'
 UNION ALL
 SELECT ARRAY['statistics', t.relname, s.stxname], jsonb_build_array(pg_catalog.pg_get_statisticsobjdef(s.oid), coalesce(s.stxstattarget, -1))
 FROM tables t JOIN pg_catalog.pg_statistic_ext s ON s.stxrelid = t.oid
@@ -114,7 +148,8 @@ SELECT ARRAY[CASE WHEN k.oid IS NULL THEN 'index' ELSE 'constraint' END, r."tabl
     CASE WHEN i.indisprimary THEN 'PRIMARY KEY' WHEN k.contype = 'x' THEN 'EXCLUDE' WHEN i.indisunique THEN 'UNIQUE' END,
     (SELECT '(' || string_agg(pg_catalog.pg_get_indexdef(i.indexrelid, n, false), ', ' ORDER BY n) || ')'
      FROM generate_series(1, i.indnatts) n),
-    'WHERE ' || pg_catalog.pg_get_expr(i.indpred, i.indrelid), CASE WHEN k.condeferrable THEN 'DEFERRABLE' END))
+    'WHERE ' || pg_catalog.pg_get_expr(i.indpred, i.indrelid), CASE WHEN k.condeferrable THEN 'DEFERRABLE' END, CASE WHEN k.condeferred THEN 'INITIALLY DEFERRED' END,
+    CASE WHEN NOT i.indisvalid THEN 'INVALID' END))
 FROM relations r JOIN pg_catalog.pg_index i ON i.indexrelid = r.oid
 LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = r.oid AND k.contype IN ('p', 'u', 'x')
 WHERE r.kind = 'index'
@@ -123,5 +158,20 @@ SELECT ARRAY['tablespace', "table", name], to_jsonb((SELECT spcname FROM pg_cata
 FROM relations WHERE reltablespace <> 0
 UNION ALL
 SELECT ARRAY['persistence', relname], to_jsonb(relpersistence) FROM tables
+UNION ALL
+SELECT ARRAY['access method', t.relname], to_jsonb(a.amname) FROM tables t JOIN pg_catalog.pg_am a ON a.oid = t.relam
+UNION ALL
+SELECT ARRAY['partition bound', relname], to_jsonb(pg_catalog.pg_get_expr(relpartbound, oid)) FROM tables WHERE relispartition
+UNION ALL
+SELECT ARRAY['disabled foreign key', t.relname, k.conname], to_jsonb(min(g.tgenabled))
+FROM tables t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid AND g.tgisinternal AND g.tgenabled <> 'O'
+JOIN pg_catalog.pg_constraint k ON k.oid = g.tgconstraint AND k.contype = 'f' GROUP BY 1
+UNION ALL
+SELECT ARRAY['security label', d."table", d.kind, d.name, l.provider], to_jsonb(l.label)
+FROM described d JOIN pg_catalog.pg_seclabel l ON l.classoid = d.classid AND l.objoid = d.oid AND l.objsubid = d.objsubid
+UNION ALL
+SELECT ARRAY['extension', t.relname, e.extname], to_jsonb('member'::text)
+FROM tables t JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
 """
-"""Parameters: ``schema`` (text), ``tables`` (text array). No locks but those that printing definitions takes, ACCESS SHARE."""
+"""Parameters: ``schema`` (text), ``relations``, ``routines`` and ``types`` (text arrays). No locks but those that printing definitions takes, ACCESS SHARE."""

@@ -8,7 +8,6 @@ from typing import Any, LiteralString
 from psycopg import sql
 
 _FIRE: dict[str, LiteralString] = {
-    "O": "ALTER TABLE {table} ENABLE {kind} {name}",
     "D": "ALTER TABLE {table} DISABLE {kind} {name}",
     "R": "ALTER TABLE {table} ENABLE REPLICA {kind} {name}",
     "A": "ALTER TABLE {table} ENABLE ALWAYS {kind} {name}",
@@ -25,6 +24,22 @@ def statements(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> 
     match kind, *rest:
         case ("owner",):
             yield sql.SQL("ALTER TABLE {} OWNER TO {}").format(table, sql.Identifier(wanted))
+        case (("routine owner" | "type owner"),):
+            yield sql.SQL("ALTER {} {} OWNER TO {}").format(_standing(kind), table, sql.Identifier(wanted))
+        case (("routine comment" | "type comment"),):
+            yield sql.SQL("COMMENT ON {} {} IS {}").format(_standing(kind), table, sql.Literal(wanted))
+        case (("routine grant" | "type grant"), grantee_kind, grantee, privilege):
+            yield from _grant(
+                _privilege(privilege),
+                sql.SQL("{} {}").format(_standing(kind), table),
+                (grantee_kind, grantee),
+                present,
+                wanted,
+            )
+        case "sequence option", name, option:
+            yield sql.SQL("ALTER SEQUENCE {} {}").format(
+                sql.Identifier(schema, name), _sequence_option(option, wanted)
+            )
         case "grant", *_:
             yield from _grants(schema, key, present, wanted)
         case "comment", of, name:
@@ -32,7 +47,7 @@ def statements(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> 
                 _commented(schema, table, of, name), sql.Literal(wanted)
             )
         case "option", of, name, option:
-            what = sql.SQL("INDEX" if of == "index" else "TABLE")
+            what = sql.SQL(of.upper())
             target = sql.SQL("ALTER {} {}").format(what, sql.Identifier(schema, name))
             yield sql.SQL("{} {}").format(target, _option(option, wanted))
         case "column option", column, option:
@@ -75,9 +90,10 @@ def statements(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> 
             elif wanted is not None:
                 definition, fires = wanted
                 yield sql.SQL("{}").format(sql.SQL(definition))
-                yield sql.SQL(_FIRE[fires]).format(
-                    table=table, kind=sql.SQL(kind.upper()), name=sql.Identifier(name)
-                )
+                if fires != "O":
+                    yield sql.SQL(_FIRE[fires]).format(
+                        table=table, kind=sql.SQL(kind.upper()), name=sql.Identifier(name)
+                    )
         case _:
             raise ValueError(f"unknown property {key}")
 
@@ -85,15 +101,20 @@ def statements(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> 
 def _grants(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> Iterator[sql.Composed]:
     """Yield grants; the value is whether the grantee may grant it on."""
     _, _, of, name, column, grantee_kind, grantee, privilege = key
-    if not privilege.isalpha():
-        raise ValueError(f"unknown privilege {privilege!r}")
-    right = (
-        sql.SQL(privilege)
-        if not column
-        else sql.SQL("{} ({})").format(sql.SQL(privilege), sql.Identifier(column))
-    )
-    on = sql.SQL("{} {}").format(sql.SQL(of.upper()), sql.Identifier(schema, name))
-    role = sql.SQL("PUBLIC") if grantee_kind == "public" else sql.Identifier(grantee)
+    right: sql.Composable = _privilege(privilege)
+    if column:
+        right = sql.SQL("{} ({})").format(right, sql.Identifier(column))
+    # Views are tables to GRANT.
+    what = sql.SQL("SEQUENCE" if of == "sequence" else "TABLE")
+    on = sql.SQL("{} {}").format(what, sql.Identifier(schema, name))
+    yield from _grant(right, on, (grantee_kind, grantee), present, wanted)
+
+
+def _grant(
+    right: sql.Composable, on: sql.Composable, grantee: tuple[str, str], present: Any, wanted: Any
+) -> Iterator[sql.Composed]:
+    kind, name = grantee
+    role = sql.SQL("PUBLIC") if kind == "public" else sql.Identifier(name)
     if wanted is None:
         yield sql.SQL("REVOKE {} ON {} FROM {}").format(right, on, role)
         return
@@ -103,13 +124,35 @@ def _grants(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> Ite
     yield sql.SQL("GRANT {} ON {} TO {}{}").format(right, on, role, option)
 
 
+def _privilege(privilege: str) -> sql.SQL:
+    if not privilege.isalpha():
+        raise ValueError(f"unknown privilege {privilege!r}")
+    return sql.SQL(privilege)
+
+
+def _standing(kind: str) -> sql.SQL:
+    # By name alone: table files do not overload functions. A domain is a type here.
+    return sql.SQL("ROUTINE" if kind.startswith("routine ") else "TYPE")
+
+
+def _sequence_option(option: str, wanted: Any) -> sql.Composable:
+    match option:
+        case "increment":
+            return sql.SQL("INCREMENT BY {}").format(sql.Literal(wanted))
+        case "cache":
+            return sql.SQL("CACHE {}").format(sql.Literal(wanted))
+        case "cycle":
+            return sql.SQL("CYCLE" if wanted else "NO CYCLE")
+    raise ValueError(f"unknown option {option!r}")
+
+
 def _commented(schema: str, table: sql.Identifier, of: str, name: str) -> sql.Composed:
     match of:
         case "table":
             return sql.SQL("TABLE {}").format(table)
         case "column":
             return sql.SQL("COLUMN {}.{}").format(table, sql.Identifier(name))
-        case "index" | "sequence" | "statistics":
+        case "index" | "sequence" | "statistics" | "view" | "materialized view":
             return sql.SQL("{} {}").format(sql.SQL(of.upper()), sql.Identifier(schema, name))
         case "constraint" | "trigger" | "policy" | "rule":
             return sql.SQL("{} {} ON {}").format(sql.SQL(of.upper()), sql.Identifier(name), table)

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import MigrationError
-from sequent_py.view_schema.blueprints import ON_TABLE_KINDS, RELATION_KINDS
+from sequent_py.view_schema.blueprints import HOLDER_KINDS, ON_TABLE_KINDS, RELATION_KINDS
 
 Connection = psycopg.Connection[Any]
 
@@ -64,9 +64,9 @@ def rename_all(connection: Connection, schema: str, renames: Iterable[Rename]) -
     psycopg.Error
         A name is taken by something outside the batch.
     """
-    # What is on a table goes first: it is addressed by the table's name, which changes last.
+    # What is on a table or view goes first: it is addressed by the name of that, which changes last.
     pending = sorted(
-        (item for item in renames if item.name != item.new), key=lambda item: item.kind == "table"
+        (item for item in renames if item.name != item.new), key=lambda item: item.kind in HOLDER_KINDS
     )
     # Sent without waiting for each answer: everybody else waits for the last one.
     with connection.pipeline():
@@ -143,7 +143,7 @@ def _rename(connection: Connection, schema: str, item: Rename, present: dict[str
         new=sql.Identifier(item.new),
     )
     connection.execute(statement)
-    if item.kind == "table":
+    if item.kind in HOLDER_KINDS:
         # Keyed by the name at the start of the batch, by which the members refer to their table.
         first_name = next((first for first, now in present.items() if now == item.name), item.name)
         present[first_name] = item.new

@@ -25,6 +25,7 @@ from sequent_py.errors import DefinitionError, DependentObjects, MigrationError
 from sequent_py.view_schema import carry_over, catalog, dependents, foreign_keys, locks, table_files, views
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import (
+    HOLDER_KINDS,
     ON_TABLE_KINDS,
     CatalogObject,
     Key,
@@ -147,7 +148,8 @@ def swap(
     found = dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
     dependents.refuse(found)
     readers = views.read_views(connection, _views(found), search_path=[])
-    serving = carry_over.read_properties(connection, view_schema, _tables(retiring))
+    holders = {holder for blueprint in retiring for holder in carry_over.holders_of(blueprint)}
+    serving = carry_over.read_properties(connection, view_schema, holders)
     names = {step.table_name: step.retired_name for step in plan.replays} | dict(leaving)
     retired = _retire(connection, view_schema, plan.from_version, names, retiring, promoted)
     _promote(connection, view_schema, promoted)
@@ -255,8 +257,9 @@ def _serving_objects(connection: Connection, schema: str, blueprint: TableBluepr
     standing = {
         (item.kind, item.plain) for item in blueprint.names if item.table == "" and item.kind != "table"
     }
+    holders = [item.plain for item in blueprint.names if item.kind in HOLDER_KINDS]
     return [
-        *catalog.attached_objects(connection, schema, carry_over.tables_of(blueprint)),
+        *catalog.attached_objects(connection, schema, holders),
         *catalog.standing_objects(connection, schema, standing),
     ]
 
@@ -290,7 +293,7 @@ def _promote(connection: Connection, schema: str, promoted: Sequence[TableBluepr
     """Give the shadow tables and all that is theirs the plain names."""
     renames: list[Rename] = []
     for blueprint in promoted:
-        physical = {item.plain: item.name for item in blueprint.names if item.kind == "table"}
+        physical = {item.plain: item.name for item in blueprint.names if item.kind in HOLDER_KINDS}
         renames += [
             Rename(item.kind, physical.get(item.table, ""), item.name, item.plain, item.plain_source)
             for item in blueprint.names
@@ -315,19 +318,20 @@ def _carry_over(
     serving: carry_over.Properties,
 ) -> tuple[list[TableBlueprint], list[str]]:
     """Do to the new tables what was done by hand to the old ones."""
-    present = carry_over.read_properties(connection, schema, _tables(promoted))
+    holders = {holder for blueprint in promoted for holder in carry_over.holders_of(blueprint)}
+    present = carry_over.read_properties(connection, schema, holders)
     predecessors = {blueprint.table: blueprint for blueprint in retired}
     results: list[TableBlueprint] = []
     warnings: list[str] = []
     for blueprint in promoted:
-        tables = carry_over.tables_of(blueprint)
-        own = carry_over.of_tables(present, tables)
+        holders = carry_over.holders_of(blueprint)
+        own = carry_over.of_holders(present, holders)
         # A retired table that comes back has been through this before: what it has by hand must not pass for its files' work.
         new = carry_over.from_json(blueprint.as_built) if blueprint.as_built else own
         predecessor = predecessors.get(blueprint.table)
         if predecessor is not None:
             was_built = carry_over.from_json(predecessor.as_built)
-            wanted = carry_over.merge(was_built, carry_over.of_tables(serving, tables), new)
+            wanted = carry_over.merge(was_built, carry_over.of_holders(serving, holders), new)
             warnings += carry_over.carry_over(connection, schema, own, wanted)
             _leave_publications(connection, schema, predecessor)
         results.append(
@@ -358,18 +362,15 @@ def _alter(
     connection: Connection, schema: str, blueprint: TableBlueprint, alters: Sequence[AlterScript]
 ) -> TableBlueprint:
     """Run a live table's alter files, and count what they did as built rather than as done by hand."""
-    tables = carry_over.tables_of(blueprint)
-    before = carry_over.read_properties(connection, schema, tables)
+    before = carry_over.read_properties(connection, schema, carry_over.holders_of(blueprint))
     for item in sorted(alters, key=lambda item: item.version):
         if item.files.table == blueprint.table:
             source = table_files.alter_file_name(blueprint.table, item.version)
             run_script(connection, item.sql, source=source, search_path=(schema, "public"))
-    names = _with_partitions(connection, schema, blueprint, alters)
-    after = carry_over.read_properties(
-        connection, schema, [item.plain for item in names if item.kind == "table"]
-    )
+    altered = replace(blueprint, names=_with_partitions(connection, schema, blueprint, alters))
+    after = carry_over.read_properties(connection, schema, carry_over.holders_of(altered))
     as_built = carry_over.merge(before, after, carry_over.from_json(blueprint.as_built))
-    return replace(blueprint, as_built=carry_over.to_json(as_built), names=names)
+    return replace(altered, as_built=carry_over.to_json(as_built))
 
 
 def _with_partitions(

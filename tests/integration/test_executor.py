@@ -153,10 +153,6 @@ def test_a_file_that_does_not_create_its_table_is_refused(generations: Generatio
         (CREATE + "CREATE PUBLICATION p%SUFFIX% FOR TABLE lines%SUFFIX%;", "creates the publication p"),
         (CREATE + "CREATE TYPE r%SUFFIX% AS RANGE (subtype = int);", "creates the type r"),
         ("CREATE TEMPORARY TABLE lines%SUFFIX% (id int);", "temporary"),
-        (
-            "CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY) PARTITION BY HASH (id);",
-            "partitioned table lines",
-        ),
         (CREATE + "SET search_path = public;", "changes the setting search_path"),
         (
             CREATE + "SET lock_timeout = 0; SELECT set_config('work_mem', '1MB', false);",

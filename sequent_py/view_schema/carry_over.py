@@ -82,8 +82,9 @@ def merge(as_built: Properties, live: Properties, new: Properties) -> Properties
     merged = dict(new)
     holders = {_holder(key) for key in live}
     for key in as_built.keys() | live.keys():
-        if _holder(key) not in holders:
-            # A partition that is gone has nothing that could follow; the new one is as its files made it.
+        subjects = _subjects(key)
+        if _holder(key) not in holders or (subjects and subjects.isdisjoint(live)):
+            # What was on a partition, column or index that is gone cannot follow; what comes back is as the new files make it.
             continue
         # The owner stays whoever runs the migration: a table that changes hands with a deployment is nobody's intention.
         if not key[0].endswith("owner") and key in live and key in as_built and live[key] == as_built[key]:
@@ -165,37 +166,49 @@ def _holder(key: Property) -> Holder:
     return (first if rest and first in _CLASSES.values() else "", key[1])
 
 
+def _subjects(key: Property) -> set[Property]:
+    """Return the properties of which a table has one if it has what the given one is of; none where that is the table itself."""
+    kind, table, *rest = key
+    match kind, *rest:
+        case (("statistics target" | "storage" | "compression" | "column option"), column, *_):
+            return {("column", table, column)}
+        case "grant", _, _, column, *_ if column:
+            return {("column", table, column)}
+        case "comment", ("column" | "constraint") as of, name:
+            return {(of, table, name)}
+        case (("comment" | "option"), "index", name, *_):
+            return _index(table, name)
+        case (
+            ("sequence option", sequence, _)
+            | ("comment", "sequence", sequence)
+            | ("grant", "sequence", sequence, *_)
+        ):
+            return {("sequence limits", table, sequence)}
+    return set()
+
+
 def _is_applicable(key: Property, present: Properties, wanted: Properties) -> bool:
     """Whether what the property is of exists on the new table."""
     if key not in wanted:
         return True
+    if subjects := _subjects(key):
+        return not subjects.isdisjoint(present)
     kind, table, *rest = key
     match kind, *rest:
-        case (("statistics target" | "storage" | "compression" | "column option"), column, *_):
-            return ("column", table, column) in present
-        case ("grant", "sequence", sequence, *_) | ("sequence option", sequence, _):
-            return _has_sequence(present, table, sequence)
-        case "grant", _, _, column, *_:
-            return column == "" or ("column", table, column) in present
         case "comment", ("table" | "view" | "materialized view"), _:
             return ("owner", table) in present
-        case "comment", "sequence", name:
-            return _has_sequence(present, table, name)
-        case "comment", "index", name:
-            return ("index", table, name) in present or ("constraint", table, name) in present
-        case "comment", ("column" | "constraint") as of, name:
-            return (of, table, name) in present
         case "comment", of, name:
             return (of, table, name) in wanted
-        case "option", "index", name, _:
-            return ("index", table, name) in present or ("constraint", table, name) in present
-        case "clustered":
-            name = wanted[key]
-            return ("index", table, name) in present or ("constraint", table, name) in present
-        case "replica identity":
+        case ("clustered",):
+            return not _index(table, wanted[key]).isdisjoint(present)
+        case ("replica identity",):
             name = wanted[key][1]
-            return name is None or ("index", table, name) in present or ("constraint", table, name) in present
+            return name is None or not _index(table, name).isdisjoint(present)
     return True
+
+
+def _index(table: str, name: str) -> set[Property]:
+    return {("index", table, name), ("constraint", table, name)}
 
 
 def _with_owner(key: Property, wanted: Properties) -> Property:
@@ -205,11 +218,6 @@ def _with_owner(key: Property, wanted: Properties) -> Property:
     if key[0].endswith(" grant") and key[2] == "owner":
         return (*key[:3], wanted[f"{_holder(key)[0]} owner", key[1]], key[4])
     return key
-
-
-def _has_sequence(present: Properties, table: str, sequence: str) -> bool:
-    # A sequence always has grants: its owner's, unless somebody took even those.
-    return any(key[:4] == ("grant", table, "sequence", sequence) for key in present)
 
 
 def _execute(connection: Connection, statement: sql.Composed, key: Property) -> None:
@@ -226,6 +234,7 @@ def _execute(connection: Connection, statement: sql.Composed, key: Property) -> 
 
 def _described(key: Property) -> str:
     kind, table, *rest = key
+    kind = "clustering" if kind == "clustered" else kind
     return f"The {kind} {' '.join(part for part in rest if part)}".rstrip() + f" of {table}"
 
 

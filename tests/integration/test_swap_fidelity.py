@@ -265,6 +265,21 @@ def test_a_partition_with_other_bounds_is_named(generations: Generations) -> Non
     assert "lines_p of lines was dropped by hand and comes back" in warning
 
 
+def test_marks_of_an_index_made_by_hand_are_named(generations: Generations) -> None:
+    generations.migrate(LINES)
+    generations.execute("CREATE UNIQUE INDEX by_hand ON {schema}.lines (name)")
+    generations.execute("ALTER TABLE {schema}.lines CLUSTER ON by_hand")
+    generations.execute("ALTER TABLE {schema}.lines REPLICA IDENTITY USING INDEX by_hand")
+    generations.execute("COMMENT ON INDEX {schema}.by_hand IS 'mine'")
+    (before,) = warned(generations, "lines")
+    assert "index by_hand of lines" in before
+    after = generations.migrate(LINES).warnings
+    assert [warning.partition(" is not carried over")[0] for warning in after] == [
+        "The clustering of lines", "The index by_hand of lines (UNIQUE (name)) was made by hand and", "The replica identity of lines",
+        "The comment index by_hand of lines",
+    ]  # fmt: skip
+
+
 HOSTILE_NEIGHBOURS = [
     "order_records_2x", "order_records_12", "order_recordsx2", "xorder_records_2", "Order_Records_2", "ORDER_RECORDS", "order_records_02",
     "order_records__2", "order%records_2", 'order_records_2"', "order_records_2'", "order_records_2\\", "order_records_2 ", "order_records_²",

@@ -449,7 +449,7 @@ HANDMADE = {
     "replica identity nothing": ["ALTER TABLE {schema}.lines REPLICA IDENTITY NOTHING"],
     "options of autovacuum": [
         "ALTER TABLE {schema}.lines SET (autovacuum_vacuum_scale_factor = 0.01, parallel_workers = 3, toast.autovacuum_vacuum_threshold = 9)",
-        "ALTER INDEX {schema}.lines_pkey SET (fillfactor = 50, deduplicate_items = off)",
+        "ALTER INDEX {schema}.lines_pkey SET (deduplicate_items = off, fillfactor = 50)",
     ],
     "sequences": ["ALTER SEQUENCE {schema}.lines_id_seq INCREMENT BY 3 CACHE 7 CYCLE"],
     "when triggers fire": [

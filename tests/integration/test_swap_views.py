@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from psycopg import sql
-from shop import Shop1, Shop2, place_orders, shop
-from table_generations import VIEW_SCHEMA, Connection, Generations, dump, files, objects, plan
+from shop import Shop2, place_orders, shop
+from table_generations import VIEW_SCHEMA, Generations, dump, files, objects, plan
 
 from sequent_py.errors import DependentObjects
 from sequent_py.view_schema import dependents
@@ -192,12 +192,12 @@ UNREADABLE = {
     "a column that is gone": (
         "SELECT id, n FROM {schema}.lines",
         "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL, m int);",
-        'column "?n"? ',
+        r'column "?(lines\.)?n"? ',
     ),
     "a column that is gone and only filters": (
         "SELECT id FROM {schema}.lines l WHERE l.n > 3",
         "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL, m int);",
-        'column "n" does not exist',
+        r'column "?(l\.)?n"? does not exist',
     ),
     "a column of another type": (
         "SELECT id, n FROM {schema}.lines",
@@ -431,36 +431,35 @@ def test_a_reader_that_meets_the_swap_head_on_goes_first(generations: Generation
 def test_a_migration_re_points_views_and_is_stopped_by_one_that_cannot_follow(
     store_database_url: str,
 ) -> None:
-    app = shop(store_database_url)
-    place_orders(app, range(6))
-    app.view_schema.online()
-    app.view_schema.offline()
-    connection: Connection
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
+    with (
+        shop(store_database_url) as app,
+        shop(store_database_url, Shop2) as newer,
+        psycopg.connect(store_database_url, autocommit=True) as connection,
+    ):
+        place_orders(app, range(6))
+        app.view_schema.online()
+        app.view_schema.offline()
         connection.execute("CREATE VIEW totals AS SELECT customer, total FROM view_schema.order_records")
         before = connection.execute("SELECT * FROM totals ORDER BY 1").fetchall()
-        app = shop(store_database_url, Shop2)
         # The row's type is created anew with the table.
-        connection.execute("CREATE VIEW rows AS SELECT o FROM view_schema.order_records o")
+        rows = "CREATE VIEW rows AS SELECT o FROM view_schema.order_records o"
+        connection.execute(rows)
         with pytest.raises(
             DependentObjects, match=r"The view public\.rows cannot read the new tables: its column o"
         ):
-            app.view_schema.online()
+            newer.view_schema.online()
         with pytest.raises(DependentObjects, match=r"public\.rows"):
-            app.view_schema.dry_run()
+            newer.view_schema.dry_run()
         connection.execute("DROP VIEW rows")
-        app.view_schema.online()
-        connection.execute("CREATE VIEW rows AS SELECT o FROM view_schema.order_records o")
+        newer.view_schema.online()
+        connection.execute(rows)
         with pytest.raises(DependentObjects, match=r"public\.rows"):
-            app.view_schema.offline()
+            newer.view_schema.offline()
         connection.execute("DROP VIEW rows")
-        report = app.view_schema.offline()
-        assert report.repointed_views == ("public.totals",)
+        assert newer.view_schema.offline().repointed_views == ("public.totals",)
         assert connection.execute("SELECT * FROM totals ORDER BY 1").fetchall() == before
         read = connection.execute(
-            "SELECT count(*) FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid"
+            "SELECT count(*) > 0 FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid"
             " WHERE r.ev_class = 'totals'::regclass AND d.refobjid = 'view_schema.order_records'::regclass"
         ).fetchone()
-        assert read is not None
-        assert read[0] > 0
-    assert Shop1.version == 1
+        assert read == (True,)

@@ -4,7 +4,7 @@ One connection, C, which holds ``migration_key()`` for its session, opens a tran
 
 1. ``gate_key()`` exclusively: every writer has ended, and new ones wait at the gate *before* they read the live version;
 2. ``events`` in SHARE ROW EXCLUSIVE mode: nor does anybody write who was let around the gate (replication, disabled triggers);
-3. the tables that serve, in ACCESS EXCLUSIVE mode: nobody reads what is about to be renamed.
+3. the tables that serve, and before them the views that read them, in ACCESS EXCLUSIVE mode: nobody reads what is about to be renamed.
 
 Then ``last_window`` runs, on connections of its own: what it commits is a pass like any other, right whatever becomes of the swap. Then
 ``promote`` runs in C's transaction, which commits. Waiting writers find the new version live; none has failed for waiting.
@@ -39,6 +39,7 @@ from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, SwapLockTimeou
 from sequent_py.progress import Progress
 from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders
 from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.locks import view_locks
 
 Connection = psycopg.Connection[Any]
 R = TypeVar("R")
@@ -79,6 +80,7 @@ def cut_over(
     connection: Connection,
     *,
     tables: Sequence[str],
+    views: Sequence[tuple[str, str]] = (),
     last_window: Callable[[], None],
     promote: Callable[[Connection], R],
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
@@ -91,8 +93,8 @@ def cut_over(
     """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
 
     ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
-    window writes. ``approach`` is called before each round of tries, with no lock held, to make the last window small. Where it does not become so, or a last
-    window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
+    window writes. ``views`` is what ``swap.serving_views`` says of them. ``approach`` is called before each round of tries, with no lock
+    held, to make the last window small. Where it does not become so, or a last window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
     with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction. No lock is waited for
     longer than ``lock_timeout_seconds``, and at first for less; if a lock is not to be had there, all is rolled back and tried again, ``last_window`` included.
@@ -113,6 +115,7 @@ def cut_over(
         context,
         connection,
         tables,
+        views,
         approach,
         last_window,
         promote,
@@ -136,6 +139,7 @@ class _CutOver(Generic[R]):
         context: Context,
         connection: Connection,
         tables: Sequence[str],
+        views: Sequence[tuple[str, str]],
         approach: Callable[[], None],
         last_window: Callable[[], None],
         promote: Callable[[Connection], R],
@@ -147,6 +151,7 @@ class _CutOver(Generic[R]):
         self._context = context
         self._connection = connection
         self._tables = sorted(set(tables))
+        self._views = views
         self._approach = approach
         self._last_window = last_window
         self._promote = promote
@@ -305,6 +310,14 @@ class _CutOver(Generic[R]):
         )
         if self._tables:
             self._readers_since = time.monotonic()
+            # Before the tables, as their readers do: whoever holds a view and waits for its table would keep us from the view.
+            for statement in view_locks(self._views):
+                timeout = sql.Literal(max(round(self._lock_timeout * 1000), 1) if is_waiting else 1)
+                self._connection.execute(
+                    sql.SQL("SET LOCAL lock_timeout = {}; {}").format(timeout, statement)
+                )
+            if self._views:
+                self._set_limits()
             names = sql.SQL(", ").join(
                 sql.Identifier(self._context.config.view_schema, name) for name in self._tables
             )

@@ -89,6 +89,8 @@ class GoliveReport:
     warnings: tuple[str, ...] = ()
     accepted_quarantined: tuple[QuarantinedAggregate, ...] = ()
     """Aggregates that were left behind, as was accepted by name."""
+    repointed_views: tuple[str, ...] = ()
+    """Views of others, with their schemas, that read the new tables now."""
 
 
 def run_golive(
@@ -160,6 +162,7 @@ def run_golive(
             step_seconds=watch.seconds,
             warnings=(*warnings, *result.warnings),
             accepted_quarantined=golive.promotion.left_behind,
+            repointed_views=result.repointed_views,
         )
 
 
@@ -237,6 +240,7 @@ class _Golive:
                         self._context,
                         self._connection,
                         tables=self.promotion.serving_tables(),
+                        views=self.promotion.serving_views(),
                         approach=lambda: self._approach(window),
                         last_window=lambda: self._replay(window),
                         promote=lambda _connection: self.promotion.promote(),

@@ -29,6 +29,17 @@ _TABLES_FIRST = """
 """
 
 
+def view_locks(views: Sequence[tuple[str, str]]) -> list[sql.Composed]:
+    """Return the statements that lock views ACCESS EXCLUSIVE; a view that is gone is passed over."""
+    # LOCK TABLE on a view would lock all that it reads, other people's tables too; this changes nothing and locks the view alone.
+    return [
+        sql.SQL("ALTER TABLE IF EXISTS {} SET SCHEMA {}").format(
+            sql.Identifier(schema, name), sql.Identifier(schema)
+        )
+        for schema, name in views
+    ]
+
+
 def lock_for_swap(
     connection: Connection, schema: str, *, views: Sequence[tuple[str, str]], tables: Collection[str]
 ) -> None:
@@ -44,16 +55,12 @@ def lock_for_swap(
     """
     row = connection.execute(_BUDGET).fetchone()
     ordered = [name for (name,) in connection.execute(_TABLES_FIRST, (schema, list(tables))).fetchall()]
-    # LOCK TABLE on a view would lock all that it reads, other people's tables too; this changes nothing and locks the view alone.
     statements = [
-        sql.SQL("ALTER TABLE IF EXISTS {} SET SCHEMA {}").format(
-            sql.Identifier(view_schema, name), sql.Identifier(view_schema)
-        )
-        for view_schema, name in views
-    ]
-    statements += [
-        sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(schema, name))
-        for name in ordered
+        *view_locks(views),
+        *(
+            sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(schema, name))
+            for name in ordered
+        ),
     ]
     deadline = time.monotonic() + (row[0] if row else 0.0)
     for statement in (*statements, sql.SQL("SELECT")):

@@ -89,6 +89,7 @@ class Promotion:
         self._shadows: Mapping[str, TableBlueprint] = {}
         self._live: Mapping[str, TableBlueprint] = {}
         self._alters: Sequence[AlterScript] = ()
+        self._views: Sequence[tuple[str, str]] = ()
 
     # On the way
 
@@ -173,6 +174,12 @@ class Promotion:
         self._shadows = shadow_blueprints(self._context, self._connection, self._migration.id)
         self._live = live_blueprints(self._context, self._connection)
         self._alters = self._context.alter_scripts(self._resolved)
+        self._views = swap.serving_views(
+            self._connection,
+            view_schema=self._context.config.view_schema,
+            tables=[step.table_name for step in self._resolved.plan.replays],
+            live=self._live,
+        )
 
     def rehearse(self) -> None:
         """Plan the statements of the swap, so that they are quick when everybody waits for them; for this session's life."""
@@ -209,6 +216,10 @@ class Promotion:
         """Return the physical names of the tables that serve and will retire or be altered."""
         return swap.serving_tables(self._resolved.plan, self._live)
 
+    def serving_views(self) -> Sequence[tuple[str, str]]:
+        """Return schema and name of the views that read those tables, in the order in which they must be locked, before the tables."""
+        return self._views
+
     def promote(self) -> swap.SwapResult:
         """Swap, and record it, in the caller's transaction and under its ``lock_timeout``; :meth:`prepare` comes before.
 
@@ -233,6 +244,7 @@ class Promotion:
             shadows=self._shadows,
             live=self._live,
             alters=self._alters,
+            view_locks=self._views,
         )
         context.versions.promote(connection, self._migration.id, plan)
         for blueprint in (*result.live, *result.retired_blueprints):

@@ -13,7 +13,7 @@ Retired tables can be promoted again by the same function: their blueprints are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,6 +91,19 @@ def serving_tables(plan: Plan, live: Mapping[str, TableBlueprint]) -> list[str]:
     return sorted({*_tables(retiring), *(step.table_name for step in plan.alters)})
 
 
+def serving_views(
+    connection: Connection, *, view_schema: str, tables: Collection[str], live: Mapping[str, TableBlueprint]
+) -> list[tuple[str, str]]:
+    """Return schema and name of the views that read live tables which a swap will replace, in the order in which they must be locked.
+
+    A swap locks them before the tables, as their readers do; who locks the tables of a swap beforehand must do so, too.
+    """
+    retiring = [live[table] for table in tables if table in live]
+    found = dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
+    reading = _views(found) | views.own_views(connection, view_schema, retiring)
+    return views.outermost_first(connection, reading) if reading else []
+
+
 def rehearse(
     connection: Connection,
     *,
@@ -105,7 +118,7 @@ def rehearse(
     retiring = [live[table] for table in shadows if table in live]
     with connection.transaction():
         dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
-        carry_over.read_properties(connection, view_schema, _tables([*retiring, *shadows.values()]))
+        carry_over.read_properties(connection, view_schema, _holders([*retiring, *shadows.values()]))
         catalog.taken_names(connection, view_schema)
         foreign_keys.outgoing(connection, view_schema, _tables(retiring))
         for blueprint in retiring:
@@ -121,11 +134,13 @@ def swap(
     live: Mapping[str, TableBlueprint],
     alters: Sequence[AlterScript] = (),
     leaving: Mapping[str, str] | None = None,
+    view_locks: Sequence[tuple[str, str]] | None = None,
 ) -> SwapResult:
     """Promote the plan's shadow tables and run its alter files, in the caller's transaction.
 
     ``shadows`` and ``live`` are blueprints by plain table name. ``leaving`` are tables that retire with nobody to take their place, and
-    the names that they get.
+    the names that they get. ``view_locks`` is what :func:`serving_views` returned a moment ago, for callers whose locks are waited for
+    already; only the order of locks rests on it.
 
     Raises
     ------
@@ -143,13 +158,17 @@ def swap(
     retiring = [live[blueprint.table] for blueprint in promoted if blueprint.table in live]
     retiring += [live[table] for table in leaving]
     altered = list(dict.fromkeys(item.files.table for item in alters))
-    _lock(connection, view_schema, promoted, retiring, altered, live)
+    if view_locks is None:
+        replaced = [blueprint.table for blueprint in retiring]
+        view_locks = serving_views(connection, view_schema=view_schema, tables=replaced, live=live)
+    tables = {*altered, *_tables(retiring)}
+    tables |= {item.name for blueprint in promoted for item in blueprint.names if item.kind == "table"}
+    locks.lock_for_swap(connection, view_schema, views=view_locks, tables=tables)
     # Under the locks nothing more can come to depend on the tables.
     found = dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
     dependents.refuse(found)
     readers = views.read_views(connection, _views(found), search_path=[])
-    holders = {holder for blueprint in retiring for holder in carry_over.holders_of(blueprint)}
-    serving = carry_over.read_properties(connection, view_schema, holders)
+    serving = carry_over.read_properties(connection, view_schema, _holders(retiring))
     names = {step.table_name: step.retired_name for step in plan.replays} | dict(leaving)
     retired = _retire(connection, view_schema, plan.from_version, names, retiring, promoted)
     _promote(connection, view_schema, promoted)
@@ -163,22 +182,6 @@ def swap(
     return SwapResult(
         (*promoted, *changed), tuple(retired), tuple(warnings), tuple(view.described for view in readers)
     )
-
-
-def _lock(
-    connection: Connection,
-    schema: str,
-    promoted: Sequence[TableBlueprint],
-    retiring: Sequence[TableBlueprint],
-    altered: Sequence[str],
-    live: Mapping[str, TableBlueprint],
-) -> None:
-    names = {*altered, *_tables(retiring)}
-    names |= {item.name for blueprint in promoted for item in blueprint.names if item.kind == "table"}
-    found = dependents.dependents(connection, schema, [item.table for item in retiring], live=live)
-    reading = _views(found) | views.own_views(connection, schema, retiring)
-    ordered = views.outermost_first(connection, reading) if reading else []
-    locks.lock_for_swap(connection, schema, views=ordered, tables=names)
 
 
 def _views(found: Iterable[dependents.Dependent]) -> set[int]:
@@ -210,6 +213,10 @@ def _repoint(
 
 def _tables(blueprints: Iterable[TableBlueprint]) -> list[str]:
     return [name for blueprint in blueprints for name in carry_over.tables_of(blueprint)]
+
+
+def _holders(blueprints: Iterable[TableBlueprint]) -> set[carry_over.Holder]:
+    return {holder for blueprint in blueprints for holder in carry_over.holders_of(blueprint)}
 
 
 def _retire(
@@ -318,8 +325,7 @@ def _carry_over(
     serving: carry_over.Properties,
 ) -> tuple[list[TableBlueprint], list[str]]:
     """Do to the new tables what was done by hand to the old ones."""
-    holders = {holder for blueprint in promoted for holder in carry_over.holders_of(blueprint)}
-    present = carry_over.read_properties(connection, schema, holders)
+    present = carry_over.read_properties(connection, schema, _holders(promoted))
     predecessors = {blueprint.table: blueprint for blueprint in retired}
     results: list[TableBlueprint] = []
     warnings: list[str] = []

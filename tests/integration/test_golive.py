@@ -270,16 +270,18 @@ class TestWhatItNeeds:
         app.view_schema.online()
         assert "sequent migrate golive" in app.view_schema.status().next_commands
 
-    def test_a_view_that_has_come_since_is_refused_at_the_door(
+    def test_a_materialized_view_that_has_come_since_is_refused_at_the_door(
         self, app: Sequent, connection: psycopg.Connection[Any]
     ) -> None:
         app.view_schema.online()
-        connection.execute("CREATE VIEW public.totals AS SELECT sum(total) FROM view_schema.order_records")
+        connection.execute(
+            "CREATE MATERIALIZED VIEW public.totals AS SELECT sum(total) FROM view_schema.order_records"
+        )
         with pytest.raises(DependentObjects, match="totals"):
             app.view_schema.golive()
         assert app.view_schema.status().state == "online_done"
 
-    def test_a_view_that_comes_in_the_very_last_moment_stops_the_swap(
+    def test_a_materialized_view_that_comes_in_the_very_last_moment_stops_the_swap(
         self, app: Sequent, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         app.view_schema.online()
@@ -288,7 +290,7 @@ class TestWhatItNeeds:
         def approach(self: Any, window: Any) -> None:
             original(self, window)
             connection.execute(
-                "CREATE VIEW public.totals AS SELECT sum(total) FROM view_schema.order_records"
+                "CREATE MATERIALIZED VIEW public.totals AS SELECT sum(total) FROM view_schema.order_records"
             )
 
         monkeypatch.setattr(module._Golive, "_approach", approach)
@@ -296,7 +298,7 @@ class TestWhatItNeeds:
             app.view_schema.golive()
         assert app.view_schema.status().state == "online_done"
         monkeypatch.undo()
-        connection.execute("DROP VIEW public.totals")
+        connection.execute("DROP MATERIALIZED VIEW public.totals")
         app.view_schema.golive()
 
     def test_what_was_granted_in_the_very_last_moment_follows(

@@ -204,7 +204,7 @@ def test_a_whole_life_under_hostile_names(kind: str, database_url: str, tmp_path
         status = newer.view_schema.status()
         assert status.pending_events == 2
         json.dumps(asdict(status), default=str)
-        report = newer.view_schema.offline()
+        report = newer.view_schema.golive()
         assert {*report.retired_tables} == {f"{table}_1" for table in life.tables}
         assert len(report.repointed_views) == 1
         expected += [(UUID(int=number), "meanwhile", number) for number in (12, 13)]

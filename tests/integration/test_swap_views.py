@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -428,8 +430,32 @@ def test_a_reader_that_meets_the_swap_head_on_goes_first(generations: Generation
     assert generations.swap(shadows).repointed_views
 
 
+@contextmanager
+def reading_meanwhile(database_url: str, query: LiteralString) -> Iterator[set[tuple[Any, ...]]]:
+    """Read without a pause while the block runs; what was seen, and any error when it ends."""
+    is_over, seen, failures = threading.Event(), set[tuple[Any, ...]](), list[BaseException]()
+
+    def read() -> None:
+        try:
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                while not is_over.is_set():
+                    seen.add(tuple(connection.execute(query).fetchall()))
+        except BaseException as error:
+            failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        reader.join()
+    assert failures == []
+
+
+@pytest.mark.parametrize("command", ["offline", "golive"])
 def test_a_migration_re_points_views_and_is_stopped_by_one_that_cannot_follow(
-    store_database_url: str,
+    store_database_url: str, command: str
 ) -> None:
     with (
         shop(store_database_url) as app,
@@ -454,9 +480,12 @@ def test_a_migration_re_points_views_and_is_stopped_by_one_that_cannot_follow(
         newer.view_schema.online()
         connection.execute(rows)
         with pytest.raises(DependentObjects, match=r"public\.rows"):
-            newer.view_schema.offline()
+            getattr(newer.view_schema, command)()
         connection.execute("DROP VIEW rows")
-        assert newer.view_schema.offline().repointed_views == ("public.totals",)
+        with reading_meanwhile(store_database_url, "SELECT * FROM totals ORDER BY 1") as seen:
+            report = getattr(newer.view_schema, command)()
+        assert report.repointed_views == ("public.totals",)
+        assert seen == {tuple(before)}
         assert connection.execute("SELECT * FROM totals ORDER BY 1").fetchall() == before
         read = connection.execute(
             "SELECT count(*) > 0 FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid"

@@ -23,9 +23,14 @@ from sequent_py.projection import LiveProjection
 from sequent_py.refolding import Refolding, RefoldReport
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.worker import event_types_of, load_migrations
+from sequent_py.roles.assume import assume
+from sequent_py.roles.catalog import recorded_roles
+from sequent_py.roles.rules import RoleKind
+from sequent_py.roles.setup import RolesReport, set_up_roles
 from sequent_py.schema_migrations.event_store import install_event_store, require_current_event_store
 from sequent_py.store import EventStore
 from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.guards import require_owner
 from sequent_py.view_schema.migrations import Migrations, definition, served_definitions, tables_of
 from sequent_py.view_schema.rebuild import ViewSchema
 
@@ -181,7 +186,22 @@ class Sequent:
     def install(self) -> list[str]:
         """Create or upgrade the event store's schema; return the schema migrations that were applied, none when it was current."""
         with database.connect(self.database_url, autocommit=True) as connection:
-            return install_event_store(connection, self.config.event_store_schema)
+            applied = install_event_store(connection, self.config.event_store_schema)
+            if applied and recorded_roles(connection, self.config.event_store_schema) is not None:
+                # What an upgrade created belongs to whoever ran it, and everybody may call its functions.
+                self.set_up_roles()
+            return applied
+
+    def set_up_roles(self, *, prefix: str | None = None, reader_events: bool | None = None) -> RolesReport:
+        """Create the store's roles, or bring them up to date; see :func:`sequent_py.roles.setup.set_up_roles`."""
+        with database.connect_for_migration(self.database_url, application_name="sequent init") as connection:
+            return set_up_roles(
+                connection,
+                schema=self.config.event_store_schema,
+                view_schema=self.config.view_schema,
+                prefix=prefix,
+                reader_events=reader_events,
+            )
 
 
 class Aggregates:
@@ -200,7 +220,9 @@ class Aggregates:
         """Delete the aggregates' events, and their rows wherever they are kept; see :mod:`sequent_py.erasure` for places, guarantees and errors."""
         config = self._sequent.config
         projectors = definition(self._sequent.migrations).projectors if self._sequent.has_migrations else ()
-        with self._connect("aggregates erase") as connection:
+        with self._connect("aggregates erase", RoleKind.OWNER) as connection:
+            if not is_dry_run:
+                require_owner(connection, config.event_store_schema)
             return Erasure(
                 connection,
                 event_store_schema=config.event_store_schema,
@@ -230,12 +252,13 @@ class Aggregates:
                 else lock_budget_seconds,
             ).run(aggregate_ids)
 
-    def _connect(self, purpose: str) -> psycopg.Connection:
+    def _connect(self, purpose: str, role: RoleKind = RoleKind.MIGRATOR) -> psycopg.Connection:
         url = self._sequent.find_database()
         if url is None:
             raise StoreNotInstalled(self._sequent.config.event_store_schema)
         connection = database.connect_for_migration(url, application_name=f"sequent {purpose}")
         try:
+            assume(connection, self._sequent.config.event_store_schema, role)
             require_current_event_store(connection, self._sequent.config.event_store_schema)
         except BaseException:
             connection.close()

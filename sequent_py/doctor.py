@@ -1,46 +1,39 @@
-"""What is wrong with an installation, and what to do about each finding. Reads only; waits for no lock that a backup could block."""
+"""What is wrong with an installation, and what to do about each finding: all checks of :mod:`sequent_py.health`, in the order of dependence.
+
+Writes nothing that stays, and waits for no lock that a backup could block. A check that the present role may not make says so, and the others go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import psycopg
 
 from sequent_py import database
 from sequent_py.app import Sequent
+from sequent_py.errors import SequentError
 from sequent_py.gate import Gate
+from sequent_py.health import (
+    code,
+    coverage,
+    coverage_findings,
+    lineage,
+    privileges,
+    server,
+    store_objects,
+    tables,
+)
+from sequent_py.health.findings import Finding, Verdict, notice, ok, problem, worst
+from sequent_py.progress import SILENT, Progress
 from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
-from sequent_py.store import foreign_transaction_ids
-from sequent_py.view_schema.dependents import missing_tables
-from sequent_py.view_schema.migrations import definition
+from sequent_py.view_schema.migrations import MigrationsDefinition, definition
 from sequent_py.view_schema.versions import Versions
 
-NEWEST_TRIED_SERVER_VERSION = 18
-"""The newest major version of PostgreSQL that the tests run on."""
+__all__ = ["DoctorReport", "Finding", "Verdict", "examine"]
 
-
-class Verdict(StrEnum):
-    """What a finding asks for."""
-
-    OK = "ok"
-    """Nothing."""
-    PENDING = "pending"
-    """Something has not been run yet."""
-    PROBLEM = "problem"
-    """Something is wrong."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    verdict: Verdict
-    message: str
-    remedy: str = ""
+Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
@@ -48,16 +41,23 @@ class DoctorReport:
     """Everything that was looked at, in the order of dependence."""
 
     findings: tuple[Finding, ...]
+    repaired: tuple[str, ...] = ()
+    """What was mended before; empty where that was not asked for."""
 
     @property
     def verdict(self) -> Verdict:
         """The worst of the findings' verdicts."""
-        verdicts = {finding.verdict for finding in self.findings}
-        return next((it for it in (Verdict.PROBLEM, Verdict.PENDING) if it in verdicts), Verdict.OK)
+        return worst(self.findings)
 
 
-def examine(sequent: Sequent) -> DoctorReport:
-    """Look at server, event store, transaction ids, gate, versions and live tables.
+def examine(
+    sequent: Sequent,
+    *,
+    reads_all_events: bool = False,
+    repaired: tuple[str, ...] = (),
+    progress: Progress = SILENT,
+) -> DoctorReport:
+    """Look at everything; ``reads_all_events`` decodes the whole log instead of a sample.
 
     Raises
     ------
@@ -67,44 +67,148 @@ def examine(sequent: Sequent) -> DoctorReport:
     if not sequent.has_database:
         missing = "There is no embedded PostgreSQL yet, and no database_url is set."
         return DoctorReport((Finding("server", Verdict.PENDING, missing, "Run: sequent init"),))
-    with sequent.engine.connect() as pooled:
-        connection = database.raw_connection(pooled)
-        connection.execute("SET TRANSACTION READ ONLY")
-        findings = [_server(connection)]
+    with database.connect_for_migration(
+        sequent.database_url, application_name="sequent doctor"
+    ) as connection:
+        connection.execute("SET default_transaction_read_only = on")
+        findings = [*server.check_server(connection)]
         store = _event_store(connection, sequent.config.event_store_schema)
         findings.append(store)
         if store.verdict is Verdict.OK:
-            findings += _installed(connection, sequent)
-        pooled.rollback()
-    return DoctorReport(tuple(findings))
+            findings += _installed(connection, sequent, reads_all_events, progress)
+    return DoctorReport(tuple(findings), repaired)
 
 
-def _installed(connection: psycopg.Connection[Any], sequent: Sequent) -> Iterator[Finding]:
-    yield _transaction_ids(connection, sequent.config.event_store_schema)
+def _installed(
+    connection: Connection, sequent: Sequent, reads_all_events: bool, progress: Progress
+) -> Iterator[Finding]:
+    config = sequent.config
+    schema, view_schema = config.event_store_schema, config.view_schema
+    declared = definition(sequent.migrations) if sequent.has_migrations else None
+    managed = (
+        None if declared is None else {name for name in declared.records if declared.projectors_of(name)}
+    )
+
+    def attempt(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+        return _attempted(subject, check)
+
+    yield from attempt("store objects", lambda: _objects(connection, sequent))
+    yield from attempt("privileges", lambda: [_privileges(connection, schema, view_schema)])
+    yield from attempt("roles", lambda: privileges.check_roles(connection, schema, view_schema))
+    yield from attempt("transaction ids", lambda: [lineage.check_transaction_ids(connection, schema)])
+    yield from attempt("subscriptions", lambda: lineage.check_subscriptions(connection, schema))
+    yield from attempt("snapshots", lambda: lineage.check_snapshots(connection, schema))
+    yield from attempt("gate", lambda: _gate(connection, sequent))
+    if sequent.has_migrations:
+        yield from attempt(
+            "connections", lambda: server.check_connections(connection, workers=config.workers)
+        )
+    yield from attempt(
+        "live tables", lambda: tables.check_tables(connection, schema, view_schema, managed=managed)
+    )
+    yield from attempt("migration", lambda: _unfinished(connection, schema))
+    if declared is not None:
+        yield from attempt("code", lambda: _code(connection, sequent, declared))
+        yield from attempt(
+            "coverage",
+            lambda: coverage_findings.describe(
+                _coverage(connection, sequent, declared, reads_all_events, progress)
+            ),
+        )
+
+
+def _attempted(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Make one check; what keeps it from being made is a finding as well."""
+    try:
+        yield from list(check())
+    except psycopg.errors.InsufficientPrivilege as error:
+        yield notice(
+            subject,
+            f"Could not be looked at: {error.diag.message_primary}.",
+            "Run sequent doctor as the migrator or the owner.",
+        )
+    except SequentError as error:
+        yield problem(subject, error.message, error.remedy)
+    except psycopg.errors.ProgrammingError as error:
+        yield problem(
+            subject,
+            f"Could not be looked at: {error.diag.message_primary}.",
+            "Mend what the other findings name first.",
+        )
+
+
+def _objects(connection: Connection, sequent: Sequent) -> Iterator[Finding]:
+    schema = sequent.config.event_store_schema
+    essential = list(store_objects.check_guards(connection, schema))
+    # The comparison with a fresh installation says all of that again, and more, where it can be made.
+    yield from (it for it in essential if it.subject != "store objects")
+    with database.connect_for_migration(
+        sequent.database_url, application_name="sequent doctor (comparing)"
+    ) as comparing:
+        found = list(store_objects.check_objects(comparing, schema))
+    if any(it.verdict is Verdict.NOTICE for it in found):
+        yield from (it for it in essential if it.subject == "store objects")
+    yield from found
+
+
+def _privileges(connection: Connection, schema: str, view_schema: str) -> Finding:
+    """For a login that is no migrator it is no trouble that it cannot migrate."""
+    found = privileges.check_privileges(connection, schema, view_schema)
+    return found if found.verdict is Verdict.OK else notice(found.subject, found.message, found.remedy)
+
+
+def _gate(connection: Connection, sequent: Sequent) -> Iterator[Finding]:
     gate = Gate(sequent.config.event_store_schema).read(connection)
     if gate.maintenance:
         why = gate.reason or "no reason given"
-        yield Finding(
+        yield problem(
             "gate",
-            Verdict.PROBLEM,
             f"Maintenance mode is on ({why}): nothing can be appended.",
             "Run: sequent maintenance off",
         )
     else:
-        yield Finding("gate", Verdict.OK, "Events can be appended.")
+        yield ok("gate", "Events can be appended.")
     yield _version(sequent, gate.live_version)
-    yield _live_tables(connection, sequent)
 
 
-def _server(connection: psycopg.Connection[Any]) -> Finding:
-    major, minor = divmod(connection.info.server_version, 10_000)
-    message = f"PostgreSQL {major}.{minor}"
-    if major > NEWEST_TRIED_SERVER_VERSION:
-        message += f"; newer than this library has been tried on ({NEWEST_TRIED_SERVER_VERSION})"
-    return Finding("server", Verdict.OK, message)
+def _code(connection: Connection, sequent: Sequent, declared: MigrationsDefinition) -> Iterator[Finding]:
+    """Code of another version differs by right; the plan says what it leaves unbuilt."""
+    schema = sequent.config.event_store_schema
+    if Gate(schema).read(connection).live_version == declared.version:
+        yield from code.check_code(connection, schema, declared, sequent.config.sql_path)
 
 
-def _event_store(connection: psycopg.Connection[Any], schema: str) -> Finding:
+def _coverage(
+    connection: Connection,
+    sequent: Sequent,
+    declared: MigrationsDefinition,
+    reads_all_events: bool,
+    progress: Progress,
+) -> coverage.Coverage:
+    schema, ignored = sequent.config.event_store_schema, declared.ignored_event_types
+    if reads_all_events:
+        return coverage.read_all(connection, schema, sequent.event_types, ignored=ignored, progress=progress)
+    return coverage.sample(connection, schema, sequent.event_types, ignored=ignored)
+
+
+def _unfinished(connection: Connection, schema: str) -> Iterator[Finding]:
+    unfinished = Versions(schema).unfinished(connection)
+    if unfinished is None:
+        return
+    message = f"The view migration to version {unfinished.target_version} is {unfinished.state}."
+    if unfinished.error:
+        message += f" Its last command failed: {unfinished.error}"
+    yield notice("migration", message, "See: sequent migrate status")
+
+
+def _event_store(connection: Connection, schema: str) -> Finding:
+    row = connection.execute(
+        "SELECT current_user, has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace WHERE nspname = %s",
+        (schema,),
+    ).fetchone()
+    if row is not None and not row[1]:
+        message = f"{row[0]} may not look into schema {schema!r}."
+        return problem("event store", message, "Run sequent doctor as the migrator or the owner.")
     found, latest = event_store_version(connection, schema), latest_event_store_version()
     if found is None:
         return Finding(
@@ -115,20 +219,8 @@ def _event_store(connection: psycopg.Connection[Any], schema: str) -> Finding:
         return Finding("event store", Verdict.PENDING, message, "Run: sequent init")
     if found > latest:
         message = f"At version {found} in schema {schema!r}; this library knows only version {latest}."
-        return Finding("event store", Verdict.PROBLEM, message, "Upgrade: pip install -U sequent-py")
-    return Finding("event store", Verdict.OK, f"Installed in schema {schema!r}, version {found}.")
-
-
-def _transaction_ids(connection: psycopg.Connection[Any], schema: str) -> Finding:
-    newest = foreign_transaction_ids(connection, schema)
-    if newest is None:
-        return Finding("transaction ids", Verdict.OK, "All events were written by this server.")
-    return Finding(
-        "transaction ids",
-        Verdict.PROBLEM,
-        f"Events carry transaction ids up to {newest}, which lie in this server's future: the store was restored from another one.",
-        "Run: sequent doctor --repair",
-    )
+        return problem("event store", message, "Upgrade: pip install -U sequent-py")
+    return ok("event store", f"Installed in schema {schema!r}, version {found}.")
 
 
 def _version(sequent: Sequent, live_version: int) -> Finding:
@@ -141,21 +233,8 @@ def _version(sequent: Sequent, live_version: int) -> Finding:
         )
     code_version = definition(sequent.migrations).version
     if code_version == live_version:
-        return Finding("version", Verdict.OK, f"Code and database are at version {live_version}.")
+        return ok("version", f"Code and database are at version {live_version}.")
     message = f"The code is at version {code_version}, the database at {live_version}."
     if code_version > live_version:
         return Finding("version", Verdict.PENDING, message, "Run: sequent migrate plan")
-    return Finding("version", Verdict.PROBLEM, message, f"Deploy the code of version {live_version}.")
-
-
-def _live_tables(connection: psycopg.Connection[Any], sequent: Sequent) -> Finding:
-    names = sorted(Versions(sequent.config.event_store_schema).live_tables(connection))
-    missing = missing_tables(connection, sequent.config.view_schema, names)
-    if missing:
-        return Finding(
-            "live tables",
-            Verdict.PROBLEM,
-            " ".join(missing),
-            "Restore them, or build them anew in a new version.",
-        )
-    return Finding("live tables", Verdict.OK, f"All there: {', '.join(names)}." if names else "None yet.")
+    return problem("version", message, f"Deploy the code of version {live_version}.")

@@ -17,8 +17,10 @@
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
      |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed
      |    |__ WorkerFailed, ForeignTransactionIds, DependentObjects, EventsEdited, AggregatesQuarantined
+     |    |__ UnsoundInstallation, UnknownEventTypes
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
      |__ DatabaseUnavailable         no server answers, or it is of the wrong version
+     |__ InsufficientPrivileges      the role may not do what the command needs
 
 Each class carries its data as attributes; ``str(error)`` says what happened with its values. ``remedy`` is the command or edit that
 comes next, and the command line prints it on a line of its own. No message ever holds a password.
@@ -166,6 +168,8 @@ class UnknownEventType(StoreError):
             remedy=f'Import the module that defines it, or name the renamed class\'s old name: class …(Event, aliases=("{event_type}",)).',
         )
         self.event_type, self.aggregate_id, self.sequence_number = event_type, aggregate_id, sequence_number
+        self.is_ambiguous = bool(why)
+        """Whether there are several classes rather than none."""
 
 
 class InvalidPayload(StoreError):
@@ -291,6 +295,18 @@ class WorkerFailed(MigrationError):
     """A replay worker ended without finishing; finished groups are kept."""
 
 
+class UnsoundInstallation(MigrationError):
+    """A check at the start of a phase found what would make it wrong; nothing was changed."""
+
+
+class UnknownEventTypes(MigrationError):
+    """The log has events of types that no class knows and nobody ignores; a replay would pass over them."""
+
+    def __init__(self, event_types: Sequence[str], message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.event_types = tuple(event_types)
+
+
 class ForeignTransactionIds(MigrationError):
     """Stored transaction ids lie in this cluster's future: the store was restored from another cluster."""
 
@@ -317,6 +333,10 @@ class DependentObjects(MigrationError):
 
 class SchemaMigrationError(SequentError):
     """Migrating ordinary tables failed."""
+
+
+class InsufficientPrivileges(SequentError):
+    """The present role may not do what the command needs; nothing was changed."""
 
 
 class DatabaseUnavailable(SequentError):

@@ -24,6 +24,7 @@ class EventTypeIds:
         self, schema: str, autocommit_connection: Callable[[], AbstractContextManager[psycopg.Connection]]
     ) -> None:
         self._table = for_parameters(sql.Identifier(schema, "event_types"))
+        self._register = for_parameters(sql.Identifier(schema, "register_event_types_v1"))
         self._autocommit_connection = autocommit_connection
         self._ids: dict[str, int] = {}
         self._names: dict[int, str] = {}
@@ -56,13 +57,8 @@ class EventTypeIds:
         self._read(connection)
         missing = [name for name in names if name not in self._ids]
         if missing:
-            # Reading first: an insert that conflicts would use up an id each time.
-            connection.execute(
-                sql.SQL(
-                    "INSERT INTO {} (name) SELECT unnest(%s::text[]) ON CONFLICT (name) DO NOTHING"
-                ).format(self._table),
-                [missing],
-            )
+            # Through a function: whoever appends has the right to call it, and none to write the table.
+            connection.execute(sql.SQL("SELECT {}(%s::text[])").format(self._register), [missing])
             self._read(connection)
 
     def _read(self, connection: psycopg.Connection) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from login_roles import STORE_MARK, allow_migrations, create_logins, drop_roles
 
 from sequent_py.testing.server import (
     create_database,
@@ -68,7 +69,8 @@ def database_url(server_url: str, database_prefix: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def store_template(server_url: str, database_prefix: str) -> Iterator[str]:
-    """The name of a database with the event store's schema, to be cloned."""
+    """The name of a database with the event store's schema and its roles, to be cloned; and logins for the roles."""
+    from sequent_py.roles.setup import set_up_roles
     from sequent_py.schema_migrations.event_store import install_event_store
 
     name = f"{database_prefix}_template"
@@ -76,14 +78,23 @@ def store_template(server_url: str, database_prefix: str) -> Iterator[str]:
     try:
         with psycopg.connect(with_database(server_url, name), autocommit=True) as connection:
             install_event_store(connection, "sequent_schema")
+            set_up_roles(
+                connection, schema="sequent_schema", view_schema="view_schema", prefix=database_prefix
+            )
+        create_logins(server_url, database_prefix)
         yield name
     finally:
         drop_database(server_url, name)
+        drop_roles(server_url, database_prefix)
 
 
 @pytest.fixture
 def store_database_url(server_url: str, database_prefix: str, store_template: str) -> Iterator[str]:
-    """A fresh database with the event store installed in ``sequent_schema``, dropped at the end."""
-    name = f"{database_prefix}_{uuid.uuid4().hex[:8]}"
+    """A fresh database with the event store and its roles, dropped at the end; the administrator's URL.
+
+    Its name leads :func:`login_roles.login_url` to the logins of its roles.
+    """
+    name = f"{database_prefix}{STORE_MARK}{uuid.uuid4().hex[:8]}"
     with fresh_database(server_url, name, template=store_template) as url:
+        allow_migrations(server_url, name, database_prefix)
         yield url

@@ -27,7 +27,7 @@ from typing import Annotated
 
 import typer
 
-from sequent_py.cli import aggregates, demo, doctor, init, maintenance, migrate, rollback, schema
+from sequent_py.cli import accept_code, aggregates, demo, doctor, init, maintenance, migrate, rollback, schema
 from sequent_py.cli.failures import Interrupted, failure_of
 from sequent_py.cli.invocation import DebugOption, Invocation, JsonOption, ProjectOption
 from sequent_py.cli.render import Output
@@ -73,6 +73,7 @@ root.command("doctor")(doctor.doctor)
 root.command("demo", short_help="Run a whole migration on scratch data.")(demo.demo)
 migrate.app.command("rollback")(rollback.rollback)
 migrate.app.command("prune")(rollback.prune)
+migrate.app.command("accept-code")(accept_code.accept_code)
 root.add_typer(migrate.app, name="migrate")
 root.add_typer(aggregates.app, name="aggregates")
 root.add_typer(maintenance.app, name="maintenance")

@@ -14,7 +14,8 @@ from contextlib import suppress
 import psycopg
 from psycopg import sql
 
-from sequent_py.errors import ConcurrentMigration, WorkerFailed
+from sequent_py.errors import ConcurrentMigration, InsufficientPrivileges, WorkerFailed
+from sequent_py.roles.assume import as_login
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -78,6 +79,16 @@ def worker_count(connection: Connection, schema: str) -> int:
     return len(_holders(connection, schema, "worker_key"))
 
 
+def _terminate(connection: Connection, pid: int) -> None:
+    try:
+        connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise InsufficientPrivileges(
+            f"Backend {pid} is a worker of an earlier run by another login, which this one may not end.",
+            remedy="Run the command with that login, or have its workers ended, or: GRANT pg_signal_backend TO this login.",
+        ) from error
+
+
 def evict_workers(connection: Connection, schema: str) -> int:
     """Terminate every worker backend and wait until it is gone; return how many there were.
 
@@ -92,8 +103,9 @@ def evict_workers(connection: Connection, schema: str) -> int:
     deadline = time.monotonic() + FENCE_TIMEOUT_SECONDS
     remaining = set(orphans)
     while remaining:
-        for pid in remaining:
-            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        with as_login(connection):
+            for pid in remaining:
+                _terminate(connection, pid)
         time.sleep(_POLL_SECONDS)
         remaining = {pid for pid, _, _ in _holders(connection, schema, "worker_key")}
         orphans |= remaining

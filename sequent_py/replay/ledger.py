@@ -264,6 +264,15 @@ class Ledger:
         assert row is not None
         return row[0]  # type: ignore[return-value]
 
+    def finished_groups(self, connection: Connection, migration_id: int) -> int:
+        """Count the groups of every pass that are done."""
+        row = connection.execute(
+            self._sql("SELECT count(*) FROM {groups} WHERE migration_id = %s AND done_at IS NOT NULL"),
+            (migration_id,),
+        ).fetchone()
+        assert row is not None
+        return row[0]  # type: ignore[return-value]
+
     def row_counts(self, connection: Connection, migration_id: int, *, from_pass: int = 0) -> dict[str, int]:
         """Sum what all done groups say they inserted less what they deleted, per table, from a pass on."""
         rows = connection.execute(

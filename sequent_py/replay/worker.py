@@ -45,6 +45,8 @@ from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.reader import RawEvent, aggregates_query, group_query, in_order, read_events
 from sequent_py.replay.refold import SpecialAggregate
+from sequent_py.roles.assume import assume
+from sequent_py.roles.rules import RoleKind
 from sequent_py.view_schema.migrations import Migrations, definition, served_definitions
 
 BATCH_EVENTS = 20_000
@@ -355,6 +357,8 @@ def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connecti
         writer = stack.enter_context(
             closing(database.connect_for_migration(database_url, application_name="sequent worker"))
         )
+        for connection in (reader, writer):
+            assume(connection, event_store_schema, RoleKind.MIGRATOR)
         fence.become_worker(writer, event_store_schema)
         stack.pop_all()
     return reader, writer

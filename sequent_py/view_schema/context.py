@@ -12,7 +12,7 @@ import psycopg
 
 from sequent_py import database
 from sequent_py.config import Config
-from sequent_py.errors import DefinitionError, ForeignTransactionIds, SequentError, StoreNotInstalled
+from sequent_py.errors import DefinitionError, SequentError, StoreNotInstalled
 from sequent_py.events import EventTypes, aliases_of, event_type_of
 from sequent_py.gate import Gate
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -22,13 +22,14 @@ from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection, Ledger
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.worker import ReplayTask
+from sequent_py.roles.assume import assume
+from sequent_py.roles.rules import RoleKind
 from sequent_py.schema_migrations.event_store import (
     event_store_version,
     latest_event_store_version,
     require_current_event_store,
 )
-from sequent_py.store import foreign_transaction_ids
-from sequent_py.view_schema import table_files
+from sequent_py.view_schema import guards, table_files
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
@@ -93,12 +94,14 @@ class Context:
         """The bookkeeping of migrations and tables."""
         return Versions(self.schema)
 
-    def connect(self, purpose: str) -> Connection:
-        """Open an autocommit connection whose name says what it is for."""
-        return database.connect_for_migration(
+    def connect(self, purpose: str, *, role: RoleKind = RoleKind.MIGRATOR) -> Connection:
+        """Open an autocommit connection whose name says what it is for; works as the store's role where it has roles and the login may."""
+        connection = database.connect_for_migration(
             self.database_url,
             application_name=f"sequent {purpose} ({socket.gethostname()}:{os.getpid()})",
         )
+        assume(connection, self.schema, role)
+        return connection
 
     def connect_builder(self) -> Connection:
         """Open a connection for building indexes: one that the next coordinator ends, as it does with those of workers."""
@@ -126,8 +129,16 @@ class Context:
             yield connection if self._is_installed(connection) else None
 
     @contextmanager
-    def coordinating(self, command: str, *, needs_own_transaction_ids: bool = True) -> Iterator[Connection]:
+    def coordinating(
+        self,
+        command: str,
+        *,
+        needs_own_transaction_ids: bool = True,
+        role: RoleKind = RoleKind.MIGRATOR,
+    ) -> Iterator[Connection]:
         """Open the coordinator's connection; it holds the migration lock until the end.
+
+        Before anything else the guards of ``command`` are asked, see :mod:`sequent_py.view_schema.guards`.
 
         Raises
         ------
@@ -135,15 +146,21 @@ class Context:
             ``sequent init`` has not been run, or the store is older than this library.
         ConcurrentMigration
             Another process holds the lock; nothing was changed.
-        ForeignTransactionIds
-            The store came from another cluster.
+        ForeignTransactionIds, InsufficientPrivileges, UnsoundInstallation
+            The store came from another cluster, the login may not finish the command, or it could not come out right.
         """
-        with self.connect(f"migrate {command}") as connection:
+        with self.connect(f"migrate {command}", role=role) as connection:
             self.require_installed(connection)
             fence.become_coordinator(connection, self.schema)
             try:
+                guards.require_sound(
+                    connection,
+                    command=command,
+                    schema=self.schema,
+                    view_schema=self.config.view_schema,
+                )
                 if needs_own_transaction_ids:
-                    self._require_own_transaction_ids(connection)
+                    guards.require_own_transaction_ids(connection, self.schema)
                 yield connection
             finally:
                 fence.resign(connection, self.schema)
@@ -172,15 +189,6 @@ class Context:
     def _is_installed(self, connection: Connection) -> bool:
         version = event_store_version(connection, self.schema)
         return version is not None and version >= latest_event_store_version()
-
-    def _require_own_transaction_ids(self, connection: Connection) -> None:
-        newest = foreign_transaction_ids(connection, self.schema)
-        if newest is not None:
-            raise ForeignTransactionIds(
-                f"Event rows carry transaction ids up to {newest}, which lie in this server's future: the store was restored from"
-                " another cluster, and snapshot windows would be wrong.",
-                remedy="Run: sequent doctor --repair",
-            )
 
     def table_files(self, resolved: ResolvedPlan) -> list[tuple[RecordShape, table_files.TableFiles]]:
         """Read the table files of a plan's replays."""

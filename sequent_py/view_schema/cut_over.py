@@ -304,10 +304,8 @@ class _CutOver(Generic[R]):
             self._writers_since = asked
         # Never waited for: a writer around append_events locks the table first, and is at the gate now, behind us.
         # Not its partitions, which vacuum and ANALYZE lock for as long as they take; who writes there is looked for instead.
-        events = sql.Identifier(schema, "events")
-        self._connection.execute(
-            sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE NOWAIT").format(events)
-        )
+        # By a function: the statement takes the right to write events, which a migrator has not.
+        self._connection.execute(sql.SQL("SELECT {}()").format(sql.Identifier(schema, "lock_events_v1")))
         if self._tables:
             self._readers_since = time.monotonic()
             # Before the tables, as their readers do: whoever holds a view and waits for its table would keep us from the view.

@@ -27,7 +27,7 @@ from sequent_py.errors import CatchUpTooSlow
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
-from sequent_py.view_schema import last_window, swap
+from sequent_py.view_schema import guards, last_window, swap
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS, Stall, cut_over
 from sequent_py.view_schema.inspection import check_swap, current_plan
@@ -120,6 +120,14 @@ def run_golive(
         migration = resume(context, connection, plan, Command.GOLIVE)
         assert migration is not None, "require() refuses golive when nothing is unfinished"
         watch = Stopwatch()
+        if plan.replays:
+            # Types can have come since online.
+            guards.require_known_types(
+                connection,
+                schema=context.schema,
+                event_types=context.event_types,
+                definition=context.definition,
+            )
         passes = Passes(
             context,
             connection,

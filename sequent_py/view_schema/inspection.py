@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from sequent_py.errors import InvalidTransition, SequentError
 from sequent_py.event_types import stored_event_types
+from sequent_py.health import coverage, coverage_findings
+from sequent_py.health.code import check_code
+from sequent_py.health.findings import Verdict
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay import fence
 from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import dependents, swap, table_files
 from sequent_py.view_schema.acceptance import accepted_differences
+from sequent_py.view_schema.code_records import tables_of_plan
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_event_names
 from sequent_py.view_schema.generations import generations
 from sequent_py.view_schema.passes import pending_events
@@ -126,7 +130,9 @@ def report_plan(context: Context) -> PlanReport:
         events, is_exact = 0, True
         if connection is not None:
             warnings += check_swap(context, connection, plan, tries_views=False)
+            warnings += _code_warnings(context, connection, plan)
         if connection is not None and plan.replays:
+            warnings += _coverage_warnings(context, connection)
             stored = stored_event_types(connection, context.schema)
             ids = [stored[name] for name in replayed_event_names(resolved) if name in stored]
             samples, is_exact = estimate_history(
@@ -251,6 +257,7 @@ def report_check(context: Context) -> CheckReport:
             )
         live_version = context.gate.read(connection).live_version
         problems: list[str] = []
+        plan: Plan | None = None
         if live_version != code_version:
             problems.append(f"The code is at version {code_version}, the database at {live_version}.")
         outlook = rollback_outlook(context, connection)
@@ -264,10 +271,42 @@ def report_check(context: Context) -> CheckReport:
                 context.table_files(resolved)
             except SequentError as error:
                 problems.append(str(error))
+        live = context.versions.live_tables(connection)
         problems += dependents.missing_tables(
-            connection, context.config.view_schema, sorted(context.versions.live_tables(connection))
+            connection,
+            context.config.view_schema,
+            sorted(name for name in live if context.definition.projectors_of(name)),
         )
+        if plan is not None:
+            problems += _code_warnings(context, connection, plan)
         return CheckReport(code_version, live_version, tuple(problems))
+
+
+def _code_warnings(context: Context, connection: Connection, plan: Plan | None) -> tuple[str, ...]:
+    """Say which projectors changed without a new version, tables that the plan builds or alters aside."""
+    found = check_code(
+        connection,
+        context.schema,
+        context.definition,
+        context.config.sql_path,
+        except_tables=tables_of_plan(plan) if plan is not None else (),
+    )
+    return tuple(f"{it.message} {it.remedy}" for it in found if it.verdict is Verdict.PROBLEM)
+
+
+def _coverage_warnings(context: Context, connection: Connection) -> tuple[str, ...]:
+    """Say what a sample of the log shows that online would refuse."""
+    sampled = coverage.sample(
+        connection,
+        context.schema,
+        context.event_types,
+        ignored=context.definition.ignored_event_types,
+    )
+    found = [
+        coverage_findings.describe_unknown(sampled.unknown),
+        coverage_findings.describe_undecodable(sampled.undecodable()),
+    ]
+    return tuple(f"{it.message} {it.remedy}" for it in found if it is not None)
 
 
 def _migration_report(

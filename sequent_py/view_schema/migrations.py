@@ -17,12 +17,13 @@ everything odd, so that no later code meets a malformed declaration. Pure: no da
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from sequent_py.errors import DefinitionError
+from sequent_py.events import aliases_of, event_type_of
 from sequent_py.projectors import Projector, ProjectorDefinition, projector_definition
 from sequent_py.records import Record, record_shape
 
@@ -62,6 +63,8 @@ class Migrations:
     also_serves: ClassVar[Sequence[type[Migrations]]] = ()
     """Declarations of other versions, with their projectors, whose code this process carries as well: while one of them is live it
     appends and projects as that one. Put the version before here, deploy, migrate: no process has to stop or restart for the cut-over."""
+    ignored_event_types: ClassVar[Sequence[str]] = ()
+    """Stored event types that no class of the application knows any more, and that replays may pass over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class MigrationsDefinition:
     records: Mapping[str, type[Record]]
     """By plain table name: the records of all projectors, then those that are only altered."""
     _by_name: Mapping[str, ProjectorDefinition] = field(repr=False, compare=False)
+    ignored_event_types: frozenset[str] = frozenset()
 
     def projector(self, name: str) -> ProjectorDefinition | None:
         """Return the registered projector of that name; None when there is none."""
@@ -119,6 +123,7 @@ def definition(migrations: type[Migrations]) -> MigrationsDefinition:
         projectors=tuple(by_name.values()),
         records=MappingProxyType(_records(name, versions)),
         _by_name=MappingProxyType(by_name),
+        ignored_event_types=_ignored(name, getattr(migrations, "ignored_event_types", ()), by_name.values()),
     )
 
 
@@ -145,6 +150,21 @@ def served_definitions(migrations: type[Migrations]) -> tuple[MigrationsDefiniti
             )
         served[other.version] = other
     return tuple(served.values())
+
+
+def _ignored(name: str, declared: object, projectors: Iterable[ProjectorDefinition]) -> frozenset[str]:
+    where = f"{name}.ignored_event_types"
+    if not isinstance(declared, list | tuple) or not all(isinstance(item, str) for item in declared):
+        raise DefinitionError(f"{where} must be a tuple of stored names, not {_shown(declared)}.")
+    for projector in projectors:
+        for cls in projector.event_classes:
+            for stored in (event_type_of(cls), *aliases_of(cls)):
+                if stored in declared:
+                    raise DefinitionError(
+                        f"{where} has {stored!r}, which {projector.name} handles.",
+                        remedy=f"Take it out of {where}.",
+                    )
+    return frozenset(declared)
 
 
 def _version(value: object, where: str) -> int:

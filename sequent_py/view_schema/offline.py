@@ -22,7 +22,7 @@ from psycopg import errors as pg
 from sequent_py.errors import SwapLockTimeout
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, swap
+from sequent_py.view_schema import executor, guards, swap
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.online import resume
@@ -72,6 +72,14 @@ def run_offline(
         migration = resume(context, connection, plan, Command.OFFLINE)
         assert migration is not None, "require() refuses offline when nothing is unfinished"
         watch = Stopwatch()
+        if plan.replays:
+            # Types can have come since online.
+            guards.require_known_types(
+                connection,
+                schema=context.schema,
+                event_types=context.event_types,
+                definition=context.definition,
+            )
         passes = Passes(
             context,
             connection,

@@ -20,9 +20,14 @@ from collections.abc import Mapping
 from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, table_files
+from sequent_py.view_schema import executor, guards, table_files
 from sequent_py.view_schema.blueprints import TableBlueprint
-from sequent_py.view_schema.context import Context, live_blueprints, shadow_blueprints
+from sequent_py.view_schema.context import (
+    Context,
+    live_blueprints,
+    replayed_event_names,
+    shadow_blueprints,
+)
 from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
@@ -44,8 +49,8 @@ def run_online(
 
     Raises
     ------
-    ConcurrentMigration, DefinitionError, TableFileError, DependentObjects, PlanChanged
-        Nothing was changed.
+    ConcurrentMigration, DefinitionError, TableFileError, DependentObjects, PlanChanged, UnknownEventTypes, UnsoundInstallation
+        Nothing was changed. So with an InvalidPayload that a sample of the events shows.
     ProjectionFailed, InvalidPayload, WorkerFailed
         Finished groups are kept.
     """
@@ -60,6 +65,18 @@ def run_online(
         resolved = resolve(plan, context.definition)
         if quarantine:
             require_quarantine(resolved)
+        guards.require_connections(connection, workers=workers)
+        if plan.replays:
+            progress.step("checking the events")
+            guards.require_covered(
+                connection,
+                schema=context.schema,
+                event_types=context.event_types,
+                definition=context.definition,
+                handled=replayed_event_names(resolved),
+                allows_undecodable=_has_quarantine(context, connection, quarantine),
+                progress=progress,
+            )
         migration, is_resumed, warnings = _begin_or_resume(context, connection, plan, resolved, progress)
         if quarantine is not None:
             migration = context.versions.record_quarantine_limit(
@@ -108,6 +125,14 @@ def run_online(
             warnings=warnings,
             quarantined=context.quarantine.listed(connection, migration.id),
         )
+
+
+def _has_quarantine(context: Context, connection: Connection, asked: bool | None) -> bool:
+    """Whether events that cannot be projected are set aside: as asked for now, else as the unfinished migration remembers."""
+    if asked is not None:
+        return asked
+    unfinished = context.versions.unfinished(connection)
+    return unfinished is not None and unfinished.quarantine_limit is not None
 
 
 def require_quarantine(resolved: ResolvedPlan) -> None:

@@ -19,7 +19,15 @@ from sequent_py.replay.groups import Group, PartitionSample, cut
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.worker import ReplayTask
+from sequent_py.view_schema.code_records import (
+    changed_tables,
+    current_codes,
+    migration_codes,
+    record_migration_codes,
+    tables_of_plan,
+)
 from sequent_py.view_schema.context import Context, replayed_event_names
+from sequent_py.view_schema.fingerprints import described
 from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.versions import ViewMigration
 
@@ -55,6 +63,29 @@ class Passes:
         with self._connection.transaction():
             self._epoch = self._raise_epoch()
             self._context.ledger.take_over(self._connection, self._migration.id, epoch=self._epoch)
+            self._record_code()
+
+    def _record_code(self) -> None:
+        """Note which code works on an unfinished migration, and say so where an earlier run's was another."""
+        if self._migration.state.is_finished:
+            return
+        schema = self._context.schema
+        before = migration_codes(self._connection, schema, self._migration.id)
+        now = current_codes(
+            self._context.definition,
+            tables_of_plan(self._resolved.plan),
+            self._context.config.sql_path,
+        )
+        changes = changed_tables({table: (0, code) for table, code in before.items()}, now)
+        if changes:
+            # Going on is right after a handler was mended; whether it is, the comparison before the swap decides.
+            folded = self._context.ledger.finished_groups(self._connection, self._migration.id)
+            self._progress.note(
+                f"Since the last run of this migration the code has changed ({described(changes)}); {folded} finished"
+                f" group{'s were' if folded != 1 else ' was'} folded by the earlier code. If that makes other rows: sequent migrate abort, and begin anew."
+            )
+        if changes or not before:
+            record_migration_codes(self._connection, schema, self._migration.id, now)
 
     def first(self) -> int:
         """Replay the history up to a snapshot taken now, or finish an earlier run's pass; return the events replayed by this run."""

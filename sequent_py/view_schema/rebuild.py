@@ -8,13 +8,14 @@ from typing import Any
 from uuid import UUID
 
 from sequent_py.config import Config
-from sequent_py.errors import ConfigurationError, InvalidTransition
+from sequent_py.errors import ConfigurationError
 from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
 from sequent_py.replay.quarantine import DEFAULT_LIMIT
 from sequent_py.replay.replayer import join_replay
-from sequent_py.store import foreign_transaction_ids, repair_transaction_ids
+from sequent_py.roles.rules import RoleKind
 from sequent_py.view_schema import executor, inspection
+from sequent_py.view_schema.accept_code import AcceptCodeReport, run_accept_code
 from sequent_py.view_schema.context import Context, shadow_blueprints
 from sequent_py.view_schema.diff import DiffReport, run_diff
 from sequent_py.view_schema.dry_run import run_dry
@@ -23,6 +24,7 @@ from sequent_py.view_schema.offline import run_offline
 from sequent_py.view_schema.online import run_online
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.prune import PruneReport, run_prune
+from sequent_py.view_schema.repair import mend_transaction_ids, run_repair
 from sequent_py.view_schema.reports import (
     AbortReport,
     CheckReport,
@@ -308,18 +310,24 @@ class ViewSchema:
             Nothing was changed.
         """
         context = self._context
-        with context.coordinating("repair", needs_own_transaction_ids=False) as connection:
-            if foreign_transaction_ids(connection, context.schema) is None:
-                return 0
-            unfinished = context.versions.unfinished(connection)
-            if unfinished is not None:
-                raise InvalidTransition(
-                    f"A view migration to version {unfinished.target_version} is unfinished, and its snapshots are the other cluster's.",
-                    remedy="Run: sequent migrate abort, then sequent doctor --repair",
-                )
-            # Before, not after: a kill in between must not leave snapshots that mistake the mended events for old ones.
-            context.versions.forget_cut_overs(connection)
-            return repair_transaction_ids(connection, context.schema)
+        with context.coordinating(
+            "repair", needs_own_transaction_ids=False, role=RoleKind.OWNER
+        ) as connection:
+            return mend_transaction_ids(context, connection)
+
+    def repair(self, *, progress: Progress = SILENT) -> tuple[str, ...]:
+        """Mend what ``doctor --repair`` can mend; return what was. See :mod:`sequent_py.view_schema.repair` for guarantees and errors."""
+        return run_repair(self._context, progress)
+
+    def accept_code(self) -> AcceptCodeReport:
+        """Record that the present code makes the same rows as the code that built the live tables.
+
+        Raises
+        ------
+        ConcurrentMigration
+            A migration is at work; nothing was changed.
+        """
+        return run_accept_code(self._context)
 
     def work(self, *, progress: Progress = SILENT) -> int:
         """Join the replay that is running now, from this or any other host; return how many groups this process replayed.

@@ -451,6 +451,13 @@ class Versions:
             "UPDATE {tables} SET unmanaged_since = %s WHERE role = 'live' AND table_name = ANY (%s) AND unmanaged_since IS NULL",
             (plan.target_version, list(plan.orphaned)),
         )
+        # What the migration's row says of the code that worked on it last goes with the tables from here on.
+        self._execute(
+            connection,
+            "UPDATE {tables} t SET code = m.code -> t.table_name FROM {migrations} m "
+            "WHERE m.id = %s AND t.role = 'live' AND m.code -> t.table_name IS NOT NULL",
+            (migration_id,),
+        )
         for alter in plan.alters:
             self._execute(
                 connection,

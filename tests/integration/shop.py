@@ -6,15 +6,18 @@ import os
 import sys
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import BigInteger, DateTime
+from login_roles import login_url
+from sqlalchemy import BigInteger, DateTime, Engine
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py import Config, Event, Migrations, Projector, Record, Sequent, on
+from sequent_py.database import create_engine
 
 SQL_DIRECTORY = Path(__file__).parent / "shop_sql"
 
@@ -198,10 +201,27 @@ class ShopForgetful(Migrations):
     versions = {1: [ForgetfulProjector, LineProjector]}
 
 
-def shop(database_url: str, migrations: type[Migrations] = Shop1, **settings: Any) -> Sequent:
-    """The application on a database of its own; replays in this process unless told otherwise."""
+class Shop(Sequent):
+    """The application as it is deployed: it appends by a login of the application's role, and migrates by one of the migrator's."""
+
+    @cached_property
+    def engine(self) -> Engine:
+        engine = create_engine(login_url(self.database_url, "web"), self.config.view_schema)
+        self._resources.callback(engine.dispose)
+        return engine
+
+
+def shop(
+    database_url: str, migrations: type[Migrations] = Shop1, *, as_login: bool = True, **settings: Any
+) -> Sequent:
+    """The application on a database of its own; replays in this process unless told otherwise.
+
+    It works by the logins of the store's roles, and by the one of ``database_url`` where there are none, or ``as_login`` is false.
+    """
     values = {"workers": 0, "sql_directory": SQL_DIRECTORY} | settings
-    return Sequent(Config(database_url=database_url, **values), migrations=migrations)
+    if not as_login:
+        return Sequent(Config(database_url=database_url, **values), migrations=migrations)
+    return Shop(Config(database_url=login_url(database_url, "deploy"), **values), migrations=migrations)
 
 
 def place_orders(app: Sequent, numbers: Iterable[int], *, lines: int = 3) -> list[UUID]:

@@ -266,7 +266,7 @@ def test_a_lock_that_is_missing_in_the_swap_gives_all_of_them_back_and_is_tried_
 ) -> None:
     tries: list[int] = []
     with psycopg.connect(store_database_url) as other:
-        other.execute("CREATE TABLE public.referenced ()")
+        other.execute("CREATE TABLE public.referenced (); GRANT ALL ON public.referenced TO PUBLIC")
         other.commit()
         other.execute("LOCK TABLE public.referenced IN SHARE MODE")
 

@@ -28,6 +28,7 @@ from sequent_py.errors import (
     ConcurrentMigration,
     DrainTimeout,
     ForeignTransactionIds,
+    InsufficientPrivileges,
     InvalidTransition,
     MaintenanceModeActive,
     MigrationNotStarted,
@@ -132,7 +133,7 @@ class TestOnline:
                 command()
 
     def test_unrelated_tables_survive(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
-        connection.execute("CREATE SCHEMA view_schema")
+        connection.execute("CREATE SCHEMA IF NOT EXISTS view_schema")
         for name in ("lines1", "lines_1", "report_2"):
             connection.execute(f"CREATE TABLE view_schema.{name} ()")
         migrate(app)
@@ -387,28 +388,32 @@ class TestOffline:
                 forgetful.view_schema.offline()
 
     def test_a_restored_store_with_future_transaction_ids_is_refused(
-        self, app: Sequent, connection: psycopg.Connection[Any]
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
     ) -> None:
         place_orders(app, [1])
         connection.execute("UPDATE sequent_schema.events SET xact_id = '99999999999'")
         for command in (app.view_schema.online, app.view_schema.offline):
             with pytest.raises(ForeignTransactionIds, match="another cluster"):
                 command()
-        assert app.view_schema.repair_transaction_ids() == 4
+        with pytest.raises(InsufficientPrivileges, match="does not own"):
+            app.view_schema.repair_transaction_ids()
+        with shop(store_database_url, as_login=False) as admin:
+            assert admin.view_schema.repair_transaction_ids() == 4
         place_orders(app, [2])
         migrate(app)
         assert actual_rows(connection) == expected_rows(connection)
 
     def test_a_migration_that_was_restored_with_its_store_is_aborted_before_the_repair(
-        self, app: Sequent, connection: psycopg.Connection[Any]
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
     ) -> None:
         place_orders(app, [1])
         app.view_schema.online()
         connection.execute("UPDATE sequent_schema.events SET xact_id = '99999999999'")
-        with pytest.raises(InvalidTransition, match="abort"):
-            app.view_schema.repair_transaction_ids()
-        app.view_schema.abort()
-        assert app.view_schema.repair_transaction_ids() == 4
+        with shop(store_database_url, as_login=False) as admin:
+            with pytest.raises(InvalidTransition, match="abort"):
+                admin.view_schema.repair_transaction_ids()
+            app.view_schema.abort()
+            assert admin.view_schema.repair_transaction_ids() == 4
         migrate(app)
         assert actual_rows(connection) == expected_rows(connection)
 

@@ -1,0 +1,110 @@
+"""The managed tables: missing, unlogged, out of use, kept from earlier versions, or left over."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from sequent_py.health.findings import Finding, notice, ok, problem
+from sequent_py.view_schema.dependents import missing_tables
+from sequent_py.view_schema.versions import TableRole, Versions, ViewTable
+
+Connection = psycopg.Connection[Any]
+
+
+def check_tables(
+    connection: Connection, schema: str, view_schema: str, *, managed: Collection[str] | None
+) -> Iterator[Finding]:
+    """Look at every recorded relation; ``managed`` are the tables that the code's projectors manage, None where there is no code."""
+    versions = Versions(schema)
+    tables = {role: versions.tables(connection, role) for role in TableRole}
+    live = tables[TableRole.LIVE]
+    orphaned = [table for table in live if _is_orphaned(table, managed)]
+    names = [table.table_name for table in live if table not in orphaned]
+    missing = missing_tables(connection, view_schema, names)
+    if missing:
+        yield problem("live tables", " ".join(missing), "Restore them, or build them anew in a new version.")
+    else:
+        yield ok("live tables", f"All there: {', '.join(names)}." if names else "None yet.")
+    if orphaned:
+        since = ", ".join(
+            f"{table.table_name} (since version {table.unmanaged_since})"
+            if table.unmanaged_since is not None
+            else f"{table.table_name} (by this code)"
+            for table in orphaned
+        )
+        yield notice(
+            "orphaned tables",
+            f"No projector manages {since}: nothing keeps them up to date.",
+            "Drop them when nobody reads them any more, in a schema migration.",
+        )
+    yield from _unlogged(connection, view_schema, [table.physical_name for table in live])
+    yield from _retired(connection, view_schema, tables[TableRole.RETIRED])
+    yield from _left_over(connection, versions, view_schema, tables)
+
+
+def _is_orphaned(table: ViewTable, managed: Collection[str] | None) -> bool:
+    return table.unmanaged_since is not None or (managed is not None and table.table_name not in managed)
+
+
+def _unlogged(connection: Connection, view_schema: str, names: list[str]) -> Iterator[Finding]:
+    rows = connection.execute(
+        "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = ANY (%s) AND c.relpersistence = 'u' ORDER BY 1",
+        (view_schema, names),
+    ).fetchall()
+    if rows:
+        listed = ", ".join(name for (name,) in rows)
+        yield problem(
+            "unlogged tables",
+            f"A crash of the server empties {listed}: UNLOGGED.",
+            "Take UNLOGGED out of the table file and list the projector under a new version; until then ALTER TABLE … SET LOGGED keeps the rows.",
+        )
+
+
+def _retired(connection: Connection, view_schema: str, tables: list[ViewTable]) -> Iterator[Finding]:
+    if not tables:
+        return
+    now = datetime.now(UTC)
+    described = [
+        f"{table.physical_name} (retired {(now - table.retired_at).days} days ago)"
+        for table in tables
+        if table.retired_at is not None
+    ]
+    names = [table.physical_name for table in tables]
+    row = connection.execute(
+        "SELECT pg_size_pretty(coalesce(sum(pg_total_relation_size(c.oid)), 0)) FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = ANY (%s)",
+        (view_schema, names),
+    ).fetchone()
+    size = row[0] if row is not None else "?"
+    yield notice("retired tables", f"Kept from earlier versions, {size} in all: {', '.join(described)}.")
+
+
+def _left_over(
+    connection: Connection, versions: Versions, view_schema: str, tables: dict[TableRole, list[ViewTable]]
+) -> Iterator[Finding]:
+    """Find shadow tables of no unfinished migration, and records of relations that are gone."""
+    unfinished = versions.unfinished(connection)
+    stray = [
+        table.physical_name
+        for table in tables[TableRole.SHADOW]
+        if unfinished is None or table.migration_id != unfinished.id
+    ]
+    if stray:
+        yield problem(
+            "left over", f"No migration is at work on the shadow tables {', '.join(stray)}.", "Drop them."
+        )
+    kept = [table.physical_name for role in (TableRole.RETIRED, TableRole.SHADOW) for table in tables[role]]
+    gone = missing_tables(connection, view_schema, kept)
+    if gone:
+        yield problem(
+            "left over",
+            f"Recorded, and not there: {' '.join(gone)}",
+            "Run: sequent migrate abort"
+            if unfinished
+            else "Restore them; sequent migrate status lists what is recorded.",
+        )

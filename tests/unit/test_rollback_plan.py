@@ -70,6 +70,7 @@ def migration(
         stall_milliseconds=None,
         promoted_snapshot="10:10:",
         return_pass=None,
+        quarantine_limit=None,
     )
 
 

@@ -140,7 +140,17 @@ BEGIN
             USING ERRCODE = 'SQ003', DETAIL = live_version::text;
     END IF;
     IF expected_version IS NULL THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended(aggregate_id::text, {schema}.gate_key()));
+        SELECT p.partition_key INTO known_key
+        FROM {schema}.aggregate_partitions p WHERE p.aggregate_id = append_events_v2.aggregate_id;
+        known_key := coalesce(known_key, partition_key);
+        IF known_key IS NULL THEN
+            PERFORM pg_advisory_xact_lock(hashtextextended(aggregate_id::text, {schema}.gate_key()));
+        ELSE
+            -- The key's row makes them queue as well. An aggregate's lock before it would let two transactions of one partition wait for
+            -- each other: one has the row and wants the lock of the aggregate for which the other wants the row.
+            INSERT INTO {schema}.partitions AS p (partition_key, xact_id) VALUES (known_key, pg_current_xact_id())
+            ON CONFLICT ON CONSTRAINT partitions_pkey DO UPDATE SET xact_id = excluded.xact_id WHERE p.xact_id <> excluded.xact_id;
+        END IF;
         LOOP
             SELECT coalesce(max(e.sequence_number), 0) INTO STRICT actual_version
             FROM {schema}.events e WHERE e.aggregate_id = append_events_v2.aggregate_id;

@@ -17,7 +17,7 @@
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
      |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed
      |    |__ WorkerFailed, ForeignTransactionIds, DependentObjects, EventsEdited, AggregatesQuarantined
-     |    |__ UnsoundInstallation, UnknownEventTypes
+     |    |__ UnsoundInstallation, UnknownEventTypes, OrderingViolated
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
      |__ DatabaseUnavailable         no server answers, or it is of the wrong version
      |__ InsufficientPrivileges      the role may not do what the command needs
@@ -325,6 +325,10 @@ class AggregatesQuarantined(MigrationError):
             remedy="Mend the handlers and run: sequent migrate online. Or accept each by name: --accept-quarantined ID",
         )
         self.aggregate_ids = tuple(aggregate_ids)
+
+
+class OrderingViolated(MigrationError):
+    """Handlers meet rows of other aggregates, or partition keys, than their projector's ordering says."""
 
 
 class DependentObjects(MigrationError):

@@ -1,13 +1,14 @@
 """Importing history: COPY of whole aggregates into a store that serves no projections yet.
 
-Writes ``events`` directly, in one transaction, behind the gate's shared lock like every writer. Memory grows with the number of aggregates (some
+Writes ``events`` directly, in one transaction, behind the gate's shared lock like every writer, and behind the rows of the partition keys that
+it gives. Memory grows with the number of aggregates (some
 100 bytes each, for their last sequence number), not with that of events.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from psycopg import sql
 from sequent_py.encoding import checked_time
 from sequent_py.errors import ImportRefused, InvalidEvent, StoreError, WrongExpectedVersion
 from sequent_py.events import POSTGRES_EPOCH, Event, event_type_of
+from sequent_py.partitions import assign_partitions, checked_partition_key, lock_partitions
 from sequent_py.store_errors import translated
 
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -36,26 +38,22 @@ def import_history(
     type_id_of: Callable[[str], int],
     batch_events: int,
     progress: Callable[[int], None] | None,
+    partition_keys: Mapping[UUID, str] | None = None,
 ) -> int:
     """Copy the events in the connection's transaction; see :meth:`sequent_py.store.EventStore.import_history`."""
     if batch_events < 1:
         raise StoreError(f"batch_events is at least 1, not {batch_events}.")
     with translated(schema, connection):
         now = _pass_gate(connection, schema)
-    rows = _Rows(encode, type_id_of, now)
-    target = sql.SQL(
-        "COPY {} (created_at, aggregate_id, sequence_number, event_type_id, payload) FROM STDIN (FORMAT binary)"
-    ).format(sql.Identifier(schema, "events"))
+    rows = _Rows(encode, type_id_of, now, partition_keys or {})
     try:
-        with translated(schema, connection), connection.cursor() as cursor, cursor.copy(target) as copy:
-            copy.write(_COPY_HEADER)
-            for aggregate_id, event, created_at in events:
-                rows.add(aggregate_id, event, created_at)
-                if rows.count % batch_events == 0:
-                    copy.write(rows.take())
-                    if progress is not None:
-                        progress(rows.count)
-            copy.write(rows.take() + _COPY_TRAILER)
+        for aggregate_id, event, created_at in events:
+            rows.add(aggregate_id, event, created_at)
+            if rows.count % batch_events == 0:
+                _send(connection, schema, rows)
+                if progress is not None:
+                    progress(rows.count)
+        _send(connection, schema, rows)
     except WrongExpectedVersion as error:
         cause = error.__cause__
         detail = cause.diag.message_detail if isinstance(cause, psycopg.Error) else None
@@ -66,6 +64,22 @@ def import_history(
     if progress is not None:
         progress(rows.count)
     return rows.count
+
+
+def _send(connection: psycopg.Connection, schema: str, rows: _Rows) -> None:
+    """Copy a batch. The rows of its partition keys are locked first: positions are drawn behind that lock, as in an append."""
+    keys, payload = rows.take_keys(), rows.take()
+    target = sql.SQL(
+        "COPY {} (created_at, aggregate_id, sequence_number, event_type_id, payload) FROM STDIN (FORMAT binary)"
+    ).format(sql.Identifier(schema, "events"))
+    with translated(schema, connection):
+        if keys:
+            lock_partitions(connection, schema, set(keys.values()))
+        with connection.cursor() as cursor, cursor.copy(target) as copy:
+            copy.write(_COPY_HEADER)
+            copy.write(payload + _COPY_TRAILER)
+        if keys:
+            assign_partitions(connection, schema, keys)
 
 
 def _pass_gate(connection: psycopg.Connection, schema: str) -> datetime:
@@ -88,7 +102,11 @@ class _Rows:
     """Encodes rows of the binary COPY format and numbers them by aggregate."""
 
     def __init__(
-        self, encode: Callable[[Event], bytes], type_id_of: Callable[[str], int], now: datetime
+        self,
+        encode: Callable[[Event], bytes],
+        type_id_of: Callable[[str], int],
+        now: datetime,
+        partition_keys: Mapping[UUID, str],
     ) -> None:
         self.count = 0
         self._encode = encode
@@ -97,6 +115,8 @@ class _Rows:
         self._versions: dict[bytes, int] = {}
         self._type_ids: dict[str, int] = {}
         self._parts: list[bytes] = []
+        self._partition_keys = partition_keys
+        self._new_keys: dict[UUID, str] = {}
 
     def add(self, aggregate_id: UUID, event: Event, created_at: datetime | None) -> None:
         if not isinstance(event, Event) or not isinstance(aggregate_id, UUID):
@@ -110,6 +130,8 @@ class _Rows:
             self._type_ids[name] = self._type_id_of(name)
         key = aggregate_id.bytes
         number = self._versions[key] = self._versions.get(key, 0) + 1
+        if number == 1 and (partition_key := self._partition_keys.get(aggregate_id)) is not None:
+            self._new_keys[aggregate_id] = checked_partition_key(partition_key)
         microseconds = ((checked_time(created_at) or self._now) - POSTGRES_EPOCH) // _MICROSECOND
         self._parts.append(
             _ROW.pack(
@@ -118,6 +140,11 @@ class _Rows:
         )  # fmt: skip
         self._parts.append(payload)
         self.count += 1
+
+    def take_keys(self) -> dict[UUID, str]:
+        """Return the keys of the aggregates that are new since the last call."""
+        keys, self._new_keys = self._new_keys, {}
+        return keys
 
     def take(self) -> bytes:
         block = b"".join(self._parts)

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from sequent_py.errors import DefinitionError, ProjectionFailed, RecordNotManaged
 from sequent_py.events import Event
+from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.records import Record, record_shape
 
 if TYPE_CHECKING:
     from sequent_py.persistors import Persistor
 
-Ordering = Literal["aggregate", "partition", "global"]
 R = TypeVar("R", bound=Record)
 H = TypeVar("H", bound=Callable[..., None])
 
@@ -58,7 +58,8 @@ class Projector:
     """Subclass it, name the records in ``manages_tables`` and mark handlers with :func:`on`.
 
     ``ordering`` declares across which events the order matters: within each aggregate (the default; replays in parallel), within each
-    partition key, or globally (one lane). A record is managed by one projector only.
+    partition key, or globally (one lane). Handlers read and write rows that events of that scope have written, and no others. All projectors of a
+    table declare the same ordering.
 
     Filters are keywords: a value means equality, a list, tuple or set membership, None IS NULL. Where several rows match they come in the
     order of the primary key, and the first of them is meant where one is asked for. Rows are snapshots: they keep their values whatever
@@ -247,10 +248,10 @@ def projector_definition(cls: type[Projector]) -> ProjectorDefinition:
     """
     if not (isinstance(cls, type) and issubclass(cls, Projector)):
         raise DefinitionError(f"{cls!r} is not a Projector class.")
-    if cls.ordering not in get_args(Ordering):
+    if cls.ordering not in ORDERINGS:
         raise DefinitionError(
             f"{cls.__name__}.ordering is {cls.ordering!r}.",
-            remedy=f"Use one of {', '.join(get_args(Ordering))}.",
+            remedy=f"Use one of {', '.join(ORDERINGS)}.",
         )
     handlers = _handlers(cls)
     if not handlers:

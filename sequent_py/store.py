@@ -147,11 +147,13 @@ class EventStore:
         *,
         batch_events: int = 10_000,
         progress: Callable[[int], None] | None = None,
+        partition_keys: Mapping[UUID, str] | None = None,
     ) -> int:
         """Copy the history of new aggregates into a store that has no live version; return the number of events.
 
         One transaction: an interrupted import leaves nothing. Events get positions in the given order and sequence numbers from 1 by
         aggregate. ``progress`` is called with the number of events sent so far, every ``batch_events`` of them and at the end.
+        ``partition_keys`` holds those of the aggregates that have one; it is asked once for each.
 
         Raises
         ------
@@ -171,6 +173,7 @@ class EventStore:
                 type_id_of=lambda name: self._stored_type_ids([name])[0],
                 batch_events=batch_events,
                 progress=progress,
+                partition_keys=partition_keys,
             )
 
     # Reading

@@ -24,13 +24,15 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.tables import TableShape
-from sequent_py.projectors import Projector
-from sequent_py.records import Record
+from sequent_py.persistors.tracing import Tracer
+from sequent_py.projectors import Projector, projector_definition
+from sequent_py.records import Record, record_shape
 from sequent_py.replay.edits import edited_after, edits_in_window
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.groups import PARTITION_COUNT
 from sequent_py.replay.ledger import Connection
-from sequent_py.replay.reader import aggregates_query, read_events
+from sequent_py.replay.reader import read_events
+from sequent_py.scopes import ScopedSample, scoped_samples
 from sequent_py.windows import window_condition
 
 SAMPLED_EVENTS = 10_000
@@ -60,6 +62,16 @@ class Verification:
         self._event_types = event_types
         self._stored_types = stored_types
         self._prepared: tuple[Connection, dict[type[Record], ScratchTable]] | None = None
+        self._unfolded: set[str] = set()
+
+    @property
+    def not_compared(self) -> tuple[str, ...]:
+        """Say which tables were not compared because a sample of their ordering would have been too long."""
+        return tuple(
+            f"{name} was not compared with a fresh fold: its ordering needs more events for that than a sample has."
+            " sequent migrate verify --all compares it."
+            for name in sorted(self._unfolded)
+        )
 
     def prepare(self, connection: Connection) -> None:
         """Create the scratch tables ahead; they stay as long as the connection, and checks on it take some milliseconds less per table.
@@ -146,43 +158,55 @@ class Verification:
         return sql.SQL("TABLESAMPLE SYSTEM ({})").format(sql.Literal(100.0 * _CANDIDATE_PAGES / pages))
 
     def check_aggregates(
-        self, connection: Connection, reader: Connection, aggregate_ids: Sequence[UUID], *, until: str
+        self,
+        connection: Connection,
+        reader: Connection,
+        aggregate_ids: Sequence[UUID],
+        *,
+        until: str,
+        most_events: int = SAMPLED_EVENTS,
     ) -> int:
         """Compare the shadow rows of these aggregates with a fresh fold; return how many were compared.
 
         ``until`` must be the snapshot that the shadow tables have been replayed to. Aggregates whose events were edited after it are
-        not compared: the next pass re-folds them.
+        not compared: the next pass re-folds them. Tables with the ordering ``partition`` are compared by whole partitions of the aggregates, those with
+        ``global`` as a whole, where ``most_events`` are enough for that; :attr:`not_compared` names the others.
 
         Raises
         ------
         VerificationFailed
             With the first differing rows.
+        OrderingViolated
+            A handler met rows of other aggregates, or partition keys, than its projector's ordering says.
         ProjectionFailed
             A handler raised in the fold.
         """
         aggregate_ids = [item for item in aggregate_ids if item not in self._left_out]
         if not aggregate_ids:
             return 0
+        samples, unfolded = scoped_samples(
+            connection, self._schema, self._projectors, aggregate_ids, until=until, most_events=most_events
+        )
+        self._unfolded |= {
+            record_shape(record).table_name
+            for projector in unfolded
+            for record in projector_definition(projector).records
+        }
         with connection.transaction(force_rollback=True):
             scratch = self._scratch(connection)
-            persistor = LivePersistor(connection, {record: table.fold for record, table in scratch.items()})
-            fold = Fold(self._projectors, persistor, self._event_types, self._stored_types)
-            query = aggregates_query(
-                self._schema,
-                aggregate_ids,
-                event_type_ids=fold.event_type_ids,
-                until=until,
-                left_out_query=edited_after(self._schema, until),
-            )
-            with closing(read_events(reader, query)) as raw_events:
-                fold.apply(raw_events)
+            for sample in samples:
+                self._fold(connection, reader, scratch, sample, until)
             # Asked after reading: whatever edit was read is known by now.
             edited = edits_in_window(connection, self._schema, since=until, until=None).aggregate_ids
             aggregate_ids = [item for item in aggregate_ids if item not in edited]
             differences = [
                 difference
-                for table in scratch.values()
-                for difference in _differences(connection, table, aggregate_ids)
+                for sample in samples
+                # Only single aggregates can be left out; with another ordering the next pass refuses the edit.
+                if sample.ordering == "aggregate" or not edited
+                for record in self._tables
+                if record in sample.records
+                for difference in _differences(connection, scratch[record], sample.without(edited))
             ]
         if differences:
             raise VerificationFailed(
@@ -194,6 +218,33 @@ class Verification:
                 differences=differences,
             )
         return len(aggregate_ids)
+
+    def _fold(
+        self,
+        connection: Connection,
+        reader: Connection,
+        scratch: Mapping[type[Record], ScratchTable],
+        sample: ScopedSample,
+        until: str,
+    ) -> None:
+        """Fold a sample into the scratch tables, and look who meets which rows."""
+        tracer = Tracer(sample.projectors, sample.partition_keys)
+        tables = {record: table.fold for record, table in scratch.items()}
+        fold = Fold(
+            sample.projectors,
+            tracer.around(LivePersistor(connection, tables)),
+            self._event_types,
+            self._stored_types,
+        )
+        query = sample.query(
+            self._schema,
+            event_type_ids=fold.event_type_ids,
+            until=until,
+            left_out_query=edited_after(self._schema, until),
+        )
+        with closing(read_events(reader, query)) as raw_events:
+            fold.apply(tracer.watch(raw_events))
+        tracer.require_none()
 
     def count_rows(self, connection: Connection) -> dict[str, int]:
         """Count the rows of every shadow table, by the table's plain name."""
@@ -229,11 +280,22 @@ class Verification:
         return counts
 
 
-def _differences(connection: Connection, table: ScratchTable, aggregate_ids: Sequence[UUID]) -> list[str]:
-    """Compare the rows of these aggregates (left) with their fold (right), and say what differs."""
+def _differences(
+    connection: Connection, table: ScratchTable, aggregate_ids: Sequence[UUID] | None
+) -> list[str]:
+    """Compare the rows of these aggregates (left; None: all rows) with their fold (right), and say what differs."""
     columns = table.compared(table.drawn(connection))
     shadow = sql.Identifier(table.original.schema, table.original.name)
-    if table.aggregate_column is None:
+    if aggregate_ids is None:
+        found = compare(
+            connection,
+            sql.SQL("(SELECT * FROM {}) s").format(shadow),
+            sql.SQL("(SELECT * FROM {}) f").format(table.relation),
+            columns=columns,
+            key=table.key(connection, [column.name for column in columns]),
+            examples=EXAMPLES,
+        )
+    elif table.aggregate_column is None:
         # Nobody can say which of the shadow's rows belong to the sample: the fold's must be among them.
         found = lacking(connection, shadow, table.relation, columns=columns, examples=EXAMPLES)
     else:

@@ -53,13 +53,14 @@ def _steps(plan: Plan) -> Iterator[Block]:
                 step.shadow_name,
                 step.retired_name or "-",
                 ", ".join(step.projectors),
+                step.ordering,
                 step.reason,
             )
             for step in plan.replays
         ]
         yield Grid(
             "Tables to build from the events",
-            ("table", "built as", "old one kept as", "projectors", "why"),
+            ("table", "built as", "old one kept as", "projectors", "ordering", "why"),
             rows,
         )
     if plan.alters:

@@ -1,7 +1,9 @@
 """Cutting a pass into groups. Pure.
 
-A group is a half-open range of aggregate ids, within one hash partition of ``events`` or across all of them. Groups of a pass are
-disjoint and together cover every aggregate, whatever the sample was: a poor sample makes uneven groups, never wrong ones.
+A group is replayed for the projectors of one ordering. Under ``aggregate`` it is a half-open range of aggregate ids, within one hash
+partition of ``events`` or across all of them; under ``partition`` a slice of the partition keys by their hash; under ``global`` everything.
+The groups of one ordering are disjoint and together cover every aggregate, whatever the sample was: a poor sample makes uneven groups,
+never wrong ones. A plan with projectors of several orderings reads the events once for each.
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from uuid import UUID
 
+from sequent_py.ordering import Ordering
+
 PARTITION_COUNT = 16
 """Hash partitions of ``events``. One partition in position order reads three times as fast as a range of an unpartitioned table."""
 
 SINGLE_GROUP_EVENTS = 5_000
 """Below this many events the fixed cost of a group outweighs parallel work: the pass is one group."""
+
+SLICES_PER_WORKER = 2
+"""Enough that a worker which finishes early finds another slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +30,16 @@ class Group:
     """A disjoint slice of the aggregates.
 
     ``partition`` is a hash partition's number, None for all of them; ``lower`` is inclusive, ``upper`` exclusive, None is open.
+    ``slice`` is one of ``slices`` numbers from 0; both are given under the ordering ``partition`` alone.
     """
 
     partition: int | None
     lower: UUID | None
     upper: UUID | None
     estimated_events: int
+    ordering: Ordering = "aggregate"
+    slice: int | None = None
+    slices: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +53,48 @@ class PartitionSample:
 WHOLE_STORE = Group(partition=None, lower=None, upper=None, estimated_events=0)
 
 
+def cut_pass(
+    samples: Mapping[Ordering, Mapping[int, PartitionSample]], *, target_events: int, workers: int
+) -> tuple[Group, ...]:
+    """Cut a pass into groups for every ordering that has a sample, the largest first."""
+    groups: list[Group] = []
+    for ordering, sampled in samples.items():
+        total = events_of(sampled)
+        match ordering:
+            case "aggregate":
+                groups += cut(sampled, target_events=target_events, workers=workers)
+            case "partition":
+                groups += cut_partition_keys(total, target_events=target_events, workers=workers)
+            case "global":
+                groups.append(Group(None, None, None, total, "global"))
+    return tuple(sorted(groups, key=lambda group: -group.estimated_events))
+
+
+def events_of(samples: Mapping[int, PartitionSample]) -> int:
+    """Sum the estimates of all partitions."""
+    return sum(sample.estimated_events for sample in samples.values())
+
+
+def cut_partition_keys(total: int, *, target_events: int, workers: int) -> tuple[Group, ...]:
+    """Cut all partition keys into equal slices of their hashes.
+
+    A few for each worker and no more, however many events there are: every slice reads the whole pass and leaves the others' events out.
+    """
+    slices = 1
+    if total > min(SINGLE_GROUP_EVENTS, target_events):
+        slices = max(1, min(-(-total // max(target_events, 1)), SLICES_PER_WORKER * max(workers, 1)))
+    return tuple(
+        Group(None, None, None, total // slices, "partition", number, slices) for number in range(slices)
+    )
+
+
 def cut(samples: Mapping[int, PartitionSample], *, target_events: int, workers: int) -> tuple[Group, ...]:
-    """Cut a pass into groups of about ``target_events``, the largest first.
+    """Cut a pass into groups of aggregates of about ``target_events``, the largest first.
 
     Small passes become one group; otherwise every partition with any events yields at least one, and there are enough groups that a
     worker that finishes early finds another. Partitions estimated as empty still yield a group: an estimate is not a fact.
     """
-    total = sum(sample.estimated_events for sample in samples.values())
+    total = events_of(samples)
     if total <= min(SINGLE_GROUP_EVENTS, target_events):
         return (Group(None, None, None, total),)
     target = max(1, min(target_events, -(-total // (4 * max(workers, 1)))))

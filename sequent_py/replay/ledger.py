@@ -103,8 +103,8 @@ class Ledger:
         with connection.cursor() as cursor:
             cursor.executemany(
                 self._sql(
-                    "INSERT INTO {groups} (migration_id, pass, number, partition, lower, upper, estimated_events, epoch)"
-                    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+                    "INSERT INTO {groups} (migration_id, pass, number, partition, lower, upper, estimated_events,"
+                    " ordering, slice, slices, epoch) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
                 ),
                 [
                     (
@@ -115,6 +115,9 @@ class Ledger:
                         group.lower,
                         group.upper,
                         group.estimated_events,
+                        group.ordering,
+                        group.slice,
+                        group.slices,
                         epoch,
                     )
                     for number, group in enumerate(groups)
@@ -129,7 +132,7 @@ class Ledger:
         row = connection.execute(
             self._sql(
                 "SELECT g.pass, g.number, g.partition, g.lower, g.upper, g.estimated_events,"
-                " p.snapshot_since::text, p.snapshot_until::text"
+                " g.ordering, g.slice, g.slices, p.snapshot_since::text, p.snapshot_until::text"
                 " FROM {groups} g JOIN {passes} p ON p.migration_id = g.migration_id AND p.number = g.pass"
                 " WHERE g.migration_id = %s AND g.epoch = %s AND g.done_at IS NULL"
                 " ORDER BY g.pass, g.estimated_events DESC, g.number LIMIT 1 FOR UPDATE OF g SKIP LOCKED"
@@ -138,12 +141,12 @@ class Ledger:
         ).fetchone()
         if row is None:
             return None
-        pass_number, number, partition, lower, upper, estimated, since, until = row
+        pass_number, number, *slice_of_pass, since, until = row
         return ClaimedGroup(
             migration_id=migration_id,
             pass_number=pass_number,  # type: ignore[arg-type]
             number=number,  # type: ignore[arg-type]
-            group=Group(partition, lower, upper, estimated),  # type: ignore[arg-type]
+            group=Group(*slice_of_pass),  # type: ignore[arg-type]
             since=since,  # type: ignore[arg-type]
             until=until,  # type: ignore[arg-type]
         )

@@ -48,7 +48,7 @@ def group_query(
     left_out: Collection[UUID] = (),
     left_out_query: sql.Composable | None = None,
 ) -> sql.Composed:
-    """Compose the SELECT of a group's events in position order, which keeps the order within every aggregate.
+    """Compose the SELECT of a group's events in position order, which keeps the order within every scope of the group's ordering.
 
     Not read are the aggregates ``left_out``, and those that ``left_out_query`` selects by the time of reading.
     """
@@ -62,7 +62,26 @@ def group_query(
         # A list of literals, which the server hashes.
         ids = sorted(str(item) for item in left_out)
         conditions.append(sql.SQL("aggregate_id <> ALL ({}::uuid[])").format(sql.Literal(ids)))
+    if group.slices is not None and group.slices > 1:
+        conditions.append(_in_slice(schema, group))
     return _select(schema, table, [*conditions, *_but_for(left_out_query)], event_type_ids)
+
+
+def _in_slice(schema: str, group: Group) -> sql.Composed:
+    """Return the condition that an event's partition key, or its aggregate id where it has none, falls into the group's slice.
+
+    A key is written with the aggregate's first event and never changes, so every event of a key is in one slice, whichever passes and
+    workers read it. A subquery rather than a join: it leaves the scan by position as it is, so that nothing need be sorted.
+    """
+    return sql.SQL(
+        "abs(mod(hashtextextended(coalesce((SELECT k.partition_key FROM {keys} AS k WHERE k.aggregate_id = e.aggregate_id),"
+        " e.aggregate_id::text) COLLATE {collation}, 0), {slices})) = {slice}"
+    ).format(
+        keys=sql.Identifier(schema, "aggregate_partitions"),
+        collation=sql.Identifier("C"),
+        slices=sql.Literal(group.slices),
+        slice=sql.Literal(group.slice),
+    )
 
 
 def aggregates_query(
@@ -90,7 +109,7 @@ def _select(
 ) -> sql.Composed:
     return sql.SQL(
         "SELECT position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata"
-        " FROM {} WHERE {} AND event_type_id = ANY({}::int[]) ORDER BY position"
+        " FROM {} AS e WHERE {} AND event_type_id = ANY({}::int[]) ORDER BY position"
     ).format(
         sql.Identifier(schema, table), sql.SQL(" AND ").join(conditions), sql.Literal(list(event_type_ids))
     )

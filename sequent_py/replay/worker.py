@@ -213,15 +213,19 @@ class GroupReplayer:
         writer: Connection,
     ) -> tuple[int, dict[str, int]]:
         is_catch_up = claimed.since is not None
+        projectors = [
+            projector for projector in self.projectors if projector.ordering == claimed.group.ordering
+        ]
+        records = {record for projector in projectors for record in projector_definition(projector).records}
         # Anew for each group: a worker that goes on from one pass to the next must not miss a type that is new since.
         stored_types = stored_event_types(writer, self._task.event_store_schema)
         persistor = ReplayPersistor(
             writer,
-            self.tables,
+            {record: table for record, table in self.tables.items() if record in records},
             backing="table" if is_catch_up else "none",
             max_rows_in_memory=self._task.max_rows_in_memory,
         )
-        fold = Fold(self.projectors, persistor, self._event_types, stored_types)
+        fold = Fold(projectors, persistor, self._event_types, stored_types)
         events = self._refold(claimed, specials, fold, persistor, reader, writer)
         query = group_query(
             self._task.event_store_schema,

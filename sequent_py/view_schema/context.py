@@ -15,6 +15,7 @@ from sequent_py.config import Config
 from sequent_py.errors import DefinitionError, SequentError, StoreNotInstalled
 from sequent_py.events import EventTypes, aliases_of, event_type_of
 from sequent_py.gate import Gate
+from sequent_py.ordering import Ordering
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, RecordShape, record_shape
@@ -270,10 +271,13 @@ def replayed_projectors(resolved: ResolvedPlan) -> list[type[Projector]]:
     return [item.projector for item in resolved.projectors]
 
 
-def replayed_event_names(resolved: ResolvedPlan) -> tuple[str, ...]:
-    """Return the stored names, aliases included, of every event type that the plan's projectors handle."""
+def replayed_event_names(resolved: ResolvedPlan, ordering: Ordering | None = None) -> tuple[str, ...]:
+    """Return the stored names, aliases included, of every event type that the plan's projectors handle, or those of one ordering."""
     classes = [
-        cls for item in resolved.projectors for cls in projector_definition(item.projector).event_classes
+        cls
+        for item in resolved.projectors
+        if ordering in (None, item.ordering)
+        for cls in projector_definition(item.projector).event_classes
     ]
     return tuple(dict.fromkeys(name for cls in classes for name in (event_type_of(cls), *aliases_of(cls))))
 

@@ -2,7 +2,7 @@
 
 The table files are proved as ``online`` proves them. Then, in one transaction that is rolled back, the shadow tables are created, a sample of
 aggregates is replayed into them, and their indexes are built; some of it is folded twice more, together and apart. A handler that raises, a payload that does not validate, a value that a column
-does not take or a key that is not unique is found here, on as many aggregates as were asked for. Takes no migration lock: it may run at any
+does not take, a key that is not unique or a row that is written from several aggregates is found here, on as many aggregates as were asked for. Takes no migration lock: it may run at any
 time, beside a migration too, as long as that does not build the same tables.
 """
 
@@ -13,16 +13,20 @@ from collections.abc import Sequence
 from contextlib import closing
 from uuid import UUID
 
+from psycopg import sql
+
 from sequent_py.checks.determinism import CLOCK_SHIFT_SECONDS, Circumstances, compare_folds, fold_sample
 from sequent_py.errors import MigrationError
 from sequent_py.event_types import stored_event_types
+from sequent_py.ordering_check import check_orderings
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.progress import Progress
 from sequent_py.records import record_shape
 from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import Connection
-from sequent_py.replay.reader import aggregates_query, read_events
+from sequent_py.replay.reader import read_events
+from sequent_py.scopes import ScopedSample, scoped_samples
 from sequent_py.verification import Verification
 from sequent_py.view_schema import executor
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors
@@ -41,7 +45,7 @@ def run_dry(context: Context, *, sample: int, progress: Progress) -> DryRunRepor
 
     Raises
     ------
-    DefinitionError, TableFileError, DependentObjects, ProjectionFailed, InvalidPayload
+    DefinitionError, TableFileError, DependentObjects, ProjectionFailed, InvalidPayload, OrderingViolated
         What ``online`` would have met.
     """
     started = time.monotonic()
@@ -99,6 +103,7 @@ def _replay_sample(
         event_types=context.event_types,
         stored_types=stored_types,
     )
+    events = 0
     aggregates = verification.sample(connection, until=until, size=sample, most_events=MOST_EVENTS)
     with connection.transaction(force_rollback=True):
         executor.create_shadow_tables(
@@ -108,15 +113,28 @@ def _replay_sample(
             blueprints=proved.blueprints,
             target_version=plan.target_version,
         )
-        persistor = ReplayPersistor(
-            connection,
-            context.shadow_tables(connection, resolved),
-            max_rows_in_memory=context.config.max_rows_in_memory,
-        )
-        fold = Fold(replayed_projectors(resolved), persistor, context.event_types, stored_types)
-        query = aggregates_query(context.schema, aggregates, event_type_ids=fold.event_type_ids, until=until)
-        with context.connect("reading") as reader, closing(read_events(reader, query)) as raw_events:
-            events = fold.apply(raw_events)
+        tables = context.shadow_tables(connection, resolved)
+        persistor = ReplayPersistor(connection, tables, max_rows_in_memory=context.config.max_rows_in_memory)
+        with context.connect("reading") as reader:
+            checked = check_orderings(
+                connection,
+                reader,
+                schema=context.schema,
+                projectors=replayed_projectors(resolved),
+                tables=tables,
+                event_types=context.event_types,
+                stored_types=stored_types,
+                until=until,
+            )
+            checked.require_none()
+            for part in _parts(context, connection, resolved, aggregates, until):
+                fold = Fold(part.projectors, persistor, context.event_types, stored_types)
+                query = part.query(context.schema, event_type_ids=fold.event_type_ids, until=until)
+                if part.aggregate_ids is None:
+                    # Where every event counts, the beginning is a sample.
+                    query += sql.SQL(" LIMIT {}").format(sql.Literal(MOST_EVENTS))
+                with closing(read_events(reader, query)) as raw_events:
+                    events += fold.apply(raw_events)
         changes = persistor.flush()
         executor.build_indexes_here(
             connection,
@@ -167,3 +185,23 @@ def _fold_twice(
         for circumstances in (Circumstances(is_apart=False), Circumstances(True, CLOCK_SHIFT_SECONDS))
     )
     return tuple(map(str, compare_folds(together, apart, projectors)))
+
+
+def _parts(
+    context: Context,
+    connection: Connection,
+    resolved: ResolvedPlan,
+    aggregates: Sequence[UUID],
+    until: str,
+) -> list[ScopedSample]:
+    """Return what is folded together: the sampled aggregates, their partitions, everything from the beginning."""
+    samples, left_out = scoped_samples(
+        connection,
+        context.schema,
+        replayed_projectors(resolved),
+        aggregates,
+        until=until,
+        most_events=MOST_EVENTS,
+    )
+    whole = tuple(projector for projector in left_out if projector.ordering == "global")
+    return [*samples, ScopedSample("global", whole, None)] if whole else samples

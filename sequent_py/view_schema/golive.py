@@ -168,7 +168,7 @@ def run_golive(
             writers_stall_milliseconds=stall.writers_milliseconds,
             readers_stall_milliseconds=stall.readers_milliseconds,
             step_seconds=watch.seconds,
-            warnings=(*warnings, *result.warnings),
+            warnings=(*warnings, *result.warnings, *golive.promotion.not_compared),
             accepted_quarantined=golive.promotion.left_behind,
             repointed_views=result.repointed_views,
         )

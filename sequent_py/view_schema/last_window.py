@@ -113,7 +113,9 @@ class LastWindow:
         aggregates = verification.sample(
             self._writer, until=window.until, since=window.since, size=sample, most_events=most_events
         )
-        verified = verification.check_aggregates(self._writer, self._reader, aggregates, until=window.until)
+        verified = verification.check_aggregates(
+            self._writer, self._reader, aggregates, until=window.until, most_events=most_events
+        )
         rows = self._passes.expected_rows()
         if sum(rows.values()) <= COUNTED_ROWS:
             verification.check_counts(self._writer, rows)

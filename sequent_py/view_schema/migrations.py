@@ -17,7 +17,7 @@ everything odd, so that no later code meets a malformed declaration. Pure: no da
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -116,6 +116,7 @@ def definition(migrations: type[Migrations]) -> MigrationsDefinition:
         number: tuple(_entry(name, number, entry) for entry in listed) for number, listed in entries.items()
     }
     by_name = _projectors(name, versions)
+    _refuse_mixed_orderings(name, by_name.values())
     return MigrationsDefinition(
         name=name,
         version=version,
@@ -215,13 +216,7 @@ def _entry(name: str, number: int, entry: object) -> ProjectorDefinition | Alter
     if isinstance(entry, AlterTable):
         return entry
     if isinstance(entry, type) and issubclass(entry, Projector):
-        projector = projector_definition(entry)
-        if projector.ordering != "aggregate":
-            raise DefinitionError(
-                f"{projector.name} declares ordering {projector.ordering!r}; this release replays per aggregate only.",
-                remedy='Write it so that each row depends on one aggregate, and leave ordering = "aggregate".',
-            )
-        return projector
+        return projector_definition(entry)
     raise DefinitionError(
         f"Version {number} of {name}.versions lists {_shown(entry)}, which is neither a Projector class nor alter_table(...)."
     )
@@ -242,6 +237,18 @@ def _projectors(
                 remedy="Rename one of them: plans and errors tell projectors apart by name.",
             )
     return by_name
+
+
+def _refuse_mixed_orderings(name: str, projectors: Collection[ProjectorDefinition]) -> None:
+    """Projectors of a table see each other's rows, so they must meet the events in one order; each ordering is replayed on its own."""
+    for table_name in dict.fromkeys(table for projector in projectors for table in tables_of(projector)):
+        sharing = [projector for projector in projectors if table_name in tables_of(projector)]
+        if len({projector.ordering for projector in sharing}) > 1:
+            declared = " and ".join(f"{projector.name} ({projector.ordering})" for projector in sharing)
+            raise DefinitionError(
+                f"{name}: the projectors of {table_name} declare different orderings: {declared}.",
+                remedy="Declare the same in all of them, the widest that one of them needs.",
+            )
 
 
 def _records(

@@ -117,7 +117,7 @@ def run_offline(
             seconds=time.monotonic() - started,
             closed_seconds=time.monotonic() - closed_at,
             step_seconds=watch.seconds,
-            warnings=(*warnings, *result.warnings),
+            warnings=(*warnings, *result.warnings, *cut_over.promotion.not_compared),
             accepted_quarantined=cut_over.promotion.left_behind,
             repointed_views=result.repointed_views,
         )

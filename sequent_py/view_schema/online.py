@@ -6,7 +6,8 @@ Steps, each of which may be the last that this process lives to see; the same co
 2. one transaction: the migration's row and its empty shadow tables, recorded by name;
 3. the first pass: snapshot, groups, workers (:mod:`sequent_py.replay`);
 4. indexes, table by table, each with its mark in one transaction; ANALYZE;
-5. ``online_done``.
+5. a sample is folded again, traced: no handler may meet rows of other aggregates than its projector's ordering says;
+6. ``online_done``.
 
 Run again in ``online_done`` it replays one more window, so that less is left for the cut-over. The application notices nothing: no lock
 that writers or readers of the live tables could wait for is ever taken.
@@ -18,14 +19,17 @@ import time
 from collections.abc import Mapping
 
 from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged
+from sequent_py.event_types import stored_event_types
+from sequent_py.ordering_check import check_orderings
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, guards, table_files
+from sequent_py.view_schema import executor, guards, serial_order, table_files
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
     replayed_event_names,
+    replayed_projectors,
     shadow_blueprints,
 )
 from sequent_py.view_schema.inspection import check_swap, current_plan
@@ -51,8 +55,10 @@ def run_online(
     ------
     ConcurrentMigration, DefinitionError, TableFileError, DependentObjects, PlanChanged, UnknownEventTypes, UnsoundInstallation
         Nothing was changed. So with an InvalidPayload that a sample of the events shows.
-    ProjectionFailed, InvalidPayload, WorkerFailed
+    ProjectionFailed, InvalidPayload, WorkerFailed, DrainTimeout
         Finished groups are kept.
+    OrderingViolated
+        The shadow tables are built, but not right.
     """
     started = time.monotonic()
     if workers > 0:
@@ -107,6 +113,7 @@ def run_online(
                 if tries_quarantined:
                     progress.step("trying what was set aside")
                     events += passes.catch_up(tries_quarantined=True)
+                _check_orderings(context, connection, resolved, passes, progress)
             passes.require_unedited()
             with connection.transaction():
                 context.versions.transition(
@@ -224,6 +231,7 @@ def _begin(
     """Write the migration's row and its empty shadow tables, all or nothing."""
     with connection.transaction():
         migration = context.versions.begin(connection, plan, context.fingerprint(plan))
+        serial_order.record_need(context, connection, migration.id)
         created = executor.create_shadow_tables(
             connection,
             view_schema=context.config.view_schema,
@@ -231,8 +239,11 @@ def _begin(
             blueprints=blueprints,
             target_version=plan.target_version,
         )
+        orderings = {step.table_name: step.ordering for step in plan.replays}
         for blueprint in created:
-            context.versions.record_shadow(connection, migration.id, blueprint, plan.target_version)
+            context.versions.record_shadow(
+                connection, migration.id, blueprint, plan.target_version, orderings[blueprint.table]
+            )
     return migration
 
 
@@ -262,6 +273,27 @@ def _index_and_analyse(
     executor.analyse(
         connection, context.config.view_schema, [step.shadow_name for step in resolved.plan.replays]
     )
+
+
+def _check_orderings(
+    context: Context, connection: Connection, resolved: ResolvedPlan, passes: Passes, progress: Progress
+) -> None:
+    """Refuse to call it done where handlers meet rows of other scopes than declared: in a parallel replay such rows are wrong."""
+    if not resolved.plan.replays:
+        return
+    progress.step("checking the orderings")
+    with context.connect("reading") as reader:
+        check_orderings(
+            connection,
+            reader,
+            schema=context.schema,
+            projectors=replayed_projectors(resolved),
+            tables=context.shadow_tables(connection, resolved),
+            event_types=context.event_types,
+            stored_types=stored_event_types(connection, context.schema),
+            until=passes.last().until,
+            left_out=passes.set_aside(),
+        ).require_none()
 
 
 def _groups(context: Context, connection: Connection, migration: ViewMigration) -> int:

@@ -6,19 +6,21 @@ write all of it in one transaction. Nothing is decided twice: a pass that was wr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from uuid import UUID
 
 from sequent_py.event_types import stored_event_types
+from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.progress import Progress
 from sequent_py.replay import fence, refold
 from sequent_py.replay.edits import count_events, edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
-from sequent_py.replay.groups import Group, PartitionSample, cut
+from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.worker import ReplayTask
+from sequent_py.view_schema import serial_order
 from sequent_py.view_schema.code_records import (
     changed_tables,
     current_codes,
@@ -56,13 +58,22 @@ class Passes:
         self._epoch = migration.epoch
 
     def take_over(self) -> None:
-        """Fence whatever an earlier coordinator left running, before anything is claimed or dropped."""
+        """Fence whatever an earlier coordinator left running, before anything is claimed or dropped, and see to the order of what comes.
+
+        Raises
+        ------
+        DrainTimeout
+            A projector needs appends in line, and writers from before did not end in time; named.
+        """
         evicted = fence.evict_workers(self._connection, self._context.schema)
         if evicted:
             self._progress.note(f"Ended {evicted} worker{'s'[: evicted > 1]} of an earlier run.")
         with self._connection.transaction():
             self._epoch = self._raise_epoch()
             self._context.ledger.take_over(self._connection, self._migration.id, epoch=self._epoch)
+        if serial_order.needs_serial_appends(self._resolved.projectors):
+            # Before any snapshot of this command, whatever an earlier one may have done of it.
+            serial_order.establish(self._context, self._connection, self._progress)
             self._record_code()
 
     def _record_code(self) -> None:
@@ -91,12 +102,14 @@ class Passes:
         """Replay the history up to a snapshot taken now, or finish an earlier run's pass; return the events replayed by this run."""
         if self._context.ledger.latest_pass(self._connection, self._migration.id) is None:
             until = current_snapshot(self._connection)
-            samples, is_exact = estimate_history(
-                self._connection, self._context.schema, until=until, event_type_ids=self._event_type_ids()
-            )
-            estimated = sum(sample.estimated_events for sample in samples.values())
-            groups = cut(samples, target_events=self._target, workers=self._workers)
-            new = Pass(self._migration.id, 0, None, until, estimated, is_exact)
+            samples, exact = dict[Ordering, Mapping[int, PartitionSample]](), True
+            for ordering, type_ids in self._event_type_ids_by_ordering().items():
+                samples[ordering], is_exact = estimate_history(
+                    self._connection, self._context.schema, until=until, event_type_ids=type_ids
+                )
+                exact = exact and is_exact
+            groups = cut_pass(samples, target_events=self._target, workers=self._workers)
+            new = Pass(self._migration.id, 0, None, until, sum(map(events_of, samples.values())), exact)
             with self._connection.transaction():
                 self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
         return self.finish()
@@ -131,9 +144,12 @@ class Passes:
             since=last.until, until=until, tries_quarantined=tries_quarantined
         )
         samples = self._sizes(specials, since=last.until, until=until)
-        total = sum(sample.estimated_events for sample in samples.values())
+        total = sum(map(events_of, samples.values()))
         # A window's count is exact: every event in it is committed. Nothing to read or to delete makes a pass without groups.
-        groups = cut(samples, target_events=self._target, workers=self._workers) if total or specials else ()
+        samples = {
+            ordering: sampled for ordering, sampled in samples.items() if events_of(sampled) or specials
+        }
+        groups = cut_pass(samples, target_events=self._target, workers=self._workers)
         new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
         self._create(new, groups, specials)
         return new
@@ -160,22 +176,27 @@ class Passes:
 
     def _sizes(
         self, specials: Sequence[refold.SpecialAggregate], *, since: str, until: str
-    ) -> dict[int, PartitionSample]:
-        """Size the window and the histories of the special aggregates, per partition."""
+    ) -> dict[Ordering, Mapping[int, PartitionSample]]:
+        """Size the window and the histories of the special aggregates, per ordering and partition."""
         special_ids = [special.aggregate_id for special in specials]
-        samples = estimate_window(
-            self._connection,
-            self._context.schema,
-            since=since,
-            until=until,
-            event_type_ids=self._event_type_ids(),
-            left_out={*special_ids, *self.set_aside()},
-        )
-        for partition, count in self._histories(special_ids, until).items():
-            sample = samples[partition]
-            # Where they lie among the window's aggregates does not matter much: a poor sample makes uneven groups, never wrong ones.
-            samples[partition] = PartitionSample(sample.estimated_events + count, sample.aggregate_ids)
-        return samples
+        left_out = {*special_ids, *self.set_aside()}
+        found: dict[Ordering, Mapping[int, PartitionSample]] = {}
+        for ordering, type_ids in self._event_type_ids_by_ordering().items():
+            found[ordering] = samples = estimate_window(
+                self._connection,
+                self._context.schema,
+                since=since,
+                until=until,
+                event_type_ids=type_ids,
+                left_out=left_out,
+            )
+            # Other orderings have no special aggregates: neither edits nor a quarantine are taken on with them.
+            histories = self._histories(special_ids, until) if ordering == "aggregate" else {}
+            for partition, count in histories.items():
+                sample = samples[partition]
+                # Where they lie among the window's aggregates does not matter much: a poor sample makes uneven groups, never wrong ones.
+                samples[partition] = PartitionSample(sample.estimated_events + count, sample.aggregate_ids)
+        return found
 
     def _histories(self, aggregate_ids: Collection[UUID], until: str | None) -> dict[int, int]:
         return count_events(
@@ -256,6 +277,18 @@ class Passes:
     def _event_type_ids(self) -> list[int]:
         stored = stored_event_types(self._connection, self._context.schema)
         return [stored[name] for name in replayed_event_names(self._resolved) if name in stored]
+
+    def _event_type_ids_by_ordering(self) -> dict[Ordering, list[int]]:
+        """Return what each ordering's projectors read: an event is read once for every ordering that handles its type."""
+        stored = stored_event_types(self._connection, self._context.schema)
+        declared = {item.ordering for item in self._resolved.projectors}
+        return {
+            ordering: [
+                stored[name] for name in replayed_event_names(self._resolved, ordering) if name in stored
+            ]
+            for ordering in ORDERINGS
+            if ordering in declared
+        }
 
 
 def pending_events(

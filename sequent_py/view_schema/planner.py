@@ -9,6 +9,7 @@ The rules:
   *target* version as their suffix, whatever version listed them, because the swap promotes them together.
 - A table file always describes the newest shape, so a table that is replayed needs no alter, wherever the alter is listed.
 - All projectors of a table run in its replay, so all of them must be listed: rows that an unlisted one wrote would be missing.
+- A table is rebuilt when its ordering changes: rows that were projected before could have met events in another order.
 - What would leave a registered projector without its table, or with a table older than declared, is refused here.
 """
 
@@ -61,6 +62,7 @@ def plan(
     _refuse_unbuilt(definition, current_version, replays, live)
     _refuse_outdated(definition, current_version, replays, live)
     _refuse_stale(definition, current_version, replays, live)
+    _refuse_reordered(definition, current_version, replays, live)
     _refuse_undeclared(definition, current_version, replays, alters)
     _refuse_names(definition, replays, alters, live)
     return Plan(
@@ -123,6 +125,7 @@ def _replays(
             projectors=tuple(projector.name for projector in projectors),
             event_types=tuple(event_type_of(cls) for cls in event_classes),
             reason=_reason([listings[projector.name] for projector in projectors]),
+            ordering=projectors[0].ordering,
         )
 
 
@@ -183,6 +186,23 @@ def _refuse_half_listed(
                 f"{'writes' if len(unlisted) == 1 else 'write'} to it too and would take no part.",
                 remedy=f"List {' and '.join((*step.projectors, *unlisted))} under version {definition.version}.",
             )
+
+
+def _refuse_reordered(
+    definition: MigrationsDefinition,
+    current_version: int,
+    replays: Sequence[ReplayStep],
+    live: Mapping[str, LiveTable],
+) -> None:
+    """A live table holds what its old ordering made of the events; only a replay makes it what the new one would have."""
+    replayed = {step.table_name for step in replays}
+    for name, table in live.items():
+        for projector in definition.projectors_of(name):
+            if name not in replayed and projector.ordering != table.ordering:
+                raise DefinitionError(
+                    f"{projector.name} declares ordering {projector.ordering!r}, but the live {name} was built with {table.ordering!r}.",
+                    remedy=_list_anew(definition, current_version, projector.name),
+                )
 
 
 def _refuse_unbuilt(

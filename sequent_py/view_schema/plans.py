@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sequent_py.errors import PlanChanged
+from sequent_py.ordering import Ordering
 from sequent_py.projectors import ProjectorDefinition
 from sequent_py.records import Record
 from sequent_py.view_schema.migrations import MigrationsDefinition
@@ -27,6 +28,8 @@ class LiveTable:
     """The newest version whose alter ran on it since; None when none has."""
     unmanaged_since: int | None = None
     """The version from which on no projector has kept it up to date; None while one does."""
+    ordering: Ordering = "aggregate"
+    """The ordering of the projectors that built it."""
 
     @property
     def shape_version(self) -> int:
@@ -46,6 +49,8 @@ class ReplayStep:
     event_types: tuple[str, ...]
     """The event types that these projectors handle; nothing else is read for the table."""
     reason: str = field(compare=False)
+    ordering: Ordering = "aggregate"
+    """The ordering of these projectors: they share one."""
 
 
 @dataclass(frozen=True, slots=True)

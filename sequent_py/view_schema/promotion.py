@@ -20,7 +20,7 @@ from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import prepared, swap
+from sequent_py.view_schema import prepared, serial_order, swap
 from sequent_py.view_schema.acceptance import accepting
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
@@ -86,6 +86,8 @@ class Promotion:
         self.catch_up_events = 0
         self.verified = 0
         self.rows: dict[str, int] = {}
+        self.not_compared: tuple[str, ...] = ()
+        """Warnings: tables that no sample could be compared of."""
         self._shadows: Mapping[str, TableBlueprint] = {}
         self._live: Mapping[str, TableBlueprint] = {}
         self._alters: Sequence[AlterScript] = ()
@@ -130,7 +132,11 @@ class Promotion:
             self._connection, until=until, size=size, since=since, most_events=most_events
         )
         with self._context.connect("verifying") as reader, self.accepting():
-            self.verified += verification.check_aggregates(self._connection, reader, aggregates, until=until)
+            self.verified += verification.check_aggregates(
+                self._connection, reader, aggregates, until=until, most_events=most_events
+            )
+        if since is None:
+            self.not_compared = verification.not_compared
 
     def check_counts(self) -> None:
         """Compare the row counts with what the groups say they wrote; exact between two passes, for nobody else writes these tables.
@@ -251,4 +257,5 @@ class Promotion:
             context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
         context.gate.go_live(connection, plan.target_version)
         context.versions.transition(connection, self._migration.id, (self._state,), MigrationState.LIVE)
+        serial_order.release(context, connection)
         return result

@@ -14,7 +14,7 @@ from sequent_py.replay import fence
 from sequent_py.replay.quarantine import DEFAULT_LIMIT
 from sequent_py.replay.replayer import join_replay
 from sequent_py.roles.rules import RoleKind
-from sequent_py.view_schema import executor, inspection
+from sequent_py.view_schema import executor, inspection, serial_order
 from sequent_py.view_schema.accept_code import AcceptCodeReport, run_accept_code
 from sequent_py.view_schema.context import Context, shadow_blueprints
 from sequent_py.view_schema.diff import DiffReport, run_diff
@@ -223,6 +223,7 @@ class ViewSchema:
                 context.versions.transition(
                     connection, migration.id, (migration.state,), MigrationState.ABORTED
                 )
+                serial_order.release(context, connection)
             return AbortReport(migration.id, migration.target_version, tuple(names))
 
     def rollback(

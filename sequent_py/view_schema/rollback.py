@@ -24,7 +24,7 @@ from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, VerificationFa
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, last_window, prepared, swap
+from sequent_py.view_schema import executor, last_window, prepared, serial_order, swap
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
@@ -184,7 +184,7 @@ def run_rollback(
             seconds=time.monotonic() - started,
             writers_stall_milliseconds=stall.writers_milliseconds,
             readers_stall_milliseconds=stall.readers_milliseconds,
-            warnings=(*warnings, *result.warnings),
+            warnings=(*warnings, *result.warnings, *run.not_compared),
         )
 
 
@@ -227,6 +227,7 @@ class _Run:
         self.window_events = 0
         self.verified = 0
         self.rows: dict[str, int] = {}
+        self.not_compared: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         """Bring the tables up to date and compare them with the log, while writers and readers go on."""
@@ -265,6 +266,7 @@ class _Run:
         aggregates = verification.sample(self._connection, until=until, size=self._limits.verify_sample)
         with self._context.connect("verifying") as reader:
             self.verified = verification.check_aggregates(self._connection, reader, aggregates, until=until)
+        self.not_compared = verification.not_compared
 
     def cut_over(self) -> tuple[swap.SwapResult, Stall]:
         """Replay the last window and swap, while nobody writes.
@@ -354,6 +356,7 @@ class _Run:
             context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
         context.gate.go_live(connection, plan.target_version)
         context.versions.transition(connection, plan.migration.id, (plan.migration.state,), plan.to_state)
+        serial_order.release(context, connection)
         return result
 
 

@@ -14,7 +14,7 @@ it started from; forth, from a ``rolled_back`` one to its target. The rules:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged
@@ -334,11 +334,9 @@ def _refuse_misfit(
     after = {name: _live_table(table) for name, table in live.items() if name not in exchange.leaving}
     after |= {name: _live_table(retired[name]) for name in exchange.returning}
     for name in exchange.managed:
-        after[name] = LiveTable(name, after[name].built_version, after[name].altered_version)
+        after[name] = replace(after[name], unmanaged_since=None)
     for name in exchange.unmanaged:
-        after[name] = LiveTable(
-            name, after[name].built_version, after[name].altered_version, exchange.target_version
-        )
+        after[name] = replace(after[name], unmanaged_since=exchange.target_version)
     try:
         planner.plan(
             definition, current_version=exchange.target_version, live=after, available_alter_files=()
@@ -351,4 +349,6 @@ def _refuse_misfit(
 
 
 def _live_table(table: ViewTable) -> LiveTable:
-    return LiveTable(table.table_name, table.built_version, table.altered_version, table.unmanaged_since)
+    return LiveTable(
+        table.table_name, table.built_version, table.altered_version, table.unmanaged_since, table.ordering
+    )

@@ -25,6 +25,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from sequent_py.errors import ConcurrentMigration, InvalidTransition, StoreNotInstalled
+from sequent_py.ordering import Ordering
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.plans import LiveTable, Plan
 from sequent_py.view_schema.states import ONLINE_DONE_REQUIRED, MigrationState, is_reachable, settled
@@ -110,6 +111,8 @@ class ViewTable:
     indexed_at: datetime | None
     promoted_at: datetime | None
     retired_at: datetime | None
+    ordering: Ordering = "aggregate"
+    """The ordering of the projectors that built it."""
 
 
 # Named one by one in every SELECT, so that a column added later does not shift the others.
@@ -329,13 +332,18 @@ class Versions:
         self._execute(connection, query, (stall_milliseconds, migration_id))
 
     def record_shadow(
-        self, connection: Connection, migration_id: int, blueprint: TableBlueprint, version: int
+        self,
+        connection: Connection,
+        migration_id: int,
+        blueprint: TableBlueprint,
+        version: int,
+        ordering: Ordering = "aggregate",
     ) -> None:
         """Record a shadow table of the target ``version``, in the transaction that creates it."""
         self._execute(
             connection,
-            "INSERT INTO {tables} (physical_name, table_name, role, version, built_version, migration_id, names) "
-            "VALUES (%s, %s, 'shadow', %s, %s, %s, %s)",
+            "INSERT INTO {tables} (physical_name, table_name, role, version, built_version, migration_id, names, ordering) "
+            "VALUES (%s, %s, 'shadow', %s, %s, %s, %s, %s)",
             (
                 blueprint.physical_name,
                 blueprint.table,
@@ -343,6 +351,7 @@ class Versions:
                 version,
                 migration_id,
                 Jsonb(blueprint.to_json()),
+                ordering,
             ),
         )
 
@@ -413,7 +422,11 @@ class Versions:
         """Return the tables that serve now, by name, as the planner takes them."""
         return {
             table.table_name: LiveTable(
-                table.table_name, table.built_version, table.altered_version, table.unmanaged_since
+                table.table_name,
+                table.built_version,
+                table.altered_version,
+                table.unmanaged_since,
+                table.ordering,
             )
             for table in self.tables(connection, TableRole.LIVE)
         }

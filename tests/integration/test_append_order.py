@@ -14,7 +14,7 @@ from psycopg import IsolationLevel
 from waiting import wait_until
 
 from sequent_py.database import connect, create_engine
-from sequent_py.errors import PartitionKeyConflict, StoreError, VersionMismatch
+from sequent_py.errors import ImportRefused, PartitionKeyConflict, StoreError, VersionMismatch
 from sequent_py.events import Event, EventTypes
 from sequent_py.gate import Gate
 from sequent_py.store import EventStore
@@ -109,6 +109,27 @@ def test_appends_to_one_partition_wait_for_each_other_and_others_do_not(
     thread.join()
     assert errors == []
     assert store.load(first)[-1].position < store.load(second)[-1].position
+
+
+def test_transactions_over_the_same_aggregates_of_a_partition_do_not_deadlock(
+    store: EventStore, admin: psycopg.Connection, store_database_url: str
+) -> None:
+    first, second = uuid4(), uuid4()
+    for aggregate_id in (first, second):
+        store.append(aggregate_id, counted(), partition_key="a")
+    with closing(psycopg.connect(store_database_url)) as held:
+        store.append(first, counted(), connection=held)
+        thread, errors = append_beside(
+            store,
+            store_database_url,
+            admin,
+            lambda connection: store.append(second, counted(), connection=connection),
+        )
+        store.append(second, counted(), connection=held)
+        held.commit()
+    thread.join()
+    assert errors == []
+    assert store.version_of(second) == 3
 
 
 def test_positions_of_a_partition_rise_in_the_order_of_the_commits(
@@ -272,3 +293,70 @@ def test_an_append_that_waited_at_the_gate_projects_as_the_version_that_came_mea
     thread.join()
     assert errors == []
     assert projection.projected == [1, 2]
+
+
+def test_an_import_gives_partition_keys_and_takes_their_place_in_line(
+    store: EventStore, admin: psycopg.Connection, store_database_url: str
+) -> None:
+    keyed, unkeyed, other = uuid4(), uuid4(), uuid4()
+    store.append(other, counted(), partition_key="a")
+    history = [(keyed, Counted(number=number), None) for number in range(5)]
+    history[2:2] = [(unkeyed, Counted(number=9), None)]
+    with closing(psycopg.connect(store_database_url)) as held:
+        store.append(other, counted(), connection=held)
+        importing = ThreadPoolExecutor(1).submit(
+            store.import_history, history, batch_events=2, partition_keys={keyed: "a", uuid4(): "b"}
+        )
+        wait_until(
+            lambda: (
+                admin.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                ).fetchone()
+                == (1,)
+            )
+        )
+        held.commit()
+    assert importing.result() == 6
+    assert min(event.position for event in store.load(keyed)) > store.load(other)[-1].position
+    assert set(admin.execute("SELECT aggregate_id, partition_key FROM aggregate_partitions")) == {
+        (other, "a"),
+        (keyed, "a"),
+    }
+    with pytest.raises(PartitionKeyConflict):
+        store.append(keyed, counted(), partition_key="b")
+
+
+def test_an_import_of_aggregates_that_have_events_leaves_no_keys(
+    store: EventStore, admin: psycopg.Connection
+) -> None:
+    known, new = uuid4(), uuid4()
+    store.append(known, counted())
+    history = [(new, Counted(number=1), None), (known, Counted(number=1), None)]
+    for keys in ({new: "a"}, {new: "a", known: "a"}):
+        with pytest.raises(ImportRefused):
+            store.import_history(history, partition_keys=keys)
+    with pytest.raises(StoreError, match="partition_key is a text"):
+        store.import_history(history, partition_keys={new: ""})
+    assert admin.execute("SELECT count(*) FROM partitions").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("expected_version", ["NULL", "1"])
+def test_a_process_of_the_release_before_takes_its_place_in_the_partitions_line(
+    store: EventStore, admin: psycopg.Connection, store_database_url: str, expected_version: str
+) -> None:
+    first, second = uuid4(), uuid4()
+    for aggregate_id in (first, second):
+        store.append(aggregate_id, counted(), partition_key="a")
+    statement = (
+        f"SELECT sequent_schema.append_events_v1('{second}', {expected_version}, ARRAY[1], ARRAY['{{\"number\": 1}}'::jsonb],"
+        " '{}', NULL, 0)"
+    )
+    with closing(psycopg.connect(store_database_url)) as held:
+        store.append(first, counted(), connection=held)
+        thread, errors = append_beside(
+            store, store_database_url, admin, lambda connection: connection.execute(statement.encode())
+        )
+        held.commit()
+    thread.join()
+    assert errors == []
+    assert store.load(first)[-1].position < store.load(second)[-1].position

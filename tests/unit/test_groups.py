@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequent_py.replay.groups import PARTITION_COUNT, Group, PartitionSample, cut
+from sequent_py.replay.groups import (
+    PARTITION_COUNT,
+    Group,
+    PartitionSample,
+    cut,
+    cut_partition_keys,
+    cut_pass,
+)
 
 samples = st.dictionaries(
     st.integers(0, PARTITION_COUNT - 1),
@@ -61,3 +68,24 @@ def test_there_are_enough_groups_for_the_workers(workers: int) -> None:
     assert len(cut(sampled, target_events=10_000_000, workers=workers)) >= max(
         PARTITION_COUNT, 4 * workers - 16
     )
+
+
+@given(st.integers(0, 10**9), st.integers(1, 500_000), st.integers(0, 64))
+def test_slices_of_the_partition_keys_are_numbered_from_0_and_never_many(
+    total: int, target: int, workers: int
+) -> None:
+    groups = cut_partition_keys(total, target_events=target, workers=workers)
+    assert [group.slice for group in groups] == list(range(len(groups)))
+    assert {group.slices for group in groups} == {len(groups)}
+    assert len(groups) <= 2 * max(workers, 1)
+
+
+def test_a_pass_has_groups_for_each_ordering_and_one_lane_for_all_events() -> None:
+    sampled = {number: PartitionSample(10_000) for number in range(PARTITION_COUNT)}
+    groups = cut_pass(
+        {"aggregate": sampled, "partition": sampled, "global": sampled}, target_events=20_000, workers=2
+    )
+    lanes = [group for group in groups if group.ordering == "global"]
+    assert lanes == [Group(None, None, None, 160_000, "global")] == list(groups[:1])
+    assert sum(group.ordering == "partition" for group in groups) == 4
+    assert sum(group.estimated_events for group in groups) == 3 * 160_000

@@ -208,10 +208,14 @@ def test_a_projector_without_tables_is_refused() -> None:
 
 
 @pytest.mark.parametrize("ordering", ["partition", "global"])
-def test_an_ordering_that_cannot_be_replayed_yet_is_refused(ordering: str) -> None:
+def test_projectors_of_one_table_with_different_orderings_are_refused(ordering: str) -> None:
     ordered = type("Ordered", (AccountProjector,), {"ordering": ordering})
-    message = refusal(1, {1: [ordered]})
-    assert f"Ordered declares ordering {ordering!r}; this release replays per aggregate only" in message
+    message = refusal(1, {1: [AccountProjector, ordered]})
+    assert (
+        f"the projectors of account_records declare different orderings: AccountProjector (aggregate) and Ordered ({ordering})"
+        in message
+    )
+    assert "the widest" in message
 
 
 def test_a_table_name_that_postgresql_would_cut_is_refused() -> None:

@@ -545,3 +545,39 @@ class TestComingBack:
 
     def test_a_table_that_stays_without_a_projector_disturbs_nothing(self) -> None:
         assert planned({1: [Message], 3: []}, 2, tables=self.stale()).orphaned == (ACCOUNTS,)
+
+
+class TestOrderings:
+    """A table is what the ordering that built it made of the events."""
+
+    @staticmethod
+    def ordered(ordering: str) -> type[Projector]:
+        return type("Account", (Account,), {"ordering": ordering})
+
+    def test_a_replay_says_its_ordering_and_another_one_is_another_plan(self) -> None:
+        found = planned({1: [self.ordered("partition")]})
+        assert [step.ordering for step in found.replays] == ["partition"]
+        assert Plan.from_json(json.loads(json.dumps(found.to_json()))) == found
+        assert found != planned({1: [Account]})
+
+    def test_a_plan_from_before_there_were_orderings_is_per_aggregate(self) -> None:
+        document = planned({1: [Account]}).to_json()
+        del document["replays"][0]["ordering"]
+        assert Plan.from_json(document) == planned({1: [Account]})
+
+    @pytest.mark.parametrize("versions", [1, 2])
+    def test_a_live_table_that_was_built_with_another_ordering_must_be_rebuilt(self, versions: int) -> None:
+        declared: dict[int, list[Any]] = {1: [self.ordered("global")], **({2: []} if versions == 2 else {})}
+        text = refusal(declared, 1, tables=live(account_records=1))
+        assert (
+            "Account declares ordering 'global', but the live account_records was built with 'aggregate'"
+            in text
+        )
+        assert "List Account under version 2" in text
+
+    def test_listed_anew_it_is_rebuilt(self) -> None:
+        projector = self.ordered("global")
+        found = planned({1: [projector], 2: [projector]}, 1, tables=live(account_records=1))
+        assert [step.ordering for step in found.replays] == ["global"]
+        built = {ACCOUNTS: LiveTable(ACCOUNTS, 1, ordering="global")}
+        assert planned({1: [projector]}, 1, tables=built).is_noop

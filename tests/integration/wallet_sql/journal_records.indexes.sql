@@ -1,0 +1,1 @@
+ALTER TABLE journal_records%SUFFIX% ADD CONSTRAINT journal_records_pkey%SUFFIX% PRIMARY KEY (number);

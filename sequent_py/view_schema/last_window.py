@@ -59,6 +59,7 @@ class LastWindow:
         )
         self._verification.prepare(writer)
         self._latest: Replayed | None = None
+        self._empty_seconds: float | None = None
         self.check_seconds: float | None = None
         """How long :meth:`check` took when there was something to check; None before."""
 
@@ -87,12 +88,19 @@ class LastWindow:
         replayed = Replayed(window, time.monotonic() - started)
         if events or self._latest is None:
             self._latest = replayed
+        if not events:
+            self._empty_seconds = replayed.seconds
         return replayed
 
     def expected_seconds(self, events: int) -> float:
-        """Say how long so many events will take: as long as the latest window that had any, times how many more there are."""
+        """Say how long so many events will take: as long as the latest window that had any, times how many more there are.
+
+        None take as long as the latest empty window did: one slow window must not stand for a store in which nothing happens any more.
+        """
         if self._latest is None:
             return 0.0
+        if events == 0 and self._empty_seconds is not None:
+            return self._empty_seconds
         return self._latest.seconds * max(1.0, events / max(self._latest.events, 1))
 
     def check(self, replayed: Replayed, *, sample: int, most_events: int) -> int:

@@ -35,7 +35,7 @@ from shop import (
 )
 from waiting import wait_until
 
-from sequent_py import Event, Migrations, Sequent, alter_table
+from sequent_py import Event, Migrations, Sequent, alter_table, on
 from sequent_py.errors import (
     CatchUpTooSlow,
     DependentObjects,
@@ -144,6 +144,19 @@ class Application:
                     assert now >= sequence_number, f"{aggregate_id} went back from {sequence_number} to {now}"
                 seen = found
                 self.looks += 1
+
+
+class SlowOnceProjector(LineProjector):
+    """Takes longer over an event than the slowest window may."""
+
+    @on(LineAdded)
+    def slow(self, event: LineAdded) -> None:
+        time.sleep(module.SLOWEST_WINDOW_SECONDS / 2)
+
+
+class ShopSlowOnce(Migrations):
+    version = 1
+    versions = {1: [OrderProjector, SlowOnceProjector]}
 
 
 class TestUnderWriters:
@@ -261,6 +274,15 @@ class TestWhatItNeeds:
             ).fetchone() == ("view_schema.line_records_product",)
             place_orders(altering, range(3, 6))
         assert actual_rows(connection) == expected_rows(connection)
+
+    def test_one_slow_event_does_not_stand_for_a_store_in_which_nothing_happens(
+        self, store_database_url: str, connection: psycopg.Connection[Any]
+    ) -> None:
+        with shop(store_database_url, ShopSlowOnce) as app:
+            app.view_schema.online()
+            place_orders(app, [1])
+            assert app.view_schema.golive().window_events == 0
+            assert actual_rows(connection) == expected_rows(connection)
 
     def test_online_comes_first(self, app: Sequent) -> None:
         with pytest.raises(MigrationNotStarted, match="golive needs the tables that online builds"):

@@ -35,7 +35,7 @@ GUARDS = {
     "swap and version commit together": "tables, live version and state change in one transaction",
     "renames commit together": "the old table leaves and the new one comes in one transaction",
     "abort is one transaction": "shadow tables and ledger go together",
-    "rollback goes on with the windows": "the retired table's window begins where the last one ended",
+    "rollback begins at the cut-over": "the retired table's first window begins at the snapshot that the swap recorded",
     "rollback catches up": "the retired table gets the events since the swap",
 }
 """Every guard, and what it says."""
@@ -558,7 +558,7 @@ def _created(scenario: Scenario, state: State, at: Coordinator) -> State:
     since = state.last.until if state.last is not None else 0
     if "windows begin at a snapshot" not in scenario.guards:
         since = (1 << since.bit_length()) - 1
-    if at.command in ("rollback", "forth") and "rollback goes on with the windows" not in scenario.guards:
+    if at.command in ("rollback", "forth") and "rollback begins at the cut-over" not in scenario.guards:
         since = 0
     together = "pass and groups commit together" in scenario.guards
     new = Pass(since, at.until, tuple(range(scenario.aggregates)) if together else (), at.run)
@@ -586,8 +586,15 @@ def _swap(scenario: Scenario, state: State, at: Coordinator) -> Iterator[Step]:
 
 
 def _over(state: State, live: int, at: Coordinator) -> State:
+    # The snapshot of the swap's own transaction: behind the gate, it says what the tables that leave hold.
+    run = state.last.run if state.last is not None else at.run
     return state._replace(
-        live=live, closed=False, phase=PROMOTED[at.command], cut_overs=state.cut_overs - 1, coordinator=None
+        last=Pass(state.ended, state.ended, (), run),
+        live=live,
+        closed=False,
+        phase=PROMOTED[at.command],
+        cut_overs=state.cut_overs - 1,
+        coordinator=None,
     )
 
 

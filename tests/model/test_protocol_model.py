@@ -84,7 +84,7 @@ MUTATIONS = {
     "swap and version commit together": "golive",
     "renames commit together": "golive",
     "abort is one transaction": "abort",
-    "rollback goes on with the windows": "golive and rollback",
+    "rollback begins at the cut-over": "golive and rollback",
     "rollback catches up": "golive and rollback",
 }
 """The guard that is taken away, and the scenario that misses it."""

@@ -156,15 +156,15 @@ def _dependents(
 _STANDING_RELATIONS = RELATION_KINDS - {"table", "index", "key"}
 
 
-def refuse(found: Sequence[Dependent]) -> None:
-    """Raise if anything depends on the tables that cannot be re-pointed.
+def refuse(found: Sequence[Dependent], *, have_successors: bool = True) -> None:
+    """Raise if anything depends on the tables that cannot be re-pointed; where no table takes their place, nothing can be.
 
     Raises
     ------
     DependentObjects
         With all of it.
     """
-    fixed = [item for item in found if not item.is_view]
+    fixed = [item for item in found if not (item.is_view and have_successors)]
     if fixed:
         listed = "; ".join(f"{item.kind} {item.description} on {item.table}" for item in fixed)
         remedies = [remedy for kind, remedy in _REMEDIES.items() if any(item.kind == kind for item in fixed)]

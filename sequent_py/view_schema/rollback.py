@@ -24,7 +24,7 @@ from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, VerificationFa
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, last_window, prepared, serial_order, swap
+from sequent_py.view_schema import dependents, executor, last_window, prepared, serial_order, swap
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
@@ -363,6 +363,10 @@ class _Run:
 def _check(context: Context, connection: Connection, plan: RollbackPlan) -> tuple[str, ...]:
     """Show that every table is there and nothing stands in the way of the swap; return warnings."""
     require_tables(context, connection, plan)
+    live = live_blueprints(context, connection)
+    schema = context.config.view_schema
+    left_alone = dependents.dependents(connection, schema, list(plan.introduced), live=live)
+    dependents.refuse(left_alone, have_successors=False)
     # The tables that come back are there already, and need not be as this code's files would make them: the swap itself tries the views.
     return check_swap(context, connection, plan.leaving, tries_views=False)
 

@@ -551,6 +551,17 @@ class TestWhatGoesWrong:
                 ask()
         at_2.check(2)
 
+    def test_a_view_reads_the_version_that_serves(self, at_2: Deployments) -> None:
+        at_2.connection.execute("CREATE VIEW public.totals AS SELECT count(*) FROM view_schema.order_records")
+        reads = (
+            "SELECT count(*) FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid"
+            " WHERE r.ev_class = 'totals'::regclass AND d.refobjid = 'view_schema.order_records'::regclass"
+        )
+        for version in (1, 2):
+            at_2[version].view_schema.rollback()
+            at_2.check(version)
+            assert at_2.connection.execute(reads).fetchone() != (0,)
+
     def test_a_table_dropped_by_hand_is_named(self, at_2: Deployments) -> None:
         at_2.connection.execute("DROP TABLE view_schema.order_records_1")
         with pytest.raises(InvalidTransition, match="order_records_1 is missing") as caught:

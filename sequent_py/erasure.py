@@ -15,7 +15,7 @@ told apart by aggregate: they are named, and have to be rebuilt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -43,6 +43,7 @@ STORE_PLACES = (
 """Tables of the event store's schema with an ``aggregate_id``, by what they hold. Whatever is added to the store belongs here; what a store does not
 have (this release keeps no snapshots and no saved copies) is reported as such."""
 
+_KEPT = sql.SQL("role <> 'live'")
 REMEDY_FOR_UNTOLD = "Rebuild them without the erased events: declare their projectors under a new version, then sequent migrate online"
 REST = "Deleted rows stay in the files until VACUUM has been there, and in WAL archives, replicas that lag and backups until those expire."
 
@@ -114,7 +115,7 @@ class Erasure:
                 at_standstill(
                     self._connection,
                     self._schema,
-                    partial(self._erase_events, aggregate_id),
+                    partial(self._erase_events, aggregate_id, dict(self._rows)),
                     budget_seconds=self._budget_seconds,
                 )
             self._erase_kept(ids)
@@ -127,8 +128,14 @@ class Erasure:
             left_to_next_pass=tuple(self._left),
         )
 
-    def _erase_events(self, aggregate_id: UUID, _live_version: int) -> None:
+    def _erase_events(
+        self, aggregate_id: UUID, rows_before: Mapping[str, int | None], _live_version: int
+    ) -> None:
         """Delete events, partition key and live rows, in the transaction of a standstill."""
+        # Forget what a try counted that was rolled back.
+        self._rows = dict(rows_before)
+        # A rollback may be counting the rows of a table that it will bring up to date where it stands.
+        self._hold_tables(sql.SQL("unmanaged_since IS NOT NULL"))
         keys = {
             name: for_parameters(sql.Identifier(self._schema, name))
             for name in ("partitions", "aggregate_partitions")
@@ -153,7 +160,6 @@ class Erasure:
             rows = self._take_rows(live, [aggregate_id])
             newest = self._versions.current(self._connection)
             if live.unmanaged_since is not None and newest is not None:
-                # A rollback may be bringing it up to date where it stands.
                 self._correct(live, rows, newest.id)
 
     def _erase_kept(self, ids: Sequence[UUID]) -> None:
@@ -182,11 +188,11 @@ class Erasure:
         finally:
             fence.resign(self._connection, self._schema)
 
-    def _hold_tables(self) -> None:
-        """Keep the tables' records as they are: one that is renamed or dropped meanwhile would be missed."""
+    def _hold_tables(self, condition: sql.SQL = _KEPT) -> None:
+        """Keep the tables' records as they are: one that is renamed or dropped meanwhile would be missed, and one that is counted miscounted."""
         self._connection.execute(
-            sql.SQL("SELECT FROM {} WHERE role <> 'live' FOR SHARE").format(
-                sql.Identifier(self._schema, "view_tables")
+            sql.SQL("SELECT FROM {} WHERE {} FOR SHARE").format(
+                sql.Identifier(self._schema, "view_tables"), condition
             )
         )
 

@@ -22,6 +22,8 @@ from sequent_py.gate import POLL_SECONDS, Gate, drain_timeout
 from sequent_py.store_errors import translated
 
 LOCK_TIMEOUT_SECONDS = 0.05
+ACTION_LOCK_TIMEOUT_SECONDS = 1.0
+"""How long what is done at the standstill may wait for a lock, on a row say, while writers wait; then it is given up and repeated."""
 OLD_WRITER_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 1.0
 
@@ -37,12 +39,12 @@ def at_standstill(
 ) -> T:
     """Run ``action`` with the live version, in a transaction of its own at a standstill, and return what it returns.
 
-    ``connection`` must be in autocommit.
+    ``connection`` must be in autocommit. ``action`` may be run several times: what a try did whose locks did not come is rolled back.
 
     Raises
     ------
     DrainTimeout
-        Writers were in flight for all of the budget; names them. Nothing was changed.
+        Writers were in flight, or locks were held, for all of the budget; names the writers. Nothing was changed.
     MaintenanceModeActive
         The gate is closed. Nothing was changed.
     """
@@ -57,7 +59,7 @@ def at_standstill(
                     with translated(schema, connection):
                         live_version = _hold_gate(connection, schema)
                     return action(live_version)
-            except _Busy:
+            except (_Busy, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 # Jitter keeps two such commands from meeting for ever; writers that queued behind the try go first.
                 time.sleep(backoff * random.uniform(0.5, 1.5))
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
@@ -68,7 +70,6 @@ def at_standstill(
 
 def _hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
     """Take the key, then pass the gate as every writer does; return the live version."""
-    before = connection.execute("SELECT current_setting('lock_timeout')").fetchone()
     connection.execute(
         "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
     )
@@ -78,7 +79,9 @@ def _hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
         )
     except psycopg.errors.LockNotAvailable as error:
         raise _Busy from error
-    connection.execute("SELECT set_config('lock_timeout', %s, true)", before)
+    connection.execute(
+        "SELECT set_config('lock_timeout', %s, true)", (f"{ACTION_LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
+    )
     row = connection.execute(
         sql.SQL("SELECT {}()").format(sql.Identifier(schema, "check_gate_v2"))
     ).fetchone()

@@ -192,11 +192,16 @@ class TestErase:
         assert places_with(connection, SECRET) == set()
 
     def test_nobody_appends_to_a_half_erased_stream(
-        self, app: Sequent, connection: Connection, store_database_url: str
+        self,
+        app: Sequent,
+        connection: Connection,
+        store_database_url: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A writer that decided on the old version waits before it reads, and then finds a new stream."""
         order = place_secret(app)
         migrate(app)
+        monkeypatch.setattr("sequent_py.standstill.ACTION_LOCK_TIMEOUT_SECONDS", 60.0)
         outcomes: list[object] = []
 
         def append_and_record() -> None:
@@ -244,6 +249,28 @@ class TestErase:
             slow.commit()
         app.aggregates.erase([order])
         assert places_with(connection, SECRET) == set()
+
+    def test_a_row_that_somebody_has_locked_holds_writers_up_for_a_moment_only(
+        self,
+        app: Sequent,
+        connection: Connection,
+        store_database_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        order = place_secret(app)
+        migrate(app)
+        monkeypatch.setattr("sequent_py.standstill.ACTION_LOCK_TIMEOUT_SECONDS", 0.05)
+        reports: list[ErasureReport] = []
+        with psycopg.connect(store_database_url) as slow:
+            slow.execute("SELECT FROM view_schema.order_records FOR UPDATE")
+            eraser = threading.Thread(target=lambda: reports.append(app.aggregates.erase([order])))
+            eraser.start()
+            wait_until(lambda: _waits(connection, "sequent aggregates erase", "transactionid"))
+            place_orders(app, range(40, 60))
+            slow.rollback()
+            eraser.join(30)
+        assert (rows_of(reports[0])["events"], rows_of(reports[0])["live table line_records"]) == (2, 1)
+        assert actual_rows(connection) == expected_rows(connection)
 
     def test_maintenance_mode_refuses_it(self, app: Sequent) -> None:
         order = place_secret(app)

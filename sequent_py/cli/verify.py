@@ -193,7 +193,7 @@ def describe_diff(report: DiffReport) -> Iterator[Block]:
 def _changes(table: TableDiff) -> Iterator[Block]:
     late = None
     if table.late_aggregates:
-        late = f"{count(table.late_aggregates, 'aggregate')} with events that only one side has"
+        late = f"{count(table.late_aggregates, 'aggregate')} with events or edits that only one side has seen, or set aside"
     elif table.is_late:
         late = "nothing, although only one side has the newest events: rows do not say whose they are"
     yield Line(table.table_name)

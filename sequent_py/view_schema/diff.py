@@ -2,8 +2,8 @@
 
 During a migration the live table (old) is compared with the shadow table (new), after it the retired table (old) with the live one (new).
 The two stand at different moments: the shadow at the snapshot of its last pass, the retired table at the moment of the swap. Aggregates
-with events since are left out and counted, so that what is reported is what the new version makes of the same events, and nothing that is
-merely late. Old and new are read in one snapshot.
+with events or edits since, and those that a replay has set aside, are left out and counted, so that what is reported is what the new
+version makes of the same events, and nothing that is merely late. Old and new are read in one snapshot.
 
 Reads only; one statement per table, which sorts on disk what does not fit in memory and may be cancelled at any time. Columns that only one
 side has are named and not compared; those that the database draws on either side are left out.
@@ -28,6 +28,7 @@ from sequent_py.errors import ConfigurationError, MigrationError, MigrationNotSt
 from sequent_py.persistors.tables import ReflectedColumn, is_constant, reflect_columns
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
+from sequent_py.replay.edits import edited_after
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.states import MigrationState
@@ -60,7 +61,7 @@ class TableDiff:
     """Columns whose values the database draws, or computes."""
     paired_by: tuple[str, ...] = ()
     late_aggregates: int = 0
-    """Aggregates left out because only one side has their newest events."""
+    """Aggregates left out because only one side has their newest events, or the latest edits of them, or because a replay set them aside."""
     is_late: bool = False
     """Whether late aggregates could not be left out, because rows do not say whose they are."""
     examples_only_in_old: tuple[str, ...] = ()
@@ -214,6 +215,10 @@ def _lock(connection: Connection, view_schema: str, pair: _Pair) -> None:
 def _require_same(context: Context, connection: Connection, migration: ViewMigration, pair: _Pair) -> None:
     now = next(item for item in context.versions.history(connection) if item.id == migration.id)
     is_same = now.state.is_finished == migration.state.is_finished
+    is_same = is_same and (now.promoted_snapshot, now.return_pass) == (
+        migration.promoted_snapshot,
+        migration.return_pass,
+    )
     if not is_same or _pair(context, connection, migration, pair.table) != pair:
         raise MigrationError(
             f"The migration went on while its tables were being compared: it is {now.state} now.",
@@ -222,10 +227,17 @@ def _require_same(context: Context, connection: Connection, migration: ViewMigra
 
 
 def _older_snapshot(context: Context, connection: Connection, migration: ViewMigration) -> str | None:
-    """Return the snapshot of the side that gets no more events; None while a pass is under way.
+    """Return the snapshot at which the side stands that gets no more events; None while a pass is under way.
 
-    A retired table stands at the last pass of the migration that retired it: the swap's own window was that pass.
+    A retired table stands at the snapshot of the cut-over, unless a rollback has begun to bring it up to date.
     """
+    if migration.state.is_finished and migration.return_pass is None:
+        if migration.promoted_snapshot is None:
+            raise MigrationError(
+                f"It is not recorded at which moment the tables of view migration {migration.id} retired.",
+                remedy="See: sequent migrate status",
+            )
+        return migration.promoted_snapshot
     last = context.ledger.latest_pass(connection, migration.id)
     if last is None:
         raise MigrationError(
@@ -253,7 +265,7 @@ def _compare(context: Context, connection: Connection, pair: _Pair, since: str, 
     columns = [compared_column(old_columns[name], new_columns[name]) for name in common if name not in drawn]
     names = [column.name for column in columns]
     has_owner = all(_is_owned(side) for side in (old_columns, new_columns))
-    late = _late(context, since)
+    late = _late(context, connection, pair, since)
     sides = [
         _on_time(sql.Identifier(view_schema, name), late)
         if has_owner
@@ -285,10 +297,19 @@ def _compare(context: Context, connection: Connection, pair: _Pair, since: str, 
     )
 
 
-def _late(context: Context, since: str) -> sql.Composed:
-    """Compose the query for the aggregates with events that the older side lacks; of any type, which leaves out too many rather than too few."""
-    return sql.SQL("SELECT aggregate_id FROM {} WHERE {}").format(
-        sql.Identifier(context.schema, "events"), window_condition(since, None)
+def _late(context: Context, connection: Connection, pair: _Pair, since: str) -> sql.Composed:
+    """Compose the query for the aggregates that cannot be compared: those with events, or edits of them, that the older side has not
+    seen, of any type, which leaves out too many rather than too few; and those that a replay has set aside.
+    """
+    names = [name for name in (pair.old, pair.new) if name is not None]
+    set_aside = context.quarantine.left_out_of(connection, names)
+    return sql.SQL(
+        "SELECT aggregate_id FROM {} WHERE {} UNION ALL {} UNION ALL SELECT unnest({}::uuid[])"
+    ).format(
+        sql.Identifier(context.schema, "events"),
+        window_condition(since, None),
+        edited_after(context.schema, since),
+        sql.Literal([str(aggregate_id) for aggregate_id in sorted(set_aside)]),
     )
 
 

@@ -23,6 +23,7 @@ from shop import (
     OrderRecord,
     Shop1,
     Shop2,
+    ShopFailing,
     place_orders,
     shop,
 )
@@ -468,6 +469,7 @@ class TestBeforeAPromotion:
         assert "--accept-differences" in caught.value.remedy
         assert app.view_schema.status().state == "online_done"
 
+    @pytest.mark.parametrize("command", ["offline", "golive"])
     @pytest.mark.parametrize(
         "change",
         [
@@ -477,15 +479,16 @@ class TestBeforeAPromotion:
         ],
     )
     def test_accepted_differences_are_promoted_and_recorded(
-        self, app: Sequent, connection: Connection, change: str
+        self, app: Sequent, connection: Connection, change: str, command: str
     ) -> None:
+        promote = getattr(app.view_schema, command)
         place_orders(app, range(3))
         app.view_schema.online()
         connection.execute(change)
         with pytest.raises(VerificationFailed):
-            app.view_schema.offline()
+            promote()
         assert app.view_schema.status().migration.accepted_differences == ()  # type: ignore[union-attr]
-        app.view_schema.offline(accept_differences=True)
+        promote(accept_differences=True)
         migration = app.view_schema.status().migration
         assert migration is not None
         assert migration.state == "live"
@@ -526,3 +529,36 @@ class TestBeforeAPromotion:
                 verification.check_aggregates(connection, reader, ids, until=until)
         assert len(caught.value.differences) == 5
         assert "total: -1 -> " in str(caught.value)
+
+
+class TestSpecialAggregates:
+    def test_edited_ones_are_left_out_of_shadow_tables_until_the_next_pass_and_found_in_live_ones(
+        self, app: Sequent, connection: Connection
+    ) -> None:
+        ids = place_orders(app, range(5))
+        app.view_schema.online()
+        edit = "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{cents}', '1') WHERE aggregate_id = %s AND sequence_number = 2"
+        connection.execute(edit, [ids[1]])
+        report = app.view_schema.verify(is_all=True)
+        assert report.is_correct
+        assert any(str(ids[1]) in note for note in report.notes)
+        app.view_schema.online()
+        assert everything(app).notes == ()
+        app.view_schema.offline()
+        assert everything(app).is_correct
+        connection.execute(edit, [ids[2]])
+        report = everything(app)
+        assert (of(report, "order_records").changed, of(report, "line_records").changed) == (1, 1)
+
+    def test_those_that_a_replay_set_aside_are_left_out_and_named(self, store_database_url: str) -> None:
+        with shop(store_database_url, ShopFailing) as app:
+            ids = place_orders(app, range(4))
+            app.store.append(ids[2], [LineAdded(product="poison", cents=1)])
+            app.view_schema.online(quarantine=True)
+            for _ in range(2):
+                report = app.view_schema.verify(is_all=True)
+                assert report.is_correct
+                assert any(str(ids[2]) in note for note in report.notes)
+                if report.subject == "shadow":
+                    app.view_schema.offline(accept_quarantined=[ids[2]])
+            assert report.subject == "live"

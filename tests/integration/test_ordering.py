@@ -6,8 +6,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -153,21 +153,33 @@ with wallets({url!r}, WalletsServing) as app:
 """
 
 
-def start_writer(url: str, opened: dict[UUID, str], *, count: int, seed: int) -> subprocess.Popen[bytes]:
-    """Append in a process of its own, which serves version 1 and version 2."""
-    script = textwrap.dedent(APPEND).format(
-        path=[str(Path(__file__).parent)],
-        url=url,
-        opened={str(wallet): owner for wallet, owner in opened.items()},
-        count=count,
-        seed=seed,
-    )
-    return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
-
-
-def finish(writers: list[subprocess.Popen[bytes]]) -> None:
-    errors = [writer.communicate(timeout=120)[1] for writer in writers]
-    assert [writer.returncode for writer in writers] == [0] * len(writers), b"".join(errors).decode()
+@contextmanager
+def writing(
+    url: str, opened: dict[UUID, str], *, count: int, processes: int = 2
+) -> Iterator[Callable[[], bool]]:
+    """Append in processes of their own, which serve versions 1 and 2; yields whether they are still at it, and waits for them in the end."""
+    scripts = [
+        textwrap.dedent(APPEND).format(
+            path=[str(Path(__file__).parent)],
+            url=url,
+            opened={str(wallet): owner for wallet, owner in opened.items()},
+            count=count,
+            seed=seed,
+        )
+        for seed in range(processes)
+    ]
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE))
+            for script in scripts
+        ]
+        try:
+            yield lambda: any(writer.poll() is None for writer in writers)
+            errors = [writer.communicate(timeout=120)[1] for writer in writers]
+        finally:
+            for writer in writers:
+                writer.kill()
+        assert [writer.returncode for writer in writers] == [0] * processes, b"".join(errors).decode()
 
 
 class TestLive:
@@ -176,8 +188,8 @@ class TestLive:
     ) -> None:
         migrate(app)
         opened = open_wallets(app, ["ann", "bob"], each=2)
-        writers = [start_writer(store_database_url, opened, count=25, seed=seed) for seed in range(2)]
-        finish(writers)
+        with writing(store_database_url, opened, count=25):
+            pass
         assert actual_rows(connection) == expected_rows(connection)
 
     def test_several_aggregates_in_one_transaction_are_projected_as_they_were_appended(
@@ -202,19 +214,16 @@ class TestUnderWriters:
         opened = open_wallets(app, ["ann", "bob", "eve"], each=3)
         deposit_at_random(app, opened, 20, seed=10)
         migrate(app)
-        writers = [start_writer(store_database_url, opened, count=30, seed=seed) for seed in range(2)]
         with wallets(store_database_url, Wallets2) as newer:
-            newer.view_schema.online()
-            while any(writer.poll() is None for writer in writers):
+            with writing(store_database_url, opened, count=30) as is_writing:
                 newer.view_schema.online()
-            finish(writers)
+                while is_writing():
+                    newer.view_schema.online()
             deposit_at_random(app, opened, 5, seed=11)
             newer.view_schema.offline()
-            assert actual_rows(connection) == expected_rows(connection)
-            assert (
-                actual_rows(connection, "_1")["journal_records"]
-                == expected_rows(connection)["journal_records"]
-            )
+            expected = expected_rows(connection)
+            assert actual_rows(connection) == expected
+            assert actual_rows(connection, "_1") == expected, "what was live until now"
             deposit_at_random(newer, opened, 5, seed=12)
         assert actual_rows(connection) == expected_rows(connection)
 
@@ -222,12 +231,11 @@ class TestUnderWriters:
         self, store_database_url: str, connection: psycopg.Connection[Any], app: Sequent
     ) -> None:
         opened = open_wallets(app, ["ann", "bob"], each=3)
-        writers = [start_writer(store_database_url, opened, count=30, seed=seed) for seed in range(2)]
-        wait_until(lambda: app.store.load_range(after_position=6, limit=1))
-        app.view_schema.online()
-        while any(writer.poll() is None for writer in writers):
+        with writing(store_database_url, opened, count=30) as is_writing:
+            wait_until(lambda: app.store.load_range(after_position=6, limit=1))
             app.view_schema.online()
-        finish(writers)
+            while is_writing():
+                app.view_schema.online()
         app.view_schema.online()
         assert actual_rows(connection, "_1") == expected_rows(connection)
 
@@ -238,15 +246,14 @@ class TestWithoutMaintenance:
     ) -> None:
         opened = open_wallets(app, ["ann", "bob"], each=3)
         migrate(app)
-        writers = [start_writer(store_database_url, opened, count=40, seed=seed) for seed in range(2)]
         with wallets(store_database_url, Wallets2) as newer:
             newer.view_schema.online()
-            newer.view_schema.golive(max_delta_events=1_000)
-            newer_rows = set(actual_rows(connection)["journal_records"])
-            assert newer_rows <= set(expected_rows(connection)["journal_records"])
-            app.view_schema.rollback(max_delta_events=1_000)
-            assert is_serial(connection)
-            finish(writers)
+            with writing(store_database_url, opened, count=40):
+                newer.view_schema.golive(max_delta_events=1_000, max_lag_seconds=10)
+                known = set(expected_rows(connection)["journal_records"])
+                assert set(actual_rows(connection, "_1")["journal_records"]) <= known
+                app.view_schema.rollback(max_delta_events=1_000, max_lag_seconds=10)
+                assert is_serial(connection)
         assert actual_rows(connection) == expected_rows(connection)
 
     def test_rollback_to_a_version_that_needs_appends_in_line_brings_them_into_line_first(

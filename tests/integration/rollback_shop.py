@@ -172,14 +172,18 @@ class Deployments:
     """The applications of all versions on one database."""
 
     connection: Connection
-    open_version: Callable[[int], Sequent]
+    open_version: Callable[[int, bool], Sequent]
     _apps: dict[int, Sequent] = field(default_factory=dict)
 
     def __getitem__(self, version: int) -> Sequent:
         """Return the application of a version."""
         if version not in self._apps:
-            self._apps[version] = self.open_version(version)
+            self._apps[version] = self.open_version(version, True)
         return self._apps[version]
+
+    def of_owner(self, version: int) -> Sequent:
+        """Return the application of a version, by a login that may do what only the owner of the store may."""
+        return self.open_version(version, False)
 
     def migrate(self, version: int) -> None:
         """Build and promote a version."""
@@ -228,10 +232,16 @@ def deployments(database_url: str, directory: Path, **settings: Any) -> Iterator
     (new / "cancellation_records.sql").write_text(CANCELLATIONS_SQL)
     with ExitStack() as stack:
 
-        def open_version(version: int) -> Sequent:
+        def open_version(version: int, as_login: bool) -> Sequent:
             sql_directory = old if version == 1 else new
             return stack.enter_context(
-                shop(database_url, VERSIONS[version], sql_directory=sql_directory, **settings)
+                shop(
+                    database_url,
+                    VERSIONS[version],
+                    as_login=as_login,
+                    sql_directory=sql_directory,
+                    **settings,
+                )
             )
 
         connection = stack.enter_context(psycopg.connect(database_url, autocommit=True))

@@ -497,7 +497,7 @@ class TestWhatGoesWrong:
         rows = at_2.connection.execute(
             "SELECT aggregate_id FROM view_schema.order_records_1 LIMIT 3"
         ).fetchall()
-        at_2[2].aggregates.erase([aggregate_id for (aggregate_id,) in rows])
+        at_2.of_owner(2).aggregates.erase([aggregate_id for (aggregate_id,) in rows])
         at_2[1].view_schema.rollback()
         at_2.check(1)
         at_2[2].view_schema.rollback()
@@ -513,12 +513,12 @@ class TestWhatGoesWrong:
             assert row is not None
             return row[0]
 
-        at_2[2].aggregates.erase([some_order()])
+        at_2.of_owner(2).aggregates.erase([some_order()])
         # A pass over the retired tables has begun when the next one is erased.
         with pytest.raises(StallLimitExceeded):
             at_2[1].view_schema.rollback(stall_limit_seconds=0.0)
         erased = some_order()
-        at_2[2].aggregates.erase([erased])
+        at_2.of_owner(2).aggregates.erase([erased])
         place_orders(at_2[2], next(orders))
         at_2[1].view_schema.rollback()
         at_2.check(1)
@@ -605,7 +605,7 @@ class TestWhatGoesWrong:
         at_2.connection.execute(
             "SET session_replication_role = replica; UPDATE sequent_schema.events SET xact_id = '900000000'::xid8"
         )
-        at_2[2].view_schema.repair_transaction_ids()
+        at_2.of_owner(2).view_schema.repair_transaction_ids()
         with pytest.raises(InvalidTransition, match="is not recorded"):
             at_2[1].view_schema.rollback()
 

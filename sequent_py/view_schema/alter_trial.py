@@ -7,15 +7,16 @@ constraints, indexes, statistics and triggers, so that a file may drop them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, sql
 
-from sequent_py.errors import DefinitionError, TableFileError
+from sequent_py.errors import DefinitionError, DependentObjects, TableFileError
 from sequent_py.records import RecordShape
-from sequent_py.view_schema import carry_over, catalog, table_files
+from sequent_py.view_schema import carry_over, catalog, dependents, table_files, views
 from sequent_py.view_schema.blueprints import CatalogObject, TableBlueprint
 from sequent_py.view_schema.file_runs import rolled_back
 from sequent_py.view_schema.outlines import (
@@ -27,7 +28,7 @@ from sequent_py.view_schema.outlines import (
     read_outline,
 )
 from sequent_py.view_schema.renames import Rename, rename_all
-from sequent_py.view_schema.script import run_script
+from sequent_py.view_schema.script import run_script, searching
 from sequent_py.view_schema.table_files import TableFiles
 
 Connection = psycopg.Connection[Any]
@@ -96,6 +97,7 @@ def _prove(
         inventory = catalog.take_inventory(connection, view_schema)
         _copy(connection, table, scratch, view_schema)
         before = read_outline(connection, scratch, view_schema, table)
+        _copy_readers(connection, live, scratch, view_schema)
         for item in scripts:
             source = table_files.alter_file_name(table, item.version)
             run_script(connection, item.sql, source=source, search_path=search_path)
@@ -226,6 +228,20 @@ def _copy_with_partitions(connection: Connection, table: str, scratch: str, view
         connection.execute(
             sql.SQL("CREATE TABLE {} {}{}").format(sql.Identifier(scratch, name), what, by), prepare=False
         )
+
+
+def _copy_readers(connection: Connection, live: TableBlueprint, scratch: str, view_schema: str) -> None:
+    """Let views read the copy as they read the live table: then a file that they stand in the way of fails here."""
+    found = dependents.dependents(connection, view_schema, [live.table], live={live.table: live})
+    oids = {item.relation for item in found if item.is_view}
+    for view in views.read_views(connection, oids, search_path=[view_schema, "pg_catalog"]) if oids else ():
+        # A view that cannot be copied is tried by the swap alone.
+        with (
+            suppress(DependentObjects),
+            searching(connection, [scratch, view_schema, "pg_catalog"]),
+            connection.transaction(),
+        ):
+            views.create(connection, view, sql.Identifier(scratch, view.name))
 
 
 def _of_kind(objects: Iterable[CatalogObject], kind: str) -> list[CatalogObject]:

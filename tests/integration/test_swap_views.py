@@ -11,10 +11,11 @@ import psycopg
 import pytest
 from psycopg import sql
 from shop import Shop2, place_orders, shop
-from table_generations import VIEW_SCHEMA, Generations, dump, files, objects, plan
+from table_generations import VIEW_SCHEMA, Generations, dump, files, objects, plan, shape
 
-from sequent_py.errors import DependentObjects
+from sequent_py.errors import DependentObjects, TableFileError
 from sequent_py.view_schema import dependents
+from sequent_py.view_schema.executor import AlterScript
 from sequent_py.view_schema.table_files import TableFiles
 from sequent_py.view_schema.view_trial import prove_views
 
@@ -428,6 +429,27 @@ def test_a_reader_that_meets_the_swap_head_on_goes_first(generations: Generation
         swapping.join()
     assert [type(error) for error in refused] == [psycopg.errors.LockNotAvailable]
     assert generations.swap(shadows).repointed_views
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("ALTER TABLE lines DROP n;", r"other objects depend on it.*view reading depends on column n"),
+        ("ALTER TABLE lines ALTER n TYPE bigint;", r"cannot alter type of a column used by a view.*reading"),
+    ],
+)
+def test_an_alter_file_that_a_view_stands_in_the_way_of_fails_in_the_trial(
+    generations: Generations, text: str, match: str
+) -> None:
+    generations.migrate(LINES)
+    generations.execute("CREATE VIEW reading AS SELECT id, n FROM {schema}.lines")
+    added = TableFiles("lines", LINES.create_sql.replace("n int", "n int, m int"), LINES.indexes_sql)
+    with pytest.raises(TableFileError, match=match):
+        generations.trial(alters=[AlterScript(shape("lines"), 2, text, added)])
+    add = AlterScript(shape("lines"), 2, "ALTER TABLE lines ADD m int;", added)
+    generations.trial(alters=[add])
+    generations.swap({}, alters=[add])
+    assert generations.execute("SELECT count(*) FROM reading") == [(0,)]
 
 
 @contextmanager

@@ -205,7 +205,14 @@ class Scratch:
             for number, (left, _) in enumerate(flat)
             if left.kind not in ON_TABLE_KINDS or left.kind == "key"
         ]
-        rename_all(self._connection, self._schema, [*parked, *plain_renames(flat)])
+        try:
+            rename_all(self._connection, self._schema, [*parked, *plain_renames(flat)])
+        except (errors.ProgrammingError, errors.NotSupportedError) as error:
+            tables = ", ".join(item.table for item in files)
+            raise TableFileError(
+                f"What the files of {tables} create cannot be renamed: {error.diag.message_primary}.",
+                remedy="Name it as PostgreSQL would, or create it otherwise: partitions with PARTITION OF, for example.",
+            ) from error
         for item in files:
             renamed = [replace(right, name=left.name, table=left.table) for left, right in pairs[item.table]]
             found = catalog.definitions(self._connection, self._schema, renamed)

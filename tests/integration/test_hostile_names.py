@@ -160,7 +160,15 @@ def counted(connection: psycopg.Connection, view: sql.Identifier, column: str, v
     return int(row[0])
 
 
-@pytest.mark.parametrize("kind", NAMES)
+_CUT_NAME = pytest.mark.xfail(
+    reason="the check of a shadow table's schema takes a sequence whose name was cut for another one",
+    strict=True,
+)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=_CUT_NAME if kind == "as long as can be" else ()) for kind in NAMES]
+)
 def test_a_whole_life_under_hostile_names(kind: str, database_url: str, tmp_path: Path) -> None:
     name = NAMES[kind]
     life = Life(name, tmp_path, database_url)
@@ -211,6 +219,9 @@ def test_a_whole_life_under_hostile_names(kind: str, database_url: str, tmp_path
         status = newer.view_schema.status()
         assert status.pending_events == 2
         json.dumps(asdict(status), default=str)
+        verified = newer.view_schema.verify(is_all=True)
+        assert verified.is_correct, verified
+        assert {table.table_name for table in newer.view_schema.diff().tables} == {*life.tables}
         report = newer.view_schema.golive()
         assert {*report.retired_tables} == {f"{table}_1" for table in life.tables}
         assert len(report.repointed_views) == 1

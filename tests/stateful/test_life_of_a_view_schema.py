@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 from life import SEEN, Life
+from login_roles import STORE_MARK, allow_migrations
 
 from sequent_py.testing.server import fresh_database
 
@@ -29,8 +30,9 @@ def test_a_life_of_appends_commands_and_crashes(
     class Here(Life):
         @contextmanager
         def database(self) -> Iterator[str]:
-            name = f"{database_prefix}_{uuid.uuid4().hex[:8]}"
+            name = f"{database_prefix}{STORE_MARK}{uuid.uuid4().hex[:8]}"
             with fresh_database(server_url, name, template=store_template) as url:
+                allow_migrations(server_url, name, database_prefix)
                 yield url
 
     # Shrinking repeats whole lives, minutes each: worth it where somebody has asked for a long run.

@@ -44,8 +44,8 @@ format: $(READY) ## let ruff write what check asks for
 test: $(READY) ## the tests, in parallel and in random order
 	$(BIN)/pytest $(PYTEST_ARGUMENTS) -m "not slow"
 
-test-all: $(READY) ## the slow tests, too
-	$(BIN)/pytest $(PYTEST_ARGUMENTS)
+test-all: $(READY) ## the slow tests, too; the whole crash matrix is a target of its own
+	$(BIN)/pytest $(PYTEST_ARGUMENTS) -m "not matrix"
 
 model: $(READY) ## the protocol as a model: every order of its steps, and every guard taken away
 	$(BIN)/pytest -q -p no:randomly -s tests/model

@@ -33,7 +33,9 @@ BOUNDED = _bounded()
 @pytest.mark.parametrize(
     "point",
     [
-        pytest.param(point, marks=() if point in BOUNDED else pytest.mark.slow, id=str(point))
+        pytest.param(
+            point, marks=() if point in BOUNDED else (pytest.mark.slow, pytest.mark.matrix), id=str(point)
+        )
         for point in POINTS
     ],
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -212,13 +212,27 @@ def _nameless(part: Part, definition: str) -> str:
 def _shape(
     connection: Connection, schema: str, view_schema: str, table: str, *, with_foreign_keys: bool
 ) -> _Shape:
+    names = {"schema": schema, "table": table}
     outline = read_outline(connection, schema, view_schema, table)
-    if not with_foreign_keys:
-        return _Shape(outline)
     with searching(connection, (schema, view_schema)):
-        rows = connection.execute(_FOREIGN_KEYS, {"schema": schema, "table": table}).fetchall()
-    return _Shape(outline, dict(rows))
+        sequences = connection.execute(_OWN_SEQUENCES, names).fetchall()
+        foreign_keys = connection.execute(_FOREIGN_KEYS, names).fetchall() if with_foreign_keys else []
+    columns = dict(outline.columns)
+    for column, sequence in sequences:
+        # Where its name had to be cut, it depends on what else is in the schema: beside the live table it gets another number.
+        columns[column] = columns[column].replace(f"nextval({sequence}", "nextval(its own sequence")
+    return _Shape(replace(outline, columns=columns), dict(foreign_keys))
 
+
+_OWN_SEQUENCES = """
+    SELECT a.attname, pg_catalog.quote_literal(d.objid::regclass::text) || '::regclass'
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_depend d
+        ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = c.oid AND d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'a'
+    JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
+    WHERE n.nspname = %(schema)s AND c.relname = %(table)s"""
 
 _FOREIGN_KEYS = """
     SELECT k.conname::text, pg_catalog.pg_get_constraintdef(k.oid, true)

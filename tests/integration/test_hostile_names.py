@@ -160,15 +160,7 @@ def counted(connection: psycopg.Connection, view: sql.Identifier, column: str, v
     return int(row[0])
 
 
-_CUT_NAME = pytest.mark.xfail(
-    reason="the check of a shadow table's schema takes a sequence whose name was cut for another one",
-    strict=True,
-)
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=_CUT_NAME if kind == "as long as can be" else ()) for kind in NAMES]
-)
+@pytest.mark.parametrize("kind", NAMES)
 def test_a_whole_life_under_hostile_names(kind: str, database_url: str, tmp_path: Path) -> None:
     name = NAMES[kind]
     life = Life(name, tmp_path, database_url)

@@ -13,10 +13,12 @@ from uuid import UUID
 
 import psycopg
 from login_roles import login_url
+from pydantic import SecretStr
 from sqlalchemy import BigInteger, DateTime, Engine
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py import Config, Event, Migrations, Projector, Record, Sequent, on
+from sequent_py.app import Aggregates
 from sequent_py.database import create_engine
 
 SQL_DIRECTORY = Path(__file__).parent / "shop_sql"
@@ -209,6 +211,13 @@ class Shop(Sequent):
         engine = create_engine(login_url(self.database_url, "web"), self.config.view_schema)
         self._resources.callback(engine.dispose)
         return engine
+
+    @cached_property
+    def aggregates(self) -> Aggregates:
+        """By a login of the owner's role: erasing deletes events."""
+        url = login_url(self.database_url, "admin")
+        config = self.config.model_copy(update={"database_url": SecretStr(url)})
+        return Aggregates(Sequent(config, migrations=self.migrations))
 
 
 def shop(

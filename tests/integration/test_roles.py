@@ -81,6 +81,17 @@ def test_a_whole_life_under_the_roles(
         assert newer.view_schema.check().is_current
         assert newer.view_schema.status().live_version == 2
         assert {it.verdict for it in examine(newer).findings} <= {Verdict.OK, Verdict.NOTICE}
+        assert newer.aggregates.erase([ids[2]]).places
+    with shop(login_url(store_database_url, "deploy"), Shop2, as_login=False) as deploy:
+        deploy.aggregates.refold([ids[1]])
+        with pytest.raises(InsufficientPrivileges, match="does not own"):
+            deploy.aggregates.erase([ids[1]])
+    app.view_schema.rollback()
+    app.store.append(ids[0], [LineAdded(product="back", cents=3)])
+    with shop(store_database_url, Shop2) as newer:
+        newer.view_schema.rollback()
+        newer.view_schema.prune()
+        newer.store.append(ids[0], [LineAdded(product="forth", cents=3)])
     assert actual_rows(connection) == expected_rows(connection)
     owners = connection.execute(
         "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'view_schema'::regnamespace AND relkind IN ('r', 'S')"
@@ -427,7 +438,11 @@ class TestSetUp:
                 migrate(app)
                 report = app.set_up_roles(prefix=prefix)
                 assert "table order_records" in report.handed_over
-                assert any("pg_read_all_stats" in it for it in report.warnings)
+                with psycopg.connect(database_url) as connection:
+                    # Before 16 whoever may create roles may grant that one, too.
+                    is_restricted = connection.info.server_version >= 160_000
+                if is_restricted:
+                    assert any("pg_read_all_stats" in it for it in report.warnings)
                 assert "roles" not in {
                     it.subject for it in examine(app).findings if it.verdict is Verdict.PROBLEM
                 }

@@ -71,10 +71,10 @@ class Passes:
         with self._connection.transaction():
             self._epoch = self._raise_epoch()
             self._context.ledger.take_over(self._connection, self._migration.id, epoch=self._epoch)
+            self._record_code()
         if serial_order.needs_serial_appends(self._resolved.projectors):
             # Before any snapshot of this command, whatever an earlier one may have done of it.
             serial_order.establish(self._context, self._connection, self._progress)
-            self._record_code()
 
     def _record_code(self) -> None:
         """Note which code works on an unfinished migration, and say so where an earlier run's was another."""

@@ -117,7 +117,10 @@ def test_everything_is_well_after_a_migration(library: Library) -> None:
     library.sequent("migrate", "check")
     assert library.json("migrate", "check")["is_current"] is True
     library.sequent("doctor")
-    assert {it["verdict"] for it in library.json("doctor")["findings"]} == {"ok"}
+    found = {it["subject"]: it["verdict"] for it in library.json("doctor")["findings"]}
+    # Neither is wrong: roles are a choice, and a server that is thrown away need not write to disk.
+    assert {subject for subject, verdict in found.items() if verdict != "ok"} <= {"roles", "settings"}, found
+    assert set(found.values()) <= {"ok", "notice"}
 
 
 def test_json_errors_are_one_document_with_type_message_and_remedy(library: Library) -> None:

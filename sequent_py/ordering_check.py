@@ -128,9 +128,11 @@ def _neighbours(connection: Connection, schema: str, *, until: str, most_events:
     """Pick aggregates that have events near each other and ``most_events`` in all at most; every one where the store has no more."""
     names = {"events": for_parameters(sql.Identifier(schema, "events"))}
     if has_at_most(connection, schema, until=until, events=most_events):
-        rows = connection.execute(sql.SQL("SELECT DISTINCT aggregate_id FROM {events}").format(**names))
+        rows = connection.execute(sql.SQL("SELECT DISTINCT aggregate_id FROM {events}").format(**names), ())
         return [row[0] for row in rows]
-    ends = connection.execute(sql.SQL("SELECT min(position), max(position) FROM {events}").format(**names))
+    ends = connection.execute(
+        sql.SQL("SELECT min(position), max(position) FROM {events}").format(**names), ()
+    )
     [(lowest, highest)] = ends.fetchall()
     anchors = [random.randint(lowest, highest) for _ in range(ANCHORS)]
     neighbours = connection.execute(

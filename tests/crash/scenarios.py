@@ -79,12 +79,14 @@ FIRST_BUILD = {
     "starting": 4,
     "planning": 2,
     "checking the table files": 4,
+    "checking the events": 2,
     "creating the shadow tables": 6,
     "replaying": 12,
     "building indexes": 5,
     "analysing": 5,
+    "checking the orderings": 2,
 }
-CATCH_UP = {"starting": 2, "planning": 2, "catching up": 12}
+CATCH_UP = {"starting": 2, "planning": 2, "checking the events": 1, "catching up": 12}
 
 SCENARIOS = (
     Scenario(
@@ -128,6 +130,7 @@ SCENARIOS = (
             "checking": 3,
             "catching up": 5,
             "verifying": 3,
+            "verifying > catching up": 2,
             "draining writers": 3,
             "replaying the last window": 8,
             "checking the last window": 4,

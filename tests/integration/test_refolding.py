@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from login_roles import allow_migrations
 from shop import (
     LineAdded,
     OrderCancelled,
@@ -112,9 +113,10 @@ def test_the_tables_end_as_the_fold_of_the_log(
     name = f"{database_prefix}_{uuid4().hex[:8]}"
     with (
         fresh_database(server_url, name, template=store_template) as url,
-        shop(url, group_target_events=group) as app,
+        shop(url, group_target_events=group, as_login=False) as app,
         psycopg.connect(url, autocommit=True) as connection,
     ):
+        allow_migrations(server_url, name, database_prefix)
         for order in ORDERS[::2]:
             app.store.append(order, [OrderPlaced(customer="c"), LineAdded(product="p", cents=1)])
         for kind, actions in steps:

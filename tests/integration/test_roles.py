@@ -29,7 +29,12 @@ from sequent_py.errors import (
     VersionMismatch,
 )
 from sequent_py.roles.setup import set_up_roles
-from sequent_py.schema_migrations.event_store import install_event_store
+from sequent_py.schema_migrations.event_store import (
+    event_store_migrations,
+    install_event_store,
+    latest_event_store_version,
+)
+from sequent_py.schema_migrations.integer import IntegerMigrator
 
 
 @pytest.fixture
@@ -594,10 +599,13 @@ def test_an_upgrade_hands_over_what_it_created(
 ) -> None:
     """As if the last migration of the store came with this release."""
     with shop(store_database_url, as_login=False) as admin:
-        connection.execute(
-            "ALTER TABLE sequent_schema.view_tables DROP COLUMN code; ALTER TABLE sequent_schema.view_migrations DROP COLUMN code"
+        migrator = IntegerMigrator(
+            connection,
+            event_store_migrations(),
+            schema="sequent_schema",
+            search_path=("sequent_schema", "pg_catalog"),
         )
-        connection.execute("UPDATE sequent_schema.schema_info SET version = version - 1")
+        migrator.migrate(latest_event_store_version() - 1)
         connection.execute("ALTER TABLE sequent_schema.replay_groups OWNER TO CURRENT_USER")
         assert len(admin.install()) == 1
         assert [it.verdict for it in examine(admin).findings if it.subject == "roles"] == [Verdict.OK]

@@ -504,7 +504,7 @@ def test_extended_statistics_follow(generations: Generations) -> None:
 @pytest.fixture
 def roles(database_url: str, database_prefix: str) -> Iterator[tuple[str, str]]:
     """Two roles, one of whose names needs quotes."""
-    names = (f'{database_prefix} "reader"', f"{database_prefix}_owner")
+    names = (f'{database_prefix} "reader"', f"{database_prefix}_tables")
     with psycopg.connect(database_url, autocommit=True) as connection:
         for name in names:
             connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))

@@ -166,7 +166,7 @@ def test_owner_and_grants_of_a_view_stay(generations: Generations, database_pref
 def test_a_view_that_this_role_may_not_replace_is_named(
     generations: Generations, database_prefix: str
 ) -> None:
-    role, owner = f"{database_prefix}_migrator", f"{database_prefix}_owner"
+    role, owner = f"{database_prefix}_stranger", f"{database_prefix}_landlord"
     generations.migrate(LINES)
     generations.execute("CREATE VIEW reading AS SELECT id FROM {schema}.lines")
     generations.execute("CREATE SCHEMA closed")
@@ -477,8 +477,10 @@ def reading_meanwhile(database_url: str, query: LiteralString) -> Iterator[set[t
 
 @pytest.mark.parametrize("command", ["offline", "golive"])
 def test_a_migration_re_points_views_and_is_stopped_by_one_that_cannot_follow(
-    store_database_url: str, command: str
+    store_database_url: str, database_prefix: str, command: str
 ) -> None:
+    # The migrator replaces views that are its own; those of others it names.
+    migrator = sql.Identifier(f"{database_prefix}_migrator")
     with (
         shop(store_database_url) as app,
         shop(store_database_url, Shop2) as newer,
@@ -488,10 +490,13 @@ def test_a_migration_re_points_views_and_is_stopped_by_one_that_cannot_follow(
         app.view_schema.online()
         app.view_schema.offline()
         connection.execute("CREATE VIEW totals AS SELECT customer, total FROM view_schema.order_records")
+        connection.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(migrator))
+        connection.execute(sql.SQL("ALTER VIEW totals OWNER TO {}").format(migrator))
         before = connection.execute("SELECT * FROM totals ORDER BY 1").fetchall()
         # The row's type is created anew with the table.
         rows = "CREATE VIEW rows AS SELECT o FROM view_schema.order_records o"
         connection.execute(rows)
+        connection.execute(sql.SQL("ALTER VIEW rows OWNER TO {}").format(migrator))
         with pytest.raises(
             DependentObjects, match=r"The view public\.rows cannot read the new tables: its column o"
         ):

@@ -494,7 +494,7 @@ class TestBeforeAPromotion:
         assert migration.state == "live"
         first = migration.accepted_differences[0]
         assert first.differences
-        assert first.database_user == connection.info.user
+        assert first.database_user.endswith("_deploy")
         assert first.host
         assert first.accepted_at.tzinfo is not None
 

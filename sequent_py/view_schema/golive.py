@@ -27,15 +27,20 @@ from sequent_py.errors import CatchUpTooSlow
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
-from sequent_py.view_schema import guards, last_window, swap
+from sequent_py.view_schema import last_window, swap
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS, Stall, cut_over
-from sequent_py.view_schema.inspection import check_swap, current_plan
+from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.last_window import LastWindow, Replayed
-from sequent_py.view_schema.online import resume
 from sequent_py.view_schema.passes import Passes
-from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
-from sequent_py.view_schema.promotion import MOST_CATCH_UP_PASSES, SMALL_WINDOW_EVENTS, Promotion, Stopwatch
+from sequent_py.view_schema.plans import Plan, ResolvedPlan
+from sequent_py.view_schema.promotion import (
+    MOST_CATCH_UP_PASSES,
+    SMALL_WINDOW_EVENTS,
+    Promotion,
+    Stopwatch,
+    resumed,
+)
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.versions import ViewMigration
 
@@ -116,37 +121,21 @@ def run_golive(
         plan = current_plan(context, connection)
         if plan.is_noop:
             return _noop(plan)
-        resolved = resolve(plan, context.definition)
-        migration = resume(context, connection, plan, Command.GOLIVE)
-        assert migration is not None, "require() refuses golive when nothing is unfinished"
-        watch = Stopwatch()
-        if plan.replays:
-            # Types can have come since online.
-            guards.require_known_types(
-                connection,
-                schema=context.schema,
-                event_types=context.event_types,
-                definition=context.definition,
-            )
-        passes = Passes(
+        migration, resolved, passes = resumed(
             context,
             connection,
-            migration,
-            resolved,
+            plan,
+            Command.GOLIVE,
             workers=workers,
             group_target_events=group_target_events,
             progress=progress,
         )
+        watch = Stopwatch()
         golive = _Golive(
             context, connection, migration, resolved, passes, watch, progress, limits, accept_quarantined
         )
         with context.noting_errors(connection, migration.id):
-            passes.take_over()
-            golive.promotion.require_accepted()
-            passes.require_unedited()
-            with watch.step("checking", progress):
-                # Checked at the door again: views, keys and names can have come since online.
-                warnings = check_swap(context, connection, plan)
+            warnings = golive.promotion.enter()
             golive.verify()
             result, stall = golive.cut_over()
         with suppress(psycopg.Error):

@@ -22,13 +22,12 @@ from psycopg import errors as pg
 from sequent_py.errors import SwapLockTimeout
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, guards, swap
+from sequent_py.view_schema import executor, swap
 from sequent_py.view_schema.context import Context
-from sequent_py.view_schema.inspection import check_swap, current_plan
-from sequent_py.view_schema.online import resume
+from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.passes import Passes
-from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
-from sequent_py.view_schema.promotion import SMALL_WINDOW_EVENTS, Promotion, Stopwatch
+from sequent_py.view_schema.plans import Plan, ResolvedPlan
+from sequent_py.view_schema.promotion import SMALL_WINDOW_EVENTS, Promotion, Stopwatch, resumed
 from sequent_py.view_schema.reports import OfflineReport
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.versions import ViewMigration
@@ -68,37 +67,21 @@ def run_offline(
         plan = current_plan(context, connection)
         if plan.is_noop:
             return _noop(plan)
-        resolved = resolve(plan, context.definition)
-        migration = resume(context, connection, plan, Command.OFFLINE)
-        assert migration is not None, "require() refuses offline when nothing is unfinished"
-        watch = Stopwatch()
-        if plan.replays:
-            # Types can have come since online.
-            guards.require_known_types(
-                connection,
-                schema=context.schema,
-                event_types=context.event_types,
-                definition=context.definition,
-            )
-        passes = Passes(
+        migration, resolved, passes = resumed(
             context,
             connection,
-            migration,
-            resolved,
+            plan,
+            Command.OFFLINE,
             workers=workers,
             group_target_events=group_target_events,
             progress=progress,
         )
+        watch = Stopwatch()
         cut_over = _CutOver(
             context, connection, migration, resolved, passes, watch, progress, accept_quarantined
         )
         with context.noting_errors(connection, migration.id):
-            passes.take_over()
-            cut_over.promotion.require_accepted()
-            passes.require_unedited()
-            with watch.step("checking", progress):
-                # Checked at the door again: views, keys and names can have come since online.
-                warnings = check_swap(context, connection, plan)
+            warnings = cut_over.promotion.enter()
             cut_over.approach(verify_sample)
             closed_at = time.monotonic()
             with cut_over.gate_closed(drain_timeout_seconds):

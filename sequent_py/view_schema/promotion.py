@@ -20,13 +20,15 @@ from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import prepared, serial_order, swap
+from sequent_py.view_schema import guards, prepared, serial_order, swap
 from sequent_py.view_schema.acceptance import accepting
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors, shadow_blueprints
+from sequent_py.view_schema.inspection import check_swap
+from sequent_py.view_schema.online import resume
 from sequent_py.view_schema.passes import Passes
-from sequent_py.view_schema.plans import ResolvedPlan
+from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.schema_check import require_shadow_schemas
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.versions import ViewMigration
@@ -52,6 +54,46 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def resumed(
+    context: Context,
+    connection: Connection,
+    plan: Plan,
+    command: Command,
+    *,
+    workers: int,
+    group_target_events: int,
+    progress: Progress,
+) -> tuple[ViewMigration, ResolvedPlan, Passes]:
+    """Return the unfinished migration that a cut-over promotes, with its classes and passes; changes nothing but a state to be settled.
+
+    Raises
+    ------
+    MigrationNotStarted, InvalidTransition, PlanChanged, UnknownEventTypes
+        It cannot be promoted by this code, or not now.
+    """
+    resolved = resolve(plan, context.definition)
+    migration = resume(context, connection, plan, command)
+    assert migration is not None, "require() refuses a cut-over when nothing is unfinished"
+    if plan.replays:
+        # Types can have come since online.
+        guards.require_known_types(
+            connection,
+            schema=context.schema,
+            event_types=context.event_types,
+            definition=context.definition,
+        )
+    passes = Passes(
+        context,
+        connection,
+        migration,
+        resolved,
+        workers=workers,
+        group_target_events=group_target_events,
+        progress=progress,
+    )
+    return migration, resolved, passes
 
 
 class Promotion:
@@ -94,6 +136,21 @@ class Promotion:
         self._views: Sequence[tuple[str, str]] = ()
 
     # On the way
+
+    def enter(self) -> tuple[str, ...]:
+        """Take over the workers, and refuse what can be seen to be in the way; return what the swap will not carry over.
+
+        Raises
+        ------
+        AggregatesQuarantined, EventsEdited, DependentObjects, DefinitionError
+            What is in the way.
+        """
+        self._passes.take_over()
+        self.require_accepted()
+        self._passes.require_unedited()
+        with self._watch.step("checking", self._progress):
+            # Checked at the door again: views, keys and names can have come since online.
+            return check_swap(self._context, self._connection, self._resolved.plan)
 
     def require_accepted(self) -> None:
         """Refuse a promotion that would leave behind what nobody has accepted by name.

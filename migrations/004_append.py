@@ -74,6 +74,8 @@ COMMENT ON TABLE aggregate_partitions IS 'The partition key of each aggregate th
 """
 
 # Purpose, locks and reasons: as check_gate_v1, see 001. While gate.serial_appends is set it also takes its place in the line.
+# A closed row is read again after looking for the coordinator's lock: one that has let go of it may have died, or have promoted between our
+# reading and our looking, and then another version is live. A coordinator that comes after our looking waits for us before it promotes.
 # The update is skipped where this transaction has made it already: an append passes here twice, once more for the trigger.
 CHECK_GATE = """
 CREATE FUNCTION check_gate_v2() RETURNS integer
@@ -83,6 +85,7 @@ DECLARE
     closing_migration bigint;
     live integer;
     is_serial boolean;
+    is_led boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({schema}.gate_key());
     IF current_setting('transaction_isolation') = 'read committed' THEN
@@ -94,12 +97,15 @@ BEGIN
     END IF;
     -- A coordinator that died has let go of its lock: its closing no longer counts, and nobody need clear it.
     IF closing_migration IS NOT NULL AND closed_because IS NULL THEN
-        IF EXISTS (
+        is_led := EXISTS (
             SELECT FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND l.granted AND l.objsubid = 1
               AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
               AND (l.classid::bigint << 32 | l.objid::bigint) = {schema}.migration_key()
-        ) THEN
+        );
+        SELECT g.maintenance_reason, g.closed_by_migration, g.live_version, g.serial_appends
+        INTO STRICT closed_because, closing_migration, live, is_serial FROM {schema}.gate g;
+        IF is_led AND closing_migration IS NOT NULL AND closed_because IS NULL THEN
             closed_because := format('view migration %s is being promoted', closing_migration);
         END IF;
     END IF;

@@ -444,8 +444,15 @@ def run_here(url: str, version: int, command: str) -> None:
 
 def check_equal(url: str, version: int) -> None:
     """The tables that serve are the naive fold of the log."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        assert actual_rows(connection) == expected_rows(connection, version)
+    with psycopg.connect(url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        actual, expected = actual_rows(connection), expected_rows(connection, version)
+    for table, rows in expected.items():
+        missing, surplus = set(rows) - set(actual[table]), set(actual[table]) - set(rows)
+        assert not missing and not surplus, (  # noqa: PT018
+            f"{table} of version {version} and the fold of the log differ: missing {sorted(missing)}, surplus {sorted(surplus)}"
+        )
+    assert actual == expected, "a row is there twice"
 
 
 def check_no_leftovers(url: str) -> None:

@@ -340,6 +340,37 @@ def test_a_migration_s_closing_counts_only_while_its_coordinator_lives(
     store.append(uuid4(), [Ticked()])
 
 
+@pytest.mark.parametrize("is_promoted", [True, False])
+def test_a_coordinator_that_is_through_is_not_taken_for_dead(
+    store: EventStore, open_connection: Callable[..., psycopg.Connection], is_promoted: bool
+) -> None:
+    coordinator, writer, stopper = (
+        open_connection(autocommit=True, name=name) for name in ("coordinator", "writer", "stopper")
+    )
+    GATE.set_live_version(coordinator, 1)
+    hold_migration_lock(coordinator)
+    GATE.close_for_migration(coordinator, 7)
+    with ThreadPoolExecutor(1) as pool:
+        with stopper.transaction():
+            # Whoever looks for the coordinator's lock reads pg_database, too, and has to wait here: it has read that the gate is closed.
+            stopper.execute("LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
+            passing = pool.submit(lambda: writer.execute("SELECT check_gate_v2()").fetchone())
+            assert wait_until(
+                lambda: (
+                    stopper.execute(
+                        "SELECT FROM pg_locks WHERE pid = %s AND NOT granted AND relation = 'pg_database'::regclass",
+                        [writer.info.backend_pid],
+                    ).rowcount
+                )
+            )
+            if is_promoted:
+                GATE.go_live(coordinator, 2)
+            else:
+                GATE.reopen(coordinator)
+            coordinator.execute("SELECT pg_advisory_unlock(migration_key())")
+        assert passing.result(10) == (2 if is_promoted else 1,)
+
+
 def test_other_locks_do_not_close_the_gate(
     store: EventStore, admin: psycopg.Connection, open_connection: Callable[..., psycopg.Connection]
 ) -> None:

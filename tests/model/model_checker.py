@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from protocol_model import (
     ENDED,
-    HOLDING,
+    PASSED,
     Scenario,
     State,
     Table,
@@ -167,10 +167,10 @@ def broken_by_step(scenario: Scenario, before: State, after: State) -> Iterator[
                 yield "a worker of an earlier run wrote after a later run had taken over"
     for kind, old, new in zip(scenario.writers, before.writers, after.writers, strict=True):
         is_refused = new.step == "refused" != old.step
-        if is_refused and not is_closed(scenario, before) and before.live in (0, *kind.versions):
+        was_closed = is_closed(scenario, before) or (old.step in ("looking", "rereading") and old.is_closed)
+        if is_refused and not was_closed and before.live in (0, *kind.versions):
             yield "a writer was refused though the gate was open and its code is live"
-        has_read = old.step in HOLDING - {"locked"}
-        if has_read and before.live != after.live:
+        if old.step in PASSED and before.live != after.live:
             yield "the live version changed under a writer"
 
 

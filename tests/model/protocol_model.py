@@ -20,6 +20,7 @@ GUARDS = {
     "closing drains": "offline waits for the writers that were there when the closing committed",
     "draining follows the closing": "offline looks for writers after the closing has committed",
     "closing dies with its coordinator": "a closed gate counts only while migration_key() is held",
+    "a closing is read again": "a writer that has looked for the coordinator of a closing reads the gate anew",
     "windows are differences of snapshots": "a window ends at a snapshot, not at an xmin horizon",
     "windows begin at a snapshot": "a window begins at the snapshot of the one before, not above its highest transaction id",
     "last window follows the closing": "offline takes the last snapshot after the drain",
@@ -43,7 +44,9 @@ GUARDS = {
 Table = tuple[tuple[tuple[int, int], ...], ...]
 """By aggregate: (sequence number, version of the code that projected it), in the order of projection."""
 
-HOLDING = frozenset({"locked", "passed", "inserted", "projected"})
+PASSED = frozenset({"passed", "inserted", "projected"})
+"""Steps of a writer that has passed the gate."""
+HOLDING = frozenset({"locked", "looking", "rereading"}) | PASSED
 """Steps of a writer that holds gate_key() shared."""
 ENDED = frozenset({"committed", "rolled back", "refused", "ended"})
 
@@ -216,7 +219,12 @@ def _writer(scenario: Scenario, state: State, number: int) -> Iterator[Step]:
         if not is_locked_out:
             yield f"{name} locks the gate", _checked(scenario, state, number, writer)
     elif writer.step == "locked":
-        yield f"{name} reads the gate", _checked(scenario, state, number, _read_gate(scenario, state, writer))
+        yield f"{name} reads the gate", _read_under_lock(scenario, state, number)
+    elif writer.step == "looking":
+        yield f"{name} looks for the coordinator", _looked(scenario, state, number)
+    elif writer.step == "rereading":
+        seen = writer._replace(live=state.live, is_closed=writer.is_closed and state.closed)
+        yield f"{name} reads the gate again", _checked(scenario, state, number, seen)
     elif writer.step == "passed":
         # The advisory lock on the aggregate: appends to one aggregate queue.
         if not any(
@@ -236,6 +244,22 @@ def _writer(scenario: Scenario, state: State, number: int) -> Iterator[Step]:
 
 def _read_gate(scenario: Scenario, state: State, writer: Writer) -> Writer:
     return writer._replace(live=state.live, is_closed=is_closed(scenario, state))
+
+
+def _read_under_lock(scenario: Scenario, state: State, number: int) -> State:
+    """Read the row; whether a closing counts is another statement, and anything may happen between the two."""
+    writer = state.writers[number]._replace(live=state.live, is_closed=state.closed)
+    if state.closed and "closing dies with its coordinator" in scenario.guards:
+        return _set_writer(state, number, writer._replace(step="looking"))
+    return _checked(scenario, state, number, writer)
+
+
+def _looked(scenario: Scenario, state: State, number: int) -> State:
+    writer = state.writers[number]._replace(is_closed=state.coordinator is not None)
+    if "a closing is read again" not in scenario.guards:
+        return _checked(scenario, state, number, writer)
+    # What the first reading found no longer matters.
+    return _set_writer(state, number, writer._replace(step="rereading", live=-1))
 
 
 def _checked(scenario: Scenario, state: State, number: int, writer: Writer) -> State:

@@ -69,6 +69,7 @@ MUTATIONS = {
     "closing drains": "offline beside a long transaction",
     "draining follows the closing": "offline beside a long transaction",
     "closing dies with its coordinator": "offline with a late append",
+    "a closing is read again": "offline with a late append",
     "windows are differences of snapshots": "offline beside a long transaction",
     "windows begin at a snapshot": "golive with a late append",
     "last window follows the closing": "offline and two aggregates",

@@ -419,7 +419,8 @@ def repair_transaction_ids(connection: psycopg.Connection, schema: str) -> int:
     """Give events that came from another cluster the oldest transaction id, which every snapshot sees; return how many there were.
 
     Exact while writers go on: what the statement sees and this cluster wrote lies below its snapshot's xmax, and is not later than the row's
-    xmin. Notes of edits came along, and get it too. Passes the gate.
+    xmin. Notes of edits came along, and get it too; so do the rows that appends queue for, where an id says "mine already" to a transaction of
+    ours that happens to get it. Passes the gate.
     """
     update = sql.SQL(
         "UPDATE {} SET xact_id = {}::xid8 WHERE xact_id >= pg_snapshot_xmax(pg_current_snapshot()) OR {}"
@@ -430,7 +431,8 @@ def repair_transaction_ids(connection: psycopg.Connection, schema: str) -> int:
         changed = connection.execute(
             update.format(sql.Identifier(schema, "events"), oldest, LATER_THAN_WRITER)
         ).rowcount
-        connection.execute(update.format(sql.Identifier(schema, "event_edits"), oldest, LATER_THAN_WRITER))
+        for table in ("event_edits", "append_order", "partitions"):
+            connection.execute(update.format(sql.Identifier(schema, table), oldest, LATER_THAN_WRITER))
         return changed
 
 

@@ -33,7 +33,7 @@ from sequent_py.errors import (
 from sequent_py.events import Envelope, Event, EventTypes, envelope_of, is_recorded
 from sequent_py.gate import Gate
 from sequent_py.schema_migrations.event_store import install_event_store
-from sequent_py.store import EventStore, foreign_transaction_ids
+from sequent_py.store import EventStore, foreign_transaction_ids, repair_transaction_ids
 
 SCHEMA = "sequent_schema"
 
@@ -780,6 +780,19 @@ def test_transaction_ids_of_another_cluster_are_found(store: EventStore, admin: 
     assert foreign_transaction_ids(admin, SCHEMA) == 900000000000
     with pytest.raises(StoreNotInstalled):
         foreign_transaction_ids(admin, "nowhere")
+
+
+def test_ids_of_another_cluster_leave_the_rows_that_appends_queue_for(
+    store: EventStore, admin: psycopg.Connection
+) -> None:
+    store.append(uuid4(), deposits(1), partition_key="here")
+    for table in ("events", "append_order", "partitions"):
+        admin.execute(sql.SQL("UPDATE {} SET xact_id = '900000000000'").format(sql.Identifier(SCHEMA, table)))
+    assert repair_transaction_ids(admin, SCHEMA) == 1
+    rows = admin.execute(
+        "SELECT xact_id::text FROM append_order UNION ALL SELECT xact_id::text FROM partitions"
+    )
+    assert rows.fetchall() == [("3",), ("3",)]
 
 
 def wait_for_lock(connection: psycopg.Connection) -> None:

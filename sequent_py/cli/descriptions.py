@@ -132,6 +132,7 @@ def offline(report: OfflineReport) -> Iterator[Block]:
     )
     yield from _rows(report.rows)
     yield Items("Old tables are kept as:", report.retired_tables)
+    yield Items("Views that read the new tables now:", report.repointed_views)
     yield left_behind(report.accepted_quarantined)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
 

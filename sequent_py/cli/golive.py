@@ -116,5 +116,6 @@ def describe(report: GoliveReport) -> Iterator[Block]:
             frozenset({1}),
         )
     yield Items("Old tables are kept as:", report.retired_tables)
+    yield Items("Views that read the new tables now:", report.repointed_views)
     yield left_behind(report.accepted_quarantined)
     yield Items("Warnings:", report.warnings, Tone.WARNING)

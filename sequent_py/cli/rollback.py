@@ -171,6 +171,7 @@ def _describe_rollback(report: RollbackReport) -> Iterator[Block]:
     )
     yield Items("Serve again:", report.returned_tables)
     yield Items("Kept, to go the other way:", report.retired_tables)
+    yield Items("Views that read the returned tables now:", report.repointed_views)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
     yield Items(
         "Next:",

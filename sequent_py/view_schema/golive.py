@@ -23,7 +23,6 @@ from uuid import UUID
 
 import psycopg
 
-from sequent_py.errors import CatchUpTooSlow
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
@@ -46,8 +45,6 @@ from sequent_py.view_schema.versions import ViewMigration
 
 MAX_DELTA_EVENTS = SMALL_WINDOW_EVENTS
 MAX_LAG_SECONDS = 0.05
-SLOWEST_WINDOW_SECONDS = 0.5
-"""However few events are pending: where a window takes longer, handlers are slow, and writers would wait for them."""
 CHECK_WITHIN_SECONDS = 0.04
 """What is checked under the locks must be done, as far as one can tell, by this time after they were had."""
 WINDOW_SAMPLE = 10
@@ -224,7 +221,14 @@ class _Golive:
         """Lock, replay the last window, swap; whatever fails leaves ``online_done``."""
         with ExitStack() as stack:
             window = (
-                stack.enter_context(last_window.opened(self._context, self._passes))
+                stack.enter_context(
+                    last_window.opened(
+                        self._context,
+                        self._passes,
+                        max_delta_events=self._limits.max_delta_events,
+                        max_lag_seconds=self._limits.max_lag_seconds,
+                    )
+                )
                 if self._has_replays
                 else None
             )
@@ -271,26 +275,16 @@ class _Golive:
             # Here, so that the collector does not take its tens of milliseconds while everybody waits.
             gc.collect()
             pending = self._passes.pending_events()
-            if self._is_little(window, pending):
+            if window.is_little(pending):
                 return
-        raise CatchUpTooSlow(
-            f"{pending:,} events are pending after {MOST_CATCH_UP_PASSES} more passes, and would take about"
-            f" {window.expected_seconds(pending):.2g} s: writers are as fast as the replay.",
-            remedy="Run it again when less is written, give --max-delta or --max-lag if a longer stall is all right,"
-            " or: sequent migrate offline",
-        )
-
-    def _is_little(self, window: LastWindow, events: int) -> bool:
-        seconds = window.expected_seconds(events)
-        is_few = events <= self._limits.max_delta_events and seconds <= SLOWEST_WINDOW_SECONDS
-        return is_few or seconds <= self._limits.max_lag_seconds
+        raise window.never_little(pending, MOST_CATCH_UP_PASSES)
 
     def _replay(self, window: LastWindow | None) -> None:
         """Replay the last window, with everybody waiting, and check it if there is time."""
         if window is None:
             return
         started = time.monotonic()
-        replayed = window.replay(lambda events: self._is_little(window, events))
+        replayed = window.replay(must_be_little=True)
         # Of a try that then did not get a lock of the swap, too: what it committed stays.
         self.window_events += replayed.events
         expected = window.check_seconds

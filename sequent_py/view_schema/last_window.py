@@ -9,7 +9,7 @@ their rows become visible together, so no worker elsewhere can claim a group of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +22,8 @@ from sequent_py.view_schema.passes import Passes
 
 LOCK_TIMEOUT_SECONDS = 0.5
 """Nothing should be in the way of a window; and where something of our own is, the server cannot see that we wait for ourselves."""
+SLOWEST_WINDOW_SECONDS = 0.5
+"""However few events are pending: where a window takes longer, handlers are slow, and writers would wait for them."""
 COUNTED_ROWS = 200_000
 """Counting so many takes some 10 ms; more were counted before."""
 
@@ -42,8 +44,19 @@ class Replayed:
 class LastWindow:
     """Replays and checks windows over connections that are open already. Made by :func:`opened`."""
 
-    def __init__(self, context: Context, passes: Passes, reader: Connection, writer: Connection) -> None:
+    def __init__(
+        self,
+        context: Context,
+        passes: Passes,
+        reader: Connection,
+        writer: Connection,
+        *,
+        max_delta_events: int,
+        max_lag_seconds: float,
+    ) -> None:
         self._context = context
+        self._max_delta_events = max_delta_events
+        self._max_lag_seconds = max_lag_seconds
         self._reader = reader
         self._writer = writer
         # Over the writer, whose transaction the pass is written in.
@@ -63,13 +76,13 @@ class LastWindow:
         self.check_seconds: float | None = None
         """How long :meth:`check` took when there was something to check; None before."""
 
-    def replay(self, is_little: Callable[[int], bool] = lambda events: True) -> Replayed:
+    def replay(self, *, must_be_little: bool = False) -> Replayed:
         """Replay what has come in since the newest pass, which must be finished, in one transaction.
 
         Raises
         ------
         CatchUpTooSlow
-            So many events are not little; nothing was done.
+            It had to be little and is not; nothing was done.
         EventsEdited, ProjectionFailed, InvalidPayload
             Nothing was done.
         """
@@ -78,7 +91,7 @@ class LastWindow:
             self._passes.require_unedited()
             window = self._passes.create_next()
             events = window.estimated_events
-            if not is_little(events):
+            if must_be_little and not self.is_little(events):
                 raise CatchUpTooSlow(
                     f"{events:,} events had come in by the time that writers were held up; they were let go on.",
                     remedy="Run it again, give --max-delta or --max-lag if a longer stall is all right, or: sequent migrate offline",
@@ -102,6 +115,22 @@ class LastWindow:
         if events == 0 and self._empty_seconds is not None:
             return self._empty_seconds
         return self._latest.seconds * max(1.0, events / max(self._latest.events, 1))
+
+    def is_little(self, events: int) -> bool:
+        """Whether everybody may wait for so many events."""
+        seconds = self.expected_seconds(events)
+        is_few = events <= self._max_delta_events and seconds <= SLOWEST_WINDOW_SECONDS
+        return is_few or seconds <= self._max_lag_seconds
+
+    def never_little(self, pending: int, passes: int) -> CatchUpTooSlow:
+        """Return the error of a window that is not little after so many passes."""
+        seconds = self.expected_seconds(pending)
+        return CatchUpTooSlow(
+            f"{pending:,} events are pending after {passes} more passes, and would take about {seconds:.2g} s:"
+            f" {'writers are as fast as the replay' if pending else 'that long takes a window without any'}.",
+            remedy="Run it again when less is written, give --max-delta or --max-lag if a longer stall is all right,"
+            " or: sequent migrate offline",
+        )
 
     def check(self, replayed: Replayed, *, sample: int, most_events: int) -> int:
         """Compare aggregates of a window with the log, and all row counts where that is quick; return how many aggregates that were.
@@ -132,12 +161,24 @@ class LastWindow:
 
 
 @contextmanager
-def opened(context: Context, passes: Passes) -> Iterator[LastWindow]:
-    """Open the connections of a last window, of the epoch that ``passes`` are at."""
+def opened(
+    context: Context, passes: Passes, *, max_delta_events: int, max_lag_seconds: float
+) -> Iterator[LastWindow]:
+    """Open the connections of a last window, of the epoch that ``passes`` are at.
+
+    It is little with at most ``max_delta_events``, or where it is expected to take at most ``max_lag_seconds``.
+    """
     reader, writer = connect_worker(context.database_url, context.schema)
     with reader, writer:
         for connection in (reader, writer):
             connection.execute(
                 "SELECT set_config('lock_timeout', %s, false)", (f"{round(LOCK_TIMEOUT_SECONDS * 1000)}ms",)
             )
-        yield LastWindow(context, passes, reader, writer)
+        yield LastWindow(
+            context,
+            passes,
+            reader,
+            writer,
+            max_delta_events=max_delta_events,
+            max_lag_seconds=max_lag_seconds,
+        )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -31,9 +31,10 @@ from sequent_py.view_schema.context import (
     retired_blueprints,
 )
 from sequent_py.view_schema.cut_over import Stall, cut_over
-from sequent_py.view_schema.golive import SLOWEST_WINDOW_SECONDS, Limits
+from sequent_py.view_schema.golive import Limits
 from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.last_window import LastWindow
+from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.return_passes import ReturnPasses, pending_return
 from sequent_py.view_schema.rollback_plan import RollbackPlan
@@ -93,6 +94,8 @@ class RollbackReport:
     writers_stall_milliseconds: float
     readers_stall_milliseconds: float
     warnings: tuple[str, ...] = ()
+    repointed_views: tuple[str, ...] = ()
+    """Views of others, with their schemas, that read the returned tables now."""
 
 
 def report_rollback_plan(context: Context) -> RollbackPlanReport:
@@ -185,6 +188,7 @@ def run_rollback(
             writers_stall_milliseconds=stall.writers_milliseconds,
             readers_stall_milliseconds=stall.readers_milliseconds,
             warnings=(*warnings, *result.warnings, *run.not_compared),
+            repointed_views=result.repointed_views,
         )
 
 
@@ -292,7 +296,7 @@ class _Run:
         )
         with ExitStack() as stack:
             stack.enter_context(_with_remedy())
-            window = stack.enter_context(last_window.opened(context, self._passes)) if self._passes else None
+            window = stack.enter_context(self._opened(self._passes)) if self._passes else None
             self._progress.step("cutting over")
             return cut_over(
                 context,
@@ -310,6 +314,14 @@ class _Run:
                 stall_limit_seconds=self._stall_limit_seconds,
             )
 
+    def _opened(self, passes: Passes) -> AbstractContextManager[LastWindow]:
+        return last_window.opened(
+            self._context,
+            passes,
+            max_delta_events=self._limits.max_delta_events,
+            max_lag_seconds=self._limits.max_lag_seconds,
+        )
+
     def _approach(self, window: LastWindow | None) -> None:
         """Make the last window small, over the connections that will replay it; nobody waits yet."""
         if window is None or self._passes is None:
@@ -318,21 +330,14 @@ class _Run:
         for _ in range(MOST_CATCH_UP_PASSES):
             self.catch_up_events += window.replay().events
             pending = self._passes.pending_events()
-            if self._is_little(window, pending):
+            if window.is_little(pending):
                 return
-        raise CatchUpTooSlow(
-            f"{pending:,} events are pending after {MOST_CATCH_UP_PASSES} more passes: writers are as fast as the replay."
-        )
-
-    def _is_little(self, window: LastWindow, events: int) -> bool:
-        seconds = window.expected_seconds(events)
-        is_few = events <= self._limits.max_delta_events and seconds <= SLOWEST_WINDOW_SECONDS
-        return is_few or seconds <= self._limits.max_lag_seconds
+        raise window.never_little(pending, MOST_CATCH_UP_PASSES)
 
     def _replay(self, window: LastWindow | None) -> None:
         # A try that does not get all of its locks is repeated: what it has committed was right, and less is left.
         if window is not None:
-            self.window_events += window.replay(lambda events: self._is_little(window, events)).events
+            self.window_events += window.replay(must_be_little=True).events
 
     def _promote(self, connection: Connection) -> swap.SwapResult:
         """Swap and record, in the caller's transaction: from its commit on the code of the target version may append."""

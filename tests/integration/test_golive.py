@@ -47,6 +47,7 @@ from sequent_py.errors import (
     VersionMismatch,
 )
 from sequent_py.view_schema import golive as module
+from sequent_py.view_schema import last_window
 
 
 class Both(Migrations):
@@ -151,7 +152,7 @@ class SlowOnceProjector(LineProjector):
 
     @on(LineAdded)
     def slow(self, event: LineAdded) -> None:
-        time.sleep(module.SLOWEST_WINDOW_SECONDS / 2)
+        time.sleep(last_window.SLOWEST_WINDOW_SECONDS / 2)
 
 
 class ShopSlowOnce(Migrations):

@@ -89,7 +89,19 @@ def test_online_and_offline_say_what_they_did_and_what_comes_next(capsys: pytest
     ):
         assert expected in text
     offline = OfflineReport(
-        1, 1, 2, False, 10, 1, 100, {"t": 1}, ("account_records_1",), 2.5, 0.25, {"swap": 0.02}
+        1,
+        1,
+        2,
+        False,
+        10,
+        1,
+        100,
+        {"t": 1},
+        ("account_records_1",),
+        2.5,
+        0.25,
+        {"swap": 0.02},
+        repointed_views=("public.rich",),
     )
     text = shown(capsys, offline, descriptions.offline)
     for expected in (
@@ -99,6 +111,7 @@ def test_online_and_offline_say_what_they_did_and_what_comes_next(capsys: pytest
         "250 ms",
         "swap 20 ms",
         "account_records_1",
+        "public.rich",
     ):
         assert expected in text
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
-
-import typer
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
+from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, MaxLag, VerifySample
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined, left_behind
 from sequent_py.cli.verify import AcceptDifferences
@@ -17,42 +15,11 @@ from sequent_py.view_schema.golive import GoliveReport
 @command
 def golive(
     invocation: Invocation,
-    max_delta: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="EVENTS", help="Cut over when at most this many events are pending. Default: 200."
-        ),
-    ] = None,
-    max_lag: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="Or when replaying what is pending is expected to take at most this long. Default: 0.05.",
-        ),
-    ] = None,
-    lock_timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            metavar="SECONDS",
-            help="How long a try may wait for a lock at most; writers and readers wait behind it. Default: 0.2.",
-        ),
-    ] = None,
-    lock_budget: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="How long to go on trying. Default: the setting lock_budget_seconds.",
-        ),
-    ] = None,
-    verify_sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
-        ),
-    ] = None,
+    max_delta: MaxDelta = None,
+    max_lag: MaxLag = None,
+    lock_timeout: LockTimeout = None,
+    lock_budget: LockBudget = None,
+    verify_sample: VerifySample = None,
     accept_quarantined: AcceptQuarantined = None,
     accept_differences: AcceptDifferences = False,
 ) -> None:

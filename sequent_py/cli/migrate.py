@@ -9,6 +9,7 @@ import typer
 
 from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Line, Tone, count
+from sequent_py.cli.cut_over_options import LockBudget, VerifySample
 from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined
@@ -124,18 +125,8 @@ def offline(
     drain_timeout: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="How long to wait for writers in flight.")
     ] = None,
-    lock_budget: Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="SECONDS", help="How long to go on trying to lock the tables for the swap."
-        ),
-    ] = None,
-    verify_sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
-        ),
-    ] = None,
+    lock_budget: LockBudget = None,
+    verify_sample: VerifySample = None,
     accept_quarantined: AcceptQuarantined = None,
     accept_differences: AcceptDifferences = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
+from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, MaxLag, VerifySample
 from sequent_py.cli.descriptions import generations
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.migrate import Workers
@@ -20,36 +21,17 @@ def rollback(
     invocation: Invocation,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen, and do nothing.")] = False,
     workers: Workers = None,
-    max_delta: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Cut over when at most so many events are left to replay."),
-    ] = None,
-    max_lag: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Or when replaying them takes at most this long."),
-    ] = None,
-    lock_timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, metavar="SECONDS", help="How long one try for a lock may hold up those behind it."
-        ),
-    ] = None,
-    lock_budget: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="How long to go on trying to lock events and tables."),
-    ] = None,
+    max_delta: MaxDelta = None,
+    max_lag: MaxLag = None,
+    lock_timeout: LockTimeout = None,
+    lock_budget: LockBudget = None,
     stall_limit: Annotated[
         float | None,
         typer.Option(
             min=0.1, metavar="SECONDS", help="How long writers and readers may wait at most. Default: 2."
         ),
     ] = None,
-    verify_sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
-        ),
-    ] = None,
+    verify_sample: VerifySample = None,
 ) -> None:
     """Let this code's version serve again.
 

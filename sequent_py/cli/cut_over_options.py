@@ -1,0 +1,44 @@
+"""The options that ``offline``, ``golive`` and ``rollback`` share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+MaxDelta = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="EVENTS", help="Cut over when at most this many events are pending. Default: 200."
+    ),
+]
+MaxLag = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Or when replaying what is pending is expected to take at most this long. Default: 0.05.",
+    ),
+]
+LockTimeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        metavar="SECONDS",
+        help="How long a try may wait for a lock at most; writers and readers wait behind it. Default: 0.2.",
+    ),
+]
+LockBudget = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="How long to go on trying to get the locks of the swap. Default: the setting lock_budget_seconds.",
+    ),
+]
+VerifySample = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="N", help="How many aggregates to compare with a fresh fold of their events."
+    ),
+]

@@ -148,6 +148,8 @@ class Erasure:
         ).fetchone()
         for name, table in STORE_PLACES:
             self._take(name, sql.Identifier(self._schema, table), [aggregate_id])
+        # With the events, so that what is appended under the same id from now on is projected like anything that is new.
+        self._end_quarantine([aggregate_id])
         # The key's own row goes with its last aggregate: keys may say as much of a person as events.
         self._connection.execute(
             sql.SQL(
@@ -158,9 +160,8 @@ class Erasure:
         )
         for live in self._versions.tables(self._connection, TableRole.LIVE):
             rows = self._take_rows(live, [aggregate_id])
-            newest = self._versions.current(self._connection)
-            if live.unmanaged_since is not None and newest is not None:
-                self._correct(live, rows, newest.id)
+            for migration_id in self._versions.returning_in_place(self._connection, live):
+                self._correct(live, rows, migration_id)
 
     def _erase_kept(self, ids: Sequence[UUID]) -> None:
         """Delete rows of retired and shadow tables, and correct the ledger's row counts, in one transaction."""
@@ -211,7 +212,8 @@ class Erasure:
     def _erase_records(self, ids: Sequence[UUID]) -> None:
         """Blank error texts that name an aggregate, or none at all so that nobody can say whose payload they quote; end its quarantine."""
         with self._connection.transaction():
-            self._rows["quarantine"] = Quarantine(self._schema).erase(self._connection, ids)
+            # A worker that read the events before may have set an aggregate aside since.
+            self._end_quarantine(ids)
             names = [str(item) for item in ids]
             texts = 0
             for table, key in (("view_migrations", "id"), ("replay_groups", "(migration_id, pass, number)")):
@@ -227,6 +229,10 @@ class Erasure:
                 )
                 texts += self._connection.execute(statement, (names,)).rowcount
             self._rows["recorded errors"] = texts
+
+    def _end_quarantine(self, ids: Sequence[UUID]) -> None:
+        ended = Quarantine(self._schema).erase(self._connection, ids)
+        self._rows["quarantine"] = (self._rows.get("quarantine") or 0) + ended
 
     def _count(self, ids: Sequence[UUID]) -> None:
         for name, table in STORE_PLACES:

@@ -302,8 +302,8 @@ UPDATE {gate} SET maintenance = false, maintenance_reason = NULL, maintenance_si
 """
 _CLOSE_FOR_MIGRATION = "UPDATE {gate} SET closed_by_migration = %s"
 _REOPEN = "UPDATE {gate} SET closed_by_migration = NULL WHERE closed_by_migration IS NOT NULL"
-_GO_LIVE = "UPDATE {gate} SET live_version = %s, closed_by_migration = NULL"
-_SET_LIVE_VERSION = "UPDATE {gate} SET live_version = %s"
+_GO_LIVE = "UPDATE {gate} SET live_version = %s, cut_overs = cut_overs + 1, closed_by_migration = NULL"
+_SET_LIVE_VERSION = "UPDATE {gate} SET live_version = %s, cut_overs = cut_overs + 1"
 _SET_SERIAL_APPENDS = "UPDATE {gate} SET serial_appends = %s WHERE serial_appends <> %s"
 
 # A transaction is known by its virtual id. A prepared one keeps that of the session that prepared it, has no pid, and is found in

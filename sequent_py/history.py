@@ -85,7 +85,9 @@ def _send(connection: psycopg.Connection, schema: str, rows: _Rows) -> None:
 def _pass_gate(connection: psycopg.Connection, schema: str) -> datetime:
     """Take the gate's lock, so that no version can go live before the import has ended; return the server's time."""
     row = connection.execute(
-        sql.SQL("SELECT {}(), clock_timestamp()").format(sql.Identifier(schema, "check_gate_v2"))
+        sql.SQL("SELECT live_version, clock_timestamp() FROM {}()").format(
+            sql.Identifier(schema, "check_gate_v2")
+        )
     ).fetchone()
     assert row is not None
     live_version, now = row

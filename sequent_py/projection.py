@@ -43,15 +43,17 @@ class LiveProjection:
         self._quarantine = quarantine
         self._left_behind: frozenset[UUID] = frozenset()
         """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
-        self._tables: dict[int, Mapping[type[Record], TableShape]] = {}
+        self._tables: Mapping[type[Record], TableShape] = {}
+        self._cut_overs: int | None = None
+        """As of when the two above are known."""
         self._prepared: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
-        """The version for which each connection may have prepared statements."""
+        """As of when each connection may have prepared statements."""
         self._lock = threading.Lock()
 
     def project(
-        self, connection: psycopg.Connection[Any], events: Sequence[Event], live_version: int
+        self, connection: psycopg.Connection[Any], events: Sequence[Event], live_version: int, cut_overs: int
     ) -> None:
-        """Run the live version's handlers of these events, in order, on the live tables.
+        """Run the live version's handlers of these events, in order, on the live tables, which are the same until ``cut_overs`` rises.
 
         Raises
         ------
@@ -60,7 +62,7 @@ class LiveProjection:
         DatabaseUnavailable
             The connection was lost meanwhile, which is not the handler's fault; nothing was recorded.
         """
-        persistor = LivePersistor(connection, self._live_tables(connection, live_version))
+        persistor = LivePersistor(connection, self._live_tables(connection, live_version, cut_overs))
         projectors = self._definitions[live_version].projectors
         behind = self._tables_left_behind(connection, {event.aggregate_id for event in events})
         if behind:
@@ -92,31 +94,28 @@ class LiveProjection:
         return frozenset(table for tables in found.values() for table in tables)
 
     def _live_tables(
-        self, connection: psycopg.Connection[Any], live_version: int
+        self, connection: psycopg.Connection[Any], live_version: int, cut_overs: int
     ) -> Mapping[type[Record], TableShape]:
-        """Read the tables' shapes once per version: they only change with it."""
+        """Read the tables' shapes, and who was left behind, once per cut-over: a version that comes back may have been built anew."""
         with self._lock:
-            if self._prepared.setdefault(connection, live_version) != live_version:
+            if self._prepared.setdefault(connection, cut_overs) != cut_overs:
                 # Prepared for tables whose columns had other types: the server would refuse to run them again.
                 connection.execute("DEALLOCATE ALL")
-                self._prepared[connection] = live_version
-            if live_version not in self._tables:
-                # Those of the version before are forgotten: should it come back, its tables may have been built anew.
-                self._tables = {
-                    live_version: {
-                        record: read_table_shape(
-                            connection,
-                            record_shape(record),
-                            self._view_schema,
-                            record_shape(record).table_name,
-                        )
-                        for record in dict.fromkeys(
-                            record
-                            for item in self._definitions[live_version].projectors
-                            for record in item.records
-                        )
-                    }
+                self._prepared[connection] = cut_overs
+            if self._cut_overs != cut_overs:
+                tables = {
+                    record: read_table_shape(
+                        connection, record_shape(record), self._view_schema, record_shape(record).table_name
+                    )
+                    for record in dict.fromkeys(
+                        record
+                        for item in self._definitions[live_version].projectors
+                        for record in item.records
+                    )
                 }
-                if self._quarantine is not None:
-                    self._left_behind = frozenset(self._quarantine.unprojected(connection))
-            return self._tables[live_version]
+                left_behind = frozenset(
+                    self._quarantine.unprojected(connection) if self._quarantine is not None else ()
+                )
+                # All or nothing: one without the other would be believed until the next cut-over.
+                self._tables, self._left_behind, self._cut_overs = tables, left_behind, cut_overs
+            return self._tables

@@ -83,7 +83,7 @@ def _hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
         "SELECT set_config('lock_timeout', %s, true)", (f"{ACTION_LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
     )
     row = connection.execute(
-        sql.SQL("SELECT {}()").format(sql.Identifier(schema, "check_gate_v2"))
+        sql.SQL("SELECT live_version FROM {}()").format(sql.Identifier(schema, "check_gate_v2"))
     ).fetchone()
     connection.execute(sql.SQL("UPDATE {} SET id = id").format(sql.Identifier(schema, "gate")))
     assert row is not None

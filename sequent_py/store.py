@@ -58,8 +58,13 @@ class Projection(Protocol):
     def versions(self) -> Sequence[int]:
         """The view-schema versions that this code serves."""
 
-    def project(self, connection: psycopg.Connection, events: Sequence[Event], live_version: int) -> None:
-        """Apply the events to the live tables of that version; whatever it raises undoes the append."""
+    def project(
+        self, connection: psycopg.Connection, events: Sequence[Event], live_version: int, cut_overs: int
+    ) -> None:
+        """Apply the events to the live tables of that version; whatever it raises undoes the append.
+
+        ``cut_overs`` is how often the live version was set: what is known of its tables holds until it rises.
+        """
 
 
 class EventStore:
@@ -290,11 +295,11 @@ class EventStore:
                         partition_key,
                     ],
                 ).fetchone()
-            first_sequence_number, positions, created_at, live_version = cast(tuple[Any, ...], row)
+            first_sequence_number, positions, created_at, live_version, cut_overs = cast(tuple[Any, ...], row)
             recorded = batch.recorded(first_sequence_number, positions, created_at)
             if self.projection is not None and live_version > 0:
                 try:
-                    self.projection.project(connection, recorded, live_version)
+                    self.projection.project(connection, recorded, live_version, cut_overs)
                 except BaseException:
                     _abort(connection)
                     raise

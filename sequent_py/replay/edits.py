@@ -16,9 +16,9 @@ from sequent_py.windows import window_condition
 
 
 def edits_in_window(
-    connection: psycopg.Connection[Any], schema: str, *, since: str, until: str | None
+    connection: psycopg.Connection[Any], schema: str, *, since: str | None, until: str | None
 ) -> Edits:
-    """Return what was edited by transactions visible in ``until`` (None: now) and not in ``since``."""
+    """Return what was edited by transactions visible in ``until`` (None: now) and not in ``since`` (None: from the beginning)."""
     query = sql.SQL("SELECT aggregate_id, count(*) FROM {} WHERE {} GROUP BY aggregate_id").format(
         sql.Identifier(schema, "event_edits"), window_condition(since, until)
     )

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.errors import ConcurrentMigration, InsufficientPrivileges, WorkerFailed
+from sequent_py.gate import Gate
 from sequent_py.roles.assume import as_login
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -47,6 +48,9 @@ def coordinator(connection: Connection, schema: str) -> str | None:
 def become_coordinator(connection: Connection, schema: str) -> None:
     """Take the migration lock for the life of this session.
 
+    A closing of the gate that is found is taken back: whoever made it is dead, for the lock was free, and our holding the lock must not make
+    it count again.
+
     Raises
     ------
     ConcurrentMigration
@@ -57,6 +61,7 @@ def become_coordinator(connection: Connection, schema: str) -> None:
     ).fetchone()
     if row is None or row[0] is not True:
         raise ConcurrentMigration(coordinator(connection, schema) or "")
+    Gate(schema).reopen(connection)
 
 
 def resign(connection: Connection, schema: str) -> None:

@@ -304,8 +304,15 @@ class Ledger:
     ) -> None:
         """Note that somebody else than a group changed the tables' numbers of rows, in the transaction that did it.
 
-        Written as a group of the newest pass, done and without events, so that the sums stay what the tables hold. Needs a pass.
+        Written as a group of the newest pass, done and without events, so that the sums stay what the tables hold. Needs a pass. Two that
+        correct at once take turns, each until the end of its transaction.
         """
+        connection.execute(
+            self._sql(
+                "SELECT FROM {passes} WHERE migration_id = %s ORDER BY number DESC LIMIT 1 FOR NO KEY UPDATE"
+            ),
+            (migration_id,),
+        )
         connection.execute(
             self._sql(
                 "INSERT INTO {groups} (migration_id, pass, number, estimated_events, epoch, done_at, events, row_changes, seconds, worker)"

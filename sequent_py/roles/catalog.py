@@ -282,7 +282,7 @@ WITH objects AS (
         OR EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) a JOIN pg_catalog.pg_class t ON t.oid = a.relid
             WHERE c.relkind IN ('r', 'p') AND c.relispartition AND t.relnamespace = n.oid AND t.relname = ANY (%(tables)s)))))
     UNION ALL
-    SELECT 'function', n.nspname::text, p.proname::text, pg_catalog.pg_get_function_identity_arguments(p.oid), p.proowner,
+    SELECT 'function', n.nspname::text, p.proname::text, pg_catalog.oidvectortypes(p.proargtypes), p.proowner,
            p.prosecdef AND coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false), 0,
            coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = %(schema)s

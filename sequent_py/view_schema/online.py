@@ -188,9 +188,8 @@ def resume(context: Context, connection: Connection, plan: Plan, command: Comman
             remedy="Restore it, or begin anew: sequent migrate abort, then sequent migrate online",
         )
     if unfinished.state.is_cut_over:
-        # Its process died during the cut-over; the gate reopened with the death of the lock. Say so in the rows as well.
+        # Its process died during the cut-over, and with it its closing of the gate.
         with connection.transaction():
-            context.gate.reopen(connection)
             unfinished = versions.settle(connection, unfinished)
     require(unfinished.state, command)
     return unfinished

@@ -155,7 +155,7 @@ class Passes:
         return new
 
     def _special_aggregates(
-        self, *, since: str, until: str | None, tries_quarantined: bool
+        self, *, since: str | None, until: str | None, tries_quarantined: bool
     ) -> tuple[refold.SpecialAggregate, ...]:
         edits = edits_in_window(self._connection, self._context.schema, since=since, until=until)
         quarantined = (

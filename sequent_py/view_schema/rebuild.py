@@ -213,7 +213,6 @@ class ViewSchema:
             fence.evict_workers(connection, context.schema)
             with connection.transaction():
                 migration = context.versions.settle(connection, current)
-                context.gate.reopen(connection)
                 blueprints = shadow_blueprints(context, connection, migration.id).values()
                 names = [blueprint.physical_name for blueprint in blueprints]
                 executor.drop_blueprints(connection, context.config.view_schema, blueprints)

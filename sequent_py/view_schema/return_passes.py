@@ -24,7 +24,7 @@ from sequent_py.view_schema.context import Context, replayed_event_names, replay
 from sequent_py.view_schema.passes import Passes, pending_events
 from sequent_py.view_schema.plans import ResolvedPlan, resolve
 from sequent_py.view_schema.rollback_plan import RollbackPlan
-from sequent_py.view_schema.versions import TableRole
+from sequent_py.view_schema.versions import TableRole, ViewTable
 from sequent_py.windows import parse_snapshot
 
 
@@ -93,6 +93,22 @@ class ReturnPasses(Passes):
     def _newest(self) -> Pass:
         return self.last()
 
+    def _special_aggregates(
+        self, *, since: str | None, until: str | None, tries_quarantined: bool
+    ) -> tuple[SpecialAggregate, ...]:
+        if self._return_pass is None:
+            # While they served these tables did not follow edits of events.
+            since = self._served_since()
+        return super()._special_aggregates(since=since, until=until, tries_quarantined=tries_quarantined)
+
+    def _served_since(self) -> str | None:
+        """Return the oldest snapshot as of which one of these tables came to serve; None where one of them is unknown."""
+        snapshots = [table.served_since for table in self._tables()]
+        known = [text for text in snapshots if text is not None]
+        if not known or len(known) < len(snapshots):
+            return None
+        return min(known, key=lambda text: parse_snapshot(text).xmax)
+
     def expected_rows(self) -> dict[str, int]:
         """Return how many rows the ledger says each table has."""
         changes = self._context.ledger.row_counts(
@@ -127,13 +143,18 @@ class ReturnPasses(Passes):
             self._return_pass = new.number
 
     def _rows_before(self) -> Mapping[str, int]:
+        return {table.table_name: table.rows or 0 for table in self._tables()}
+
+    def _tables(self) -> list[ViewTable]:
+        """Return the records of these tables."""
         names = {step.shadow_name for step in self._resolved.plan.replays}
         versions = self._context.versions
-        tables = (
-            *versions.tables(self._connection, TableRole.RETIRED),
-            *versions.tables(self._connection, TableRole.LIVE),
-        )
-        return {table.table_name: table.rows or 0 for table in tables if table.physical_name in names}
+        return [
+            table
+            for role in (TableRole.RETIRED, TableRole.LIVE)
+            for table in versions.tables(self._connection, role)
+            if table.physical_name in names
+        ]
 
 
 def pending_return(context: Context, connection: Connection, plan: RollbackPlan) -> int:

@@ -113,6 +113,8 @@ class ViewTable:
     retired_at: datetime | None
     ordering: Ordering = "aggregate"
     """The ordering of the projectors that built it."""
+    served_since: str | None = None
+    """Of the latest cut-over that made it live: it held exactly what that snapshot sees, edits of events included. None if that is unknown."""
 
 
 # Named one by one in every SELECT, so that a column added later does not shift the others.
@@ -315,6 +317,9 @@ class Versions:
         """Forget what retired tables hold: for a store whose transaction ids change. Nothing can be rolled back any more."""
         query = "UPDATE {migrations} SET promoted_snapshot = NULL, return_pass = NULL WHERE state = ANY (%s)"
         self._execute(connection, query, ([MigrationState.LIVE.value, MigrationState.ROLLED_BACK.value],))
+        self._execute(
+            connection, "UPDATE {tables} SET served_since = NULL WHERE served_since IS NOT NULL", ()
+        )
 
     def record_quarantine_limit(
         self, connection: Connection, migration_id: int, limit: int | None
@@ -406,6 +411,16 @@ class Versions:
         query = "SELECT {table_columns} FROM {tables} WHERE role = 'shadow' AND migration_id = %s ORDER BY physical_name"
         return [_table(row) for row in self._read(connection, query, (migration_id,))]
 
+    def returning_in_place(self, connection: Connection, table: ViewTable) -> list[int]:
+        """Return the migrations whose rollback has begun to bring a live table up to date that nobody manages: they count its rows."""
+        query = (
+            "SELECT m.id FROM {migrations} m WHERE m.return_pass IS NOT NULL"
+            " AND ((m.state = 'live' AND m.target_version = %s) OR (m.state = 'rolled_back' AND m.from_version = %s))"
+            " AND NOT EXISTS (SELECT FROM {tables} r WHERE r.table_name = %s AND r.retired_by = m.id)"
+        )
+        since = table.unmanaged_since
+        return [row[0] for row in self._read(connection, query, (since, since, table.table_name))]
+
     def leftovers(self, connection: Connection) -> list[ViewTable]:
         """Return shadow tables whose migration is finished: what an interrupted clean-up left behind."""
         query = (
@@ -450,7 +465,7 @@ class Versions:
             )
             promoted = self._execute(
                 connection,
-                "UPDATE {tables} SET role = 'live', physical_name = table_name, promoted_at = clock_timestamp() "
+                "UPDATE {tables} SET role = 'live', physical_name = table_name, promoted_at = clock_timestamp(), served_since = pg_current_snapshot() "
                 "WHERE physical_name = %s AND table_name = %s AND role = 'shadow' AND migration_id = %s",
                 (step.shadow_name, step.table_name, migration_id),
             )
@@ -500,7 +515,7 @@ class Versions:
             returned = self._execute(
                 connection,
                 "UPDATE {tables} SET role = 'live', physical_name = table_name, version = built_version, promoted_at = clock_timestamp(), "
-                "retired_at = NULL, retired_by = NULL "
+                "served_since = pg_current_snapshot(), retired_at = NULL, retired_by = NULL "
                 "WHERE physical_name = %s AND table_name = %s AND role = 'retired' AND retired_by = %s",
                 (physical_name, table_name, migration_id),
             )
@@ -511,8 +526,10 @@ class Versions:
         ):
             self._execute(
                 connection,
-                "UPDATE {tables} SET unmanaged_since = %s WHERE role = 'live' AND table_name = ANY (%s)",
-                (unmanaged_since, list(table_names)),
+                "UPDATE {tables} SET unmanaged_since = %(since)s,"
+                " served_since = CASE WHEN %(since)s::int IS NULL THEN pg_current_snapshot() ELSE served_since END"
+                " WHERE role = 'live' AND table_name = ANY (%(names)s)",
+                {"since": unmanaged_since, "names": list(table_names)},
             )
         self.record_cut_over(connection, migration_id)
 

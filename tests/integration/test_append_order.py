@@ -251,7 +251,9 @@ class TwoVersions:
     def __init__(self) -> None:
         self.projected: list[int] = []
 
-    def project(self, connection: psycopg.Connection, events: object, live_version: int) -> None:
+    def project(
+        self, connection: psycopg.Connection, events: object, live_version: int, cut_overs: int
+    ) -> None:
         self.projected.append(live_version)
 
 

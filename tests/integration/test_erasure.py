@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from shop import (
 from waiting import wait_until
 
 from sequent_py import Sequent
-from sequent_py.erasure import ErasureReport
+from sequent_py.erasure import Erasure, ErasureReport
 from sequent_py.errors import (
     DrainTimeout,
     MaintenanceModeActive,
@@ -162,6 +162,25 @@ class TestErase:
             assert places_with(connection, SECRET) == set()
             assert (rows_of(report)["quarantine"], rows_of(report)["recorded errors"]) == (1, 1)
             failing.view_schema.offline()
+            assert actual_rows(connection) == expected_rows(connection)
+
+    def test_what_is_appended_before_the_erasure_has_ended_is_projected(
+        self, connection: Connection, store_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with shop(store_database_url, ShopFailing) as failing:
+            order = place_secret(failing)
+            failing.store.append(order, [LineAdded(product="poison", cents=1)])
+            failing.view_schema.online(quarantine=True)
+            failing.view_schema.offline(accept_quarantined=[order])
+            erase_kept = Erasure._erase_kept
+
+            def append_and_erase_kept(erasure: Erasure, ids: Sequence[UUID]) -> None:
+                failing.store.append(order, [OrderPlaced(customer="new")], expected_version=0)
+                erase_kept(erasure, ids)
+
+            monkeypatch.setattr(Erasure, "_erase_kept", append_and_erase_kept)
+            failing.aggregates.erase([order])
+            failing.store.append(order, [LineAdded(product="more", cents=2)])
             assert actual_rows(connection) == expected_rows(connection)
 
     def test_a_dry_run_counts_and_writes_nothing(self, app: Sequent, connection: Connection) -> None:

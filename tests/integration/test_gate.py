@@ -354,7 +354,9 @@ def test_a_coordinator_that_is_through_is_not_taken_for_dead(
         with stopper.transaction():
             # Whoever looks for the coordinator's lock reads pg_database, too, and has to wait here: it has read that the gate is closed.
             stopper.execute("LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE")
-            passing = pool.submit(lambda: writer.execute("SELECT check_gate_v2()").fetchone())
+            passing = pool.submit(
+                lambda: writer.execute("SELECT live_version FROM check_gate_v2()").fetchone()
+            )
             assert wait_until(
                 lambda: (
                     stopper.execute(

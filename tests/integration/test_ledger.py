@@ -9,8 +9,10 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from waiting import wait_until
 
 from sequent_py.errors import ConcurrentMigration
+from sequent_py.gate import Gate
 from sequent_py.replay import fence
 from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Ledger, Pass
@@ -121,6 +123,42 @@ def test_one_coordinator_at_a_time_and_its_death_is_enough(
             break
         pause.wait(0.02)
     fence.become_coordinator(two, SCHEMA)
+
+
+def test_a_coordinator_takes_back_the_closing_of_one_that_died(
+    store_database_url: str, connections: list[psycopg.Connection[Any]]
+) -> None:
+    gate, (one, *_) = Gate(SCHEMA), connections
+    with psycopg.connect(store_database_url, autocommit=True) as holder:
+        fence.become_coordinator(holder, SCHEMA)
+        gate.close_for_migration(holder, 7)
+        assert gate.read(one).is_closed
+        fence.resign(holder, SCHEMA)
+    fence.become_coordinator(one, SCHEMA)
+    state = gate.read(one)
+    assert (state.is_closed, state.closed_by_migration) == (False, None)
+
+
+def test_two_that_correct_row_counts_at_once_take_turns(
+    ledger: Ledger, connections: list[psycopg.Connection[Any]], migration_id: int
+) -> None:
+    one, two, three = connections
+    with one.transaction():
+        ledger.correct_rows(one, migration_id, {"t": -1}, worker="one")
+        second = threading.Thread(
+            target=ledger.correct_rows, args=(two, migration_id, {"t": -2}), kwargs={"worker": "two"}
+        )
+        second.start()
+        wait_until(
+            lambda: (
+                three.execute(
+                    "SELECT FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))",
+                    [one.info.backend_pid],
+                ).rowcount
+            )
+        )
+    second.join()
+    assert ledger.row_counts(three, migration_id)["t"] == -3
 
 
 def test_evicting_ends_the_workers_sessions_and_rolls_their_groups_back(

@@ -21,10 +21,15 @@ from shop import (
     shop,
 )
 
-from sequent_py import Sequent
+from sequent_py import Migrations, Sequent
 from sequent_py.errors import AggregatesQuarantined, InvalidPayload, ProjectionFailed
 
 Connection = psycopg.Connection[Any]
+
+
+class Failing2(Migrations):
+    version = 2
+    versions = {2: ShopFailing.versions[1]}
 
 
 @pytest.fixture
@@ -313,6 +318,45 @@ class TestAccepted:
             later.store.append(ids[1], [OrderPlaced(customer="again")])
             assert set_aside(later) == [ids[1]]
         assert ids[1] not in {row[0] for row in actual_rows(connection)["order_records"]}
+
+    def test_a_look_that_failed_once_is_repeated(
+        self, app: Sequent, connection: Connection, store_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = place_orders(app, range(3))
+        poison(app, ids[1])
+        app.view_schema.online(quarantine=True)
+        app.view_schema.offline(accept_quarantined=[ids[1]])
+        with shop(store_database_url, ShopFailing) as later:
+            with monkeypatch.context() as patched:
+                patched.setattr("sequent_py.replay.quarantine.Quarantine.unprojected", lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    later.store.append(ids[0], [LineAdded(product="first", cents=1)])
+            later.store.append(ids[1], [OrderPlaced(customer="again")])
+        assert ids[1] not in {row[0] for row in actual_rows(connection)["order_records"]}
+
+    def test_a_version_that_was_built_again_is_looked_at_again(
+        self, connection: Connection, store_database_url: str
+    ) -> None:
+        with (
+            shop(store_database_url) as plain,
+            shop(store_database_url, Failing2) as process,
+            shop(store_database_url, Failing2) as operator,
+        ):
+            ids = place_orders(plain, range(4))
+            for app in (plain, operator):
+                app.view_schema.online()
+                app.view_schema.golive()
+            process.store.append(ids[0], [LineAdded(product="first", cents=1)])
+            plain.view_schema.rollback()
+            poison(plain, ids[1])
+            plain.view_schema.prune(version=2)
+            operator.view_schema.online(quarantine=True)
+            operator.view_schema.golive(accept_quarantined=[ids[1]])
+            # Seen from this process, version 2 has been live all the time.
+            process.store.append(ids[1], [OrderPlaced(customer="again")])
+            process.store.append(ids[0], [LineAdded(product="second", cents=2)])
+        assert ids[1] not in {row[0] for row in actual_rows(connection)["order_records"]}
+        assert without(actual_rows(connection), ids[1]) == without(expected_rows(connection), ids[1])
 
 
 def test_invalid_payload_says_where(app: Sequent, connection: Connection) -> None:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from rollback_shop import V1, Deployments, PricedOrderProjector, V1And2, deployments
 from shop import (
     LineAdded,
@@ -480,6 +481,48 @@ class TestWhatGoesWrong:
         place_orders(at_2[2], next(orders))
         at_2[1].view_schema.rollback()
         at_2.check(1)
+
+    def test_events_edited_while_the_kept_tables_served_are_folded_anew(
+        self, deployed: Deployments, orders: Iterator[range]
+    ) -> None:
+        deployed.migrate(1)
+        place_orders(deployed[1], next(orders))
+        edit = (
+            "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{{cents}}', '{}') WHERE payload ? 'cents'"
+            " AND aggregate_id::text < '4'"
+        )
+        deployed.connection.execute(sql.SQL(edit).format(sql.SQL("1")))
+        deployed.migrate(2)
+        deployed.check(2)
+        deployed.connection.execute(sql.SQL(edit).format(sql.SQL("2")))
+        deployed[1].view_schema.rollback()
+        deployed.check(1)
+        deployed[2].view_schema.rollback()
+        deployed.check(2)
+
+    def test_what_is_erased_is_counted_where_the_table_that_nobody_manages_comes_back(
+        self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch, orders: Iterator[range]
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("sequent_py.view_schema.rollback._Run.cut_over", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                at_2[1].view_schema.rollback()
+        at_2[3].view_schema.online()
+        ids = at_2.connection.execute("SELECT aggregate_id FROM view_schema.line_records").fetchall()
+        at_2.of_owner(2).aggregates.erase([ids[0][0]])
+        at_2[3].view_schema.abort()
+        at_2.of_owner(2).aggregates.erase([ids[-1][0]])
+        at_2[1].view_schema.rollback()
+        at_2.check(1)
+
+    def test_what_is_erased_is_counted_where_the_table_that_nobody_manages_is_built_anew(
+        self, at_2: Deployments
+    ) -> None:
+        at_2[3].view_schema.online()
+        ids = at_2.connection.execute("SELECT aggregate_id FROM view_schema.line_records").fetchall()
+        at_2.of_owner(2).aggregates.erase([ids[0][0]])
+        at_2[3].view_schema.golive()
+        at_2.check(3)
 
     def test_events_that_nobody_can_tell_apart_stop_it(self, at_2: Deployments) -> None:
         at_2.connection.execute("TRUNCATE sequent_schema.events_03")

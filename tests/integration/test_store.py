@@ -430,7 +430,9 @@ class Recording:
         self.seen: list[Event] = []
         self.error: BaseException | None = None
 
-    def project(self, connection: psycopg.Connection, events: Sequence[Event], live_version: int) -> None:
+    def project(
+        self, connection: psycopg.Connection, events: Sequence[Event], live_version: int, cut_overs: int
+    ) -> None:
         self.live_version = live_version
         for event in events:
             connection.execute("INSERT INTO seen VALUES (%s)", [event.position])

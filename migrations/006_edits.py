@@ -162,6 +162,7 @@ CREATE TABLE quarantined_aggregates (
     error           text        NOT NULL,
     quarantined_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     accepted_at     timestamptz NULL,
+    whole_tables    text[]      NOT NULL DEFAULT '{}',
     PRIMARY KEY (migration_id, aggregate_id)
 );
 COMMENT ON TABLE quarantined_aggregates IS 'Aggregates that a replay has set aside, because an event of theirs could not be projected.';
@@ -170,4 +171,6 @@ COMMENT ON COLUMN quarantined_aggregates.snapshot_since IS
 COMMENT ON COLUMN quarantined_aggregates.pass IS 'The pass that met the error last; it leaves the aggregate out.';
 COMMENT ON COLUMN quarantined_aggregates.accepted_at IS
     'When the tables were promoted all the same. Until the aggregate is re-folded its events are recorded and not projected.';
+COMMENT ON COLUMN quarantined_aggregates.whole_tables IS
+    'Tables of the migration that hold all of the aggregate again: it was re-folded in them, and not in those that had retired by then, for example.';
 """

@@ -135,7 +135,11 @@ class Refolding:
         # Read to the end first: handlers may look rows up on this connection, which is in COPY mode until then.
         events = fold.apply(list(in_order(read_events(self._connection, query))))
         changes = persistor.flush()
-        released = Quarantine(self._schema).release_live(self._connection, [aggregate_id])
+        # A live table has its plain name.
+        tables = [
+            record_shape(record).table_name for item in definition.projectors for record in item.records
+        ]
+        released = Quarantine(self._schema).release(self._connection, [aggregate_id], tables)
         return RefoldReport(
             (aggregate_id,),
             events,

@@ -79,24 +79,43 @@ class Quarantine:
         return tuple(QuarantinedAggregate(*row) for row in rows)
 
     def left_out_of(self, connection: Connection, physical_tables: Iterable[str]) -> frozenset[UUID]:
-        """Return the aggregates that are set aside of these tables, by the migrations that built them.
+        """Return the aggregates that are set aside of one of these tables at least, by the migrations that built them."""
+        return frozenset(self._missing_tables(connection, list(physical_tables)))
+
+    def left_out_of_all(self, connection: Connection, physical_tables: Iterable[str]) -> frozenset[UUID]:
+        """Return the aggregates that are set aside of all of these tables; what a pass over them leaves out.
 
         Passes over retired tables leave them out as well: their rows have stayed a prefix since the promotion.
         """
+        names = list(dict.fromkeys(physical_tables))
+        missing = self._missing_tables(connection, names)
+        return frozenset(
+            aggregate_id for aggregate_id, tables in missing.items() if len(tables) == len(names)
+        )
+
+    def left_out_of_some(self, connection: Connection, physical_tables: Iterable[str]) -> frozenset[UUID]:
+        """Return the aggregates that are set aside of some of these tables and whole in others, which different migrations built."""
+        names = list(dict.fromkeys(physical_tables))
+        return self.left_out_of(connection, names) - self.left_out_of_all(connection, names)
+
+    def _missing_tables(
+        self, connection: Connection, physical_tables: list[str]
+    ) -> dict[UUID, frozenset[str]]:
         rows = connection.execute(
             self._sql(
-                "SELECT aggregate_id FROM {quarantine} WHERE migration_id IN (SELECT migration_id FROM {tables} WHERE physical_name = ANY (%s))"
+                "SELECT q.aggregate_id, array_agg(t.physical_name) FROM {quarantine} q JOIN {tables} t USING (migration_id)"
+                " WHERE t.physical_name = ANY (%s) AND t.table_name <> ALL (q.whole_tables) GROUP BY q.aggregate_id"
             ),
-            (list(physical_tables),),
+            (physical_tables,),
         )
-        return frozenset(row[0] for row in rows)
+        return {aggregate_id: frozenset(tables) for aggregate_id, tables in rows}
 
     def reported(self, connection: Connection, migration_id: int) -> tuple[QuarantinedAggregate, ...]:
         """Return what a migration has set aside, and what earlier ones left behind in tables that are live."""
         rows = connection.execute(
             self._sql(
                 "SELECT {columns} FROM {quarantine} WHERE migration_id = %s OR (accepted_at IS NOT NULL AND migration_id IN"
-                " (SELECT t.migration_id FROM {tables} t WHERE t.role = 'live')) ORDER BY migration_id, aggregate_id"
+                " (SELECT t.migration_id FROM {tables} t WHERE t.role = 'live' AND t.table_name <> ALL (whole_tables))) ORDER BY migration_id, aggregate_id"
             ),
             (migration_id,),
         )
@@ -132,13 +151,31 @@ class Quarantine:
             ),
         )
 
-    def release(self, connection: Connection, migration_id: int, aggregate_ids: Collection[UUID]) -> None:
-        """Take back aggregates that were folded, in the transaction that wrote their rows."""
-        if aggregate_ids:
-            connection.execute(
-                self._sql("DELETE FROM {quarantine} WHERE migration_id = %s AND aggregate_id = ANY (%s)"),
-                (migration_id, list(aggregate_ids)),
-            )
+    def release(
+        self, connection: Connection, aggregate_ids: Collection[UUID], physical_tables: Collection[str]
+    ) -> int:
+        """Take back aggregates whose rows in these tables were made whole, in the transaction that did it; return how many.
+
+        Of other tables that the same migration built they stay left out: of retired ones, for example, when live ones were re-folded.
+        """
+        if not aggregate_ids:
+            return 0
+        released = connection.execute(
+            self._sql(
+                "UPDATE {quarantine} q SET whole_tables = q.whole_tables || made.whole"
+                " FROM (SELECT migration_id, array_agg(table_name) AS whole FROM {tables} WHERE physical_name = ANY (%s) GROUP BY migration_id) made"
+                " WHERE q.migration_id = made.migration_id AND q.aggregate_id = ANY (%s) AND NOT made.whole <@ q.whole_tables"
+            ),
+            (list(physical_tables), list(aggregate_ids)),
+        ).rowcount
+        connection.execute(
+            self._sql(
+                "DELETE FROM {quarantine} q WHERE q.aggregate_id = ANY (%s) AND NOT EXISTS"
+                " (SELECT FROM {tables} t WHERE t.migration_id = q.migration_id AND t.table_name <> ALL (q.whole_tables))"
+            ),
+            (list(aggregate_ids),),
+        )
+        return released
 
     def require_accepted(
         self, connection: Connection, migration_id: int, accepted: Collection[UUID]
@@ -182,22 +219,12 @@ class Quarantine:
         rows = connection.execute(
             self._sql(
                 "SELECT q.aggregate_id, array_agg(t.table_name) FROM {quarantine} q JOIN {tables} t USING (migration_id)"
-                " WHERE t.role = 'live' AND q.accepted_at IS NOT NULL AND (%s::uuid[] IS NULL OR q.aggregate_id = ANY (%s))"
+                " WHERE t.role = 'live' AND t.table_name <> ALL (q.whole_tables) AND q.accepted_at IS NOT NULL AND (%s::uuid[] IS NULL OR q.aggregate_id = ANY (%s))"
                 " GROUP BY q.aggregate_id"
             ),
             (None, None) if aggregate_ids is None else (list(aggregate_ids), list(aggregate_ids)),
         )
         return {aggregate_id: frozenset(tables) for aggregate_id, tables in rows}
-
-    def release_live(self, connection: Connection, aggregate_ids: Collection[UUID]) -> int:
-        """Take back aggregates whose rows in the live tables were made whole, in the transaction that did it; return how many."""
-        return connection.execute(
-            self._sql(
-                "DELETE FROM {quarantine} WHERE aggregate_id = ANY (%s) AND migration_id IN"
-                " (SELECT migration_id FROM {tables} WHERE role = 'live')"
-            ),
-            (list(aggregate_ids),),
-        ).rowcount
 
     def erase(self, connection: Connection, aggregate_ids: Collection[UUID]) -> int:
         """Delete every record of these aggregates; for after their events were deleted. Returns how many there were."""

@@ -237,7 +237,7 @@ class GroupReplayer:
             # the pass's snapshot, in contrast, must be as the reading statement sees them.
             left_out={
                 *(special.aggregate_id for special in specials),
-                *self._quarantine.left_out_of(writer, self._task.physical_tables.values()),
+                *self._quarantine.left_out_of_all(writer, self._task.physical_tables.values()),
             },
             left_out_query=edited_after(self._task.event_store_schema, claimed.until),
         )
@@ -288,7 +288,7 @@ class GroupReplayer:
                 )
                 with closing(read_events(reader, query)) as raw_events:
                     events += _fold_in_batches(in_order(raw_events), fold, persistor)
-            self._quarantine.release(writer, claimed.migration_id, aggregate_ids)
+            self._quarantine.release(writer, aggregate_ids, self._task.physical_tables.values())
         return events
 
 

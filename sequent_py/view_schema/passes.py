@@ -18,6 +18,7 @@ from sequent_py.replay.edits import count_events, edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
 from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of
 from sequent_py.replay.ledger import Connection, Pass
+from sequent_py.replay.refold import Edits
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.worker import ReplayTask
 from sequent_py.view_schema import serial_order
@@ -155,9 +156,9 @@ class Passes:
         return new
 
     def _special_aggregates(
-        self, *, since: str | None, until: str | None, tries_quarantined: bool
+        self, *, since: str, until: str | None, tries_quarantined: bool
     ) -> tuple[refold.SpecialAggregate, ...]:
-        edits = edits_in_window(self._connection, self._context.schema, since=since, until=until)
+        edits = self._edits(since=since, until=until)
         quarantined = (
             self._context.quarantine.listed(self._connection, self._migration.id) if tries_quarantined else ()
         )
@@ -173,6 +174,10 @@ class Passes:
                 replayed_events=self._context.ledger.replayed_events(self._connection, self._migration.id),
             )
         return specials
+
+    def _edits(self, *, since: str, until: str | None) -> Edits:
+        """Return what was edited in a window, and has to be folded anew in these tables."""
+        return edits_in_window(self._connection, self._context.schema, since=since, until=until)
 
     def _sizes(
         self, specials: Sequence[refold.SpecialAggregate], *, since: str, until: str
@@ -210,7 +215,7 @@ class Passes:
     def set_aside(self) -> frozenset[UUID]:
         """Return the aggregates whose rows these tables do not hold in full: their builder has set them aside."""
         tables = self.task().physical_tables.values()
-        return self._context.quarantine.left_out_of(self._connection, tables)
+        return self._context.quarantine.left_out_of_all(self._connection, tables)
 
     def finish(self) -> int:
         """Replay the unfinished groups of the newest pass; return the events replayed by this run."""

@@ -14,10 +14,11 @@ from dataclasses import replace
 from sequent_py.errors import EventsEdited, ForeignTransactionIds, InvalidTransition
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
+from sequent_py.replay.edits import edits_in_window
 from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Connection, Pass
-from sequent_py.replay.refold import SpecialAggregate
+from sequent_py.replay.refold import Edits, SpecialAggregate
 from sequent_py.replay.worker import ReplayTask
 from sequent_py.verification import Verification
 from sequent_py.view_schema.context import Context, replayed_event_names, replayed_projectors
@@ -93,13 +94,15 @@ class ReturnPasses(Passes):
     def _newest(self) -> Pass:
         return self.last()
 
-    def _special_aggregates(
-        self, *, since: str | None, until: str | None, tries_quarantined: bool
-    ) -> tuple[SpecialAggregate, ...]:
-        if self._return_pass is None:
-            # While they served these tables did not follow edits of events.
-            since = self._served_since()
-        return super()._special_aggregates(since=since, until=until, tries_quarantined=tries_quarantined)
+    def _edits(self, *, since: str, until: str | None) -> Edits:
+        # While they served these tables did not follow edits of events.
+        first = self._served_since() if self._return_pass is None else since
+        edits = edits_in_window(self._connection, self._context.schema, since=first, until=until)
+        # Tables of different migrations: an aggregate that one of these left behind is whole in another, and has to become so in all.
+        behind = self._context.quarantine.left_out_of_some(
+            self._connection, self.task().physical_tables.values()
+        )
+        return replace(edits, aggregate_ids=edits.aggregate_ids | behind)
 
     def _served_since(self) -> str | None:
         """Return the oldest snapshot as of which one of these tables came to serve; None where one of them is unknown."""

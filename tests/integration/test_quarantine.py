@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import pytest
 from shop import (
     FailingProjector,
     LineAdded,
+    LineProjector,
     OrderPlaced,
     Rows,
     Shop2,
@@ -30,6 +32,16 @@ Connection = psycopg.Connection[Any]
 class Failing2(Migrations):
     version = 2
     versions = {2: ShopFailing.versions[1]}
+
+
+class Orders2(Migrations):
+    version = 2
+    versions = {1: [LineProjector], 2: [FailingProjector]}
+
+
+class Both3(Migrations):
+    version = 3
+    versions = {3: ShopFailing.versions[1]}
 
 
 @pytest.fixture
@@ -357,6 +369,59 @@ class TestAccepted:
             process.store.append(ids[0], [LineAdded(product="second", cents=2)])
         assert ids[1] not in {row[0] for row in actual_rows(connection)["order_records"]}
         assert without(actual_rows(connection), ids[1]) == without(expected_rows(connection), ids[1])
+
+
+class TestAcceptedAndRolledBack:
+    """Version 1 left an aggregate behind in both tables; version 2 built the orders anew, whole, and version 3 both."""
+
+    @pytest.fixture
+    def three(
+        self, store_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[tuple[list[Sequent], UUID]]:
+        with ExitStack() as stack:
+            apps = [
+                stack.enter_context(shop(store_database_url, declared))
+                for declared in (ShopFailing, Orders2, Both3)
+            ]
+            ids = place_orders(apps[0], range(4))
+            poison(apps[0], ids[1])
+            apps[0].view_schema.online(quarantine=True)
+            apps[0].view_schema.golive(accept_quarantined=[ids[1]])
+            monkeypatch.setattr(FailingProjector, "is_mended", True)
+            yield apps, ids[1]
+
+    def test_a_kept_table_still_lacks_what_was_re_folded_in_those_that_served(
+        self, connection: Connection, three: tuple[list[Sequent], UUID]
+    ) -> None:
+        (first, second, _), order = three
+        second.view_schema.online()
+        second.view_schema.golive()
+        assert second.aggregates.refold([order]).released == 1
+        assert actual_rows(connection) == expected_rows(connection)
+        assert set_aside(second) == []
+        first.view_schema.rollback()
+        assert set_aside(first) == [order]
+        first.store.append(order, [LineAdded(product="late", cents=3)])
+        rows, expected = actual_rows(connection), expected_rows(connection)
+        assert rows["line_records"] == expected["line_records"]
+        assert rows["order_records"] == without(expected, order)["order_records"]
+        assert first.aggregates.refold([order]).released == 1
+        assert actual_rows(connection) == expected_rows(connection)
+        assert set_aside(first) == []
+
+    def test_what_is_whole_in_one_returning_table_becomes_whole_in_all(
+        self, connection: Connection, three: tuple[list[Sequent], UUID]
+    ) -> None:
+        (_, second, third), order = three
+        for app in (second, third):
+            app.view_schema.online()
+            app.view_schema.golive()
+        third.store.append(order, [LineAdded(product="window", cents=5)])
+        second.view_schema.rollback()
+        assert actual_rows(connection) == expected_rows(connection)
+        second.store.append(order, [LineAdded(product="late", cents=3)])
+        assert actual_rows(connection) == expected_rows(connection)
+        assert set_aside(second) == []
 
 
 def test_invalid_payload_says_where(app: Sequent, connection: Connection) -> None:

@@ -12,7 +12,9 @@
      |    |__ UnknownEventType, InvalidPayload, InvalidEvent, EventNotRecorded, ImportRefused
      |    |__ StoreNotInstalled
      |__ ProjectionError             while projecting
-     |    |__ RecordNotFound, DuplicateRecord, ProjectionFailed
+     |    |__ RecordNotFound, DuplicateRecord
+     |    |__ ProjectionFailed
+     |         |__ ConstraintViolated
      |__ MigrationError              while migrating the view schema
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
      |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed
@@ -217,6 +219,9 @@ class RecordNotFound(ProjectionError):
 class DuplicateRecord(ProjectionError):
     """A row with this primary key exists."""
 
+    is_late = False
+    """Whether a row made earlier than by the event at hand is in the way: it was noticed when rows were loaded."""
+
     def __init__(self, record: str, key: Mapping[str, Any], detail: str | None = None) -> None:
         values = ", ".join(f"{name}={value!r}" for name, value in key.items()) or "this primary key"
         super().__init__(f"A {record} with {values} exists already.{' ' + detail if detail else ''}")
@@ -234,6 +239,38 @@ class ProjectionFailed(ProjectionError):
         )
         self.projector, self.event_type = projector, event_type
         self.aggregate_id, self.sequence_number, self.cause = aggregate_id, sequence_number, cause
+
+
+class ConstraintViolated(ProjectionFailed):
+    """A table refuses the rows that a projector made: a constraint, a column's type or a trigger is against them.
+
+    ``event_type`` is empty and ``sequence_number`` None where rows are refused whose event is not known, and so is ``aggregate_id`` where
+    they belong to several.
+    """
+
+    def __init__(
+        self,
+        projector: str,
+        event_type: str,
+        aggregate_id: Any,
+        sequence_number: int | None,
+        cause: str,
+        *,
+        table: str | None,
+        constraint: str | None,
+    ) -> None:
+        by = f" by {constraint}" if constraint else ""
+        super().__init__(
+            projector,
+            event_type,
+            aggregate_id,
+            sequence_number,
+            f"{table or 'a table'} refuses its rows{by}: {cause}",
+        )
+        self.table, self.constraint = table, constraint
+        if sequence_number is None:
+            whose = f"aggregate {aggregate_id}" if aggregate_id is not None else "several aggregates"
+            self.message = f"{projector} failed on {whose}: {self.cause}"
 
 
 class MigrationError(SequentError):

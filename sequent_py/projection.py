@@ -20,8 +20,9 @@ import psycopg
 from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
 from sequent_py.events import Event
 from sequent_py.persistors.live import LivePersistor
+from sequent_py.persistors.refusals import Origin, circumstance_of, constraint_violated, refusal_of
 from sequent_py.persistors.tables import TableShape, read_table_shape
-from sequent_py.projectors import Dispatcher
+from sequent_py.projectors import Dispatcher, Projector
 from sequent_py.records import Record, record_shape
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.view_schema.migrations import MigrationsDefinition
@@ -58,11 +59,14 @@ class LiveProjection:
         Raises
         ------
         ProjectionFailed
-            A handler raised; the caller's transaction must not commit.
+            A handler raised, or a table refuses its rows (ConstraintViolated); the caller's transaction must not commit.
         DatabaseUnavailable
             The connection was lost meanwhile, which is not the handler's fault; nothing was recorded.
+        psycopg.OperationalError
+            Neither is this: a deadlock or a serialization failure, after which the caller may try again, a lock that could not be had…
         """
-        persistor = LivePersistor(connection, self._live_tables(connection, live_version, cut_overs))
+        tables = self._live_tables(connection, live_version, cut_overs)
+        persistor = LivePersistor(connection, tables)
         projectors = self._definitions[live_version].projectors
         behind = self._tables_left_behind(connection, {event.aggregate_id for event in events})
         if behind:
@@ -81,7 +85,10 @@ class LiveProjection:
                     "The connection was lost while events were being projected; nothing was recorded.",
                     remedy="Try again.",
                 ) from failed
-            raise
+            circumstance = circumstance_of(failed)
+            if circumstance is not None:
+                raise circumstance from circumstance.__cause__
+            raise _with_table(failed, [item.projector for item in projectors], tables) from failed.__cause__
 
     def _tables_left_behind(
         self, connection: psycopg.Connection[Any], aggregate_ids: set[UUID]
@@ -119,3 +126,21 @@ class LiveProjection:
                 # All or nothing: one without the other would be believed until the next cut-over.
                 self._tables, self._left_behind, self._cut_overs = tables, left_behind, cut_overs
             return self._tables
+
+
+def _with_table(
+    failed: ProjectionFailed,
+    projectors: Sequence[type[Projector]],
+    tables: Mapping[type[Record], TableShape],
+) -> ProjectionFailed:
+    """Name table and constraint, where it was a table that refused the handler's rows."""
+    refusal = failed.__cause__
+    if not isinstance(refusal, psycopg.Error) or refusal_of(refusal) is None:
+        return failed
+    return constraint_violated(
+        refusal,
+        Origin(failed.event_type, failed.aggregate_id, failed.sequence_number),
+        projectors=[item for item in projectors if item.__name__ == failed.projector],
+        tables=tables,
+        writing=None,
+    )

@@ -117,7 +117,9 @@ class EventStore:
         InvalidEvent
             Something cannot be stored, was recorded before, or is no event.
         ProjectionFailed
-            A handler raised.
+            A handler raised, or a table refuses the rows it made (ConstraintViolated).
+        psycopg.OperationalError
+            A deadlock or a serialization failure, for example: roll back and try again.
         StoreNotInstalled, DatabaseUnavailable
             There is no event store, or no server.
         """

@@ -32,6 +32,8 @@ blocks         updates of rows in memory
 relations      rows in the database behind memory: the table itself, a spill
 backing        which rows of a relation memory speaks for
 live, replay   the two persistors
+deferred       constraints that the server checks at the commit
+refusals       errors of the server that are a fault of the rows
 =============  =======================================================================================
 
 Errors are alike, too: UnknownColumn, InvalidFilter, InvalidValue, RecordNotFound, DuplicateRecord. What only the server can know (CHECK

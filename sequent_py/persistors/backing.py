@@ -194,7 +194,9 @@ class Residency:
                 continue
             if key in memory.rows:
                 # Made by a handler while the relation had it all along; the live persistor would have said so then.
-                raise self._operations.duplicate(row)
+                duplicate = self._operations.duplicate(row)
+                duplicate.is_late = True
+                raise duplicate
             memory.adopt(key, row)
             held.add(key)
             self._recent[key] = None

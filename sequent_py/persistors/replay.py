@@ -55,6 +55,8 @@ class ReplayPersistor:
     ) -> None:
         self._connection, self._shapes, self._backing = connection, dict(tables), backing
         self._budget = max_rows_in_memory
+        self.writing: TableShape | None = None
+        """The table that was written last; after a failure in :meth:`flush` the one whose rows were refused."""
         self._tables = _MemoryTables()
         for record, table in tables.items():
             memory = self._tables[record] = MemoryTable(table, DefaultSource(connection, table))
@@ -118,6 +120,11 @@ class ReplayPersistor:
     # What workers call
 
     @property
+    def shapes(self) -> Mapping[type[Record], TableShape]:
+        """The tables that are projected into."""
+        return self._shapes
+
+    @property
     def rows_in_memory(self) -> int:
         """How many rows are held now."""
         return sum(len(table.rows) for table in self._tables.values())
@@ -159,7 +166,7 @@ class ReplayPersistor:
         return {record: self._flush(self._shapes[record], table) for record, table in self._tables.items()}
 
     def _flush(self, shape: TableShape, memory: MemoryTable) -> RowDelta:
-        residency = memory.residency
+        residency, self.writing = memory.residency, shape
         if residency is not None and self._backing == "table":
             residency.write_back()
             residency.forget()
@@ -185,6 +192,7 @@ class ReplayPersistor:
             if largest.residency is None:
                 spill = Spill(self._connection, largest.operations.table)
                 largest.residency = Residency(largest, spill, is_relation_empty=True)
+            self.writing = largest.operations.table
             largest.residency.evict(len(largest.rows) // 2)
             spare = self._budget - self.rows_in_memory
         table.limit = len(table.rows) + max(1, spare // len(tables))

@@ -19,6 +19,8 @@ from sequent_py.errors import MigrationError
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.gate import Gate
+from sequent_py.persistors.deferred import read_deferred
+from sequent_py.persistors.refusals import naming_refusals
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.records import Record, record_shape
@@ -74,7 +76,7 @@ class Refolding:
         MigrationError
             No version is live, or none of this code's; or its rows cannot be told apart by aggregate. Nothing was changed.
         ProjectionFailed, InvalidPayload
-            An event cannot be projected. That aggregate is as it was, those before it are done.
+            An event cannot be projected, or a table refuses the aggregate's rows. It is as it was, those before it are done.
         MaintenanceModeActive, DrainTimeout
             As in :func:`~sequent_py.standstill.at_standstill`.
         """
@@ -133,8 +135,11 @@ class Refolding:
             until=current_snapshot(self._connection),
         )
         # Read to the end first: handlers may look rows up on this connection, which is in COPY mode until then.
-        events = fold.apply(list(in_order(read_events(self._connection, query))))
-        changes = persistor.flush()
+        raw_events = list(in_order(read_events(self._connection, query)))
+        with naming_refusals(persistor, projectors, aggregate_id):
+            events = fold.apply(raw_events)
+            changes = persistor.flush()
+            read_deferred(self._connection, persistor.shapes.values()).check(self._connection)
         # A live table has its plain name.
         tables = [
             record_shape(record).table_name for item in definition.projectors for record in item.records

@@ -31,7 +31,7 @@ def quarantined(items: Sequence[QuarantinedAggregate]) -> Iterator[Block]:
             [
                 (
                     str(item.aggregate_id),
-                    f"{item.event_type} {item.sequence_number}",
+                    f"{item.event_type} {item.sequence_number}" if item.event_type else "-",
                     item.projector or "-",
                     item.error + (" (accepted)" if item.accepted_at else ""),
                 )

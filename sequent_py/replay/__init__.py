@@ -16,6 +16,8 @@ What holds under failure:
 - A worker dies: its transaction rolls back, the row lock is gone, another worker claims the group.
 - The coordinator dies: workers see their standard input close and exit. Those that do not are *fenced*: the next coordinator terminates
   every backend that holds the worker lock and raises the epoch of the unfinished groups, so that nothing older can claim one.
+- An event cannot be projected, or a table refuses its rows: the group rolls back, the event is named, or its aggregate set aside
+  (``quarantine``). Refused rows are found when a group is written; ``violations`` writes it again in parts to learn whose they are.
 - The server dies: what was committed is done, the rest is claimed again.
 
 The ledger is the only authority; processes hold nothing that is needed later.

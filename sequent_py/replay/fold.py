@@ -69,6 +69,10 @@ class Fold:
             self._routes[type_id] = (event_types.decoder(event_type_of(event_class)), handlers)
         self._event_classes = handled
 
+    def event_type(self, type_id: int) -> str:
+        """Return the type of an event that is handled, by its stored id."""
+        return event_type_of(self._event_classes[type_id])
+
     def apply(self, raw_events: Iterable[RawEvent]) -> int:
         """Feed events, in the order given, to the handlers; return how many there were.
 

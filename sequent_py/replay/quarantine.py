@@ -43,6 +43,7 @@ class QuarantinedAggregate:
     projector: str | None
     """None where the payload did not validate."""
     event_type: str
+    """Empty where rows are refused whose event is not known."""
     sequence_number: int | None
     error: str
     quarantined_at: datetime

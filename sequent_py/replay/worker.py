@@ -4,9 +4,9 @@ Run as ``python -m sequent_py.replay.worker``: a :class:`ReplayTask` arrives as 
 the life line: when the coordinator dies in whatever way, the pipe closes and the worker exits at once. Each finished group and a final
 error are reported as a line of JSON on standard output; the ledger, not this output, is the authority.
 
-An event that cannot be projected stops the replay, or, where the migration was begun with a quarantine, sets its aggregate aside: what the
-group wrote is taken back to a savepoint, the aggregate is noted while the group's claim is still held, and the transaction commits nothing but
-that. So no other worker can be at that group between the failure and the note.
+An event that cannot be projected, or whose rows their table refuses, stops the replay, or, where the migration was begun with a quarantine, sets
+its aggregate aside: what the group wrote is taken back to a savepoint, the aggregate is noted while the group's claim is still held, and the
+transaction commits nothing but that. So no other worker can be at that group between the failure and the note.
 
 A worker has two connections: events stream from the *reader* while the *writer* holds the group's claim, looks rows up where it must, and
 writes. A group is one transaction on the writer: claim, rows, done. A worker killed anywhere leaves nothing behind.
@@ -22,38 +22,37 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from itertools import islice
-from uuid import UUID
+from typing import Literal
 
 import psycopg
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.pq import TransactionStatus
 
 from sequent_py import database
-from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionFailed, SequentError
-from sequent_py.event_types import stored_event_types
+from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionError, SequentError
 from sequent_py.events import EventTypes
-from sequent_py.persistors.replay import AGGREGATES_PER_STATEMENT, ReplayPersistor
+from sequent_py.persistors.deferred import DeferredConstraints, read_deferred
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, record_shape
 from sequent_py.replay import fence
-from sequent_py.replay.edits import edited_after
-from sequent_py.replay.fold import Fold
+from sequent_py.replay.group_fold import Folding, GroupFold
 from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.quarantine import Quarantine
-from sequent_py.replay.reader import RawEvent, aggregates_query, group_query, in_order, read_events
 from sequent_py.replay.refold import SpecialAggregate
+from sequent_py.replay.violations import Failure, failures_of
 from sequent_py.roles.assume import assume
 from sequent_py.roles.rules import RoleKind
 from sequent_py.view_schema.migrations import Migrations, definition, served_definitions
 
-BATCH_EVENTS = 20_000
-"""In catch-up, and once rows have spilled, the rows of this many events' aggregates are read at once: few round trips, bounded memory."""
-
 READER_WORK_MEM = "64MB"
 """Holds the sort of a group of 100 000 events of some hundred bytes each."""
+
+MOST_LOCK_RETRIES = 3
+"""So often is a group tried again that lost a deadlock, or waited in vain for another's rows."""
 
 LOST_LIFE_LINE = 3
 """Exit status of a worker whose coordinator died."""
@@ -75,6 +74,8 @@ class ReplayTask:
     max_rows_in_memory: int
     quarantine_limit: int | None = None
     """How many aggregates the migration may set aside; None: it stops at the first event that cannot be projected."""
+    may_quarantine: bool = True
+    """Whether it could have been given a quarantine."""
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -114,6 +115,10 @@ class GroupReplayer:
         self.projectors: list[type[Projector]] = [by_name[name] for name in task.projectors]
         self._event_types = event_types
         self.tables: dict[type[Record], TableShape] = {}
+        self._folding = self._fold_into(DeferredConstraints())
+        self._may_quarantine = task.may_quarantine and all(
+            item.ordering == "aggregate" for item in self.projectors
+        )
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(
@@ -124,8 +129,8 @@ class GroupReplayer:
         Raises
         ------
         ProjectionFailed, InvalidPayload
-            A handler raised or a payload does not validate, and the migration has no quarantine or a full one; noted on the group, which
-            stays claimable.
+            A handler raised, a table refuses the rows or a payload does not validate, and the migration has no quarantine or a full one;
+            noted on the group, which stays claimable.
         """
         self.prepare(writer)
         groups = 0
@@ -137,6 +142,8 @@ class GroupReplayer:
 
     def prepare(self, connection: Connection) -> None:
         """Read what the database knows, after the migration has begun and before the first group."""
+        if self.tables:
+            return
         with connection.transaction():
             for projector in self.projectors:
                 for record in projector_definition(projector).records:
@@ -146,57 +153,104 @@ class GroupReplayer:
                         self.tables[record] = read_table_shape(
                             connection, shape, self._task.view_schema, physical
                         )
+            self._folding = self._fold_into(read_deferred(connection, self.tables.values()))
+
+    def _fold_into(self, deferred: DeferredConstraints) -> Folding:
+        return Folding(
+            self._task.event_store_schema,
+            self.projectors,
+            self.tables,
+            self._event_types,
+            deferred,
+            self._task.max_rows_in_memory,
+        )
 
     def _replay_next(self, reader: Connection, writer: Connection) -> GroupDone | None:
+        is_nested = writer.info.transaction_status != TransactionStatus.IDLE
+        tries = 0
         while True:
-            started = time.perf_counter()
-            failure: ProjectionFailed | InvalidPayload | None = None
-            with writer.transaction():
-                # Losing the newest groups with a crashed server is harmless: rows and "done" are lost together.
-                writer.execute("SET LOCAL synchronous_commit = off")
-                claimed = self._ledger.claim(writer, self._task.migration_id, epoch=self._task.epoch)
-                if claimed is None:
-                    return None
-                specials = self._ledger.special_aggregates(writer, claimed)
-                try:
-                    with writer.transaction():
-                        events, row_changes = self._replay(claimed, specials, reader, writer)
-                except (ProjectionFailed, InvalidPayload) as error:
-                    failure = error
-                    is_set_aside = self._set_aside(writer, claimed, specials, error)
-                else:
-                    seconds = time.perf_counter() - started
-                    self._ledger.finish(
-                        writer,
-                        claimed,
-                        events=events,
-                        row_changes=row_changes,
-                        seconds=seconds,
-                        worker=self._name,
-                    )
-            if failure is None:
+            try:
+                done = self._try_next(reader, writer)
+            except (DeadlockDetected, LockNotAvailable):
+                # Two groups whose rows exclude one another wait for each other's end. Once one has ended, the other meets its rows.
+                tries += 1
+                if is_nested or tries > MOST_LOCK_RETRIES:
+                    raise
+                continue
+            if done != "set aside":
+                return done
+            tries = 0
+
+    def _try_next(self, reader: Connection, writer: Connection) -> GroupDone | Literal["set aside"] | None:
+        """Replay a group, or set aggregates of it aside, after which it can be claimed again; None when none is left."""
+        started = time.perf_counter()
+        with writer.transaction():
+            # Losing the newest groups with a crashed server is harmless: rows and "done" are lost together.
+            writer.execute("SET LOCAL synchronous_commit = off")
+            claimed = self._ledger.claim(writer, self._task.migration_id, epoch=self._task.epoch)
+            if claimed is None:
+                return None
+            specials = self._ledger.special_aggregates(writer, claimed)
+            group = GroupFold(self._folding, claimed, specials, reader, writer)
+            failure: Failure | None = None
+            try:
+                with writer.transaction():
+                    events, row_changes = group.run()
+            except (ProjectionError, InvalidPayload, psycopg.Error) as error:
+                failure = self._set_aside_all(group, specials, error)
+            else:
+                seconds = time.perf_counter() - started
+                self._ledger.finish(
+                    writer,
+                    claimed,
+                    events=events,
+                    row_changes=row_changes,
+                    seconds=seconds,
+                    worker=self._name,
+                )
                 return GroupDone(events, seconds)
-            if not is_set_aside:
-                raise failure
+        if failure is not None:
+            raise failure
+        return "set aside"
+
+    def _set_aside_all(
+        self, group: GroupFold, specials: Sequence[SpecialAggregate], error: Exception
+    ) -> Failure | None:
+        """Find what failed, note it, and set its aggregates aside where the migration allows it; return the first that it does not.
+
+        Raises
+        ------
+        Exception
+            ``error``, where no event is to blame.
+        """
+        limit, writer = self._task.quarantine_limit, group.writer
+        listed = self._quarantine.listed(writer, self._task.migration_id)
+        most = 1 if limit is None else max(limit - len(listed), 0) + 1
+        for failure in failures_of(group, error, most=most):
+            if not self._set_aside(writer, group.claimed, specials, failure):
+                return failure
+        return None
 
     def _set_aside(
         self,
         writer: Connection,
         claimed: ClaimedGroup,
         specials: Sequence[SpecialAggregate],
-        error: ProjectionFailed | InvalidPayload,
+        error: Failure,
     ) -> bool:
         """Note the failure, and set its aggregate aside where the migration allows it; whether it was."""
         limit = self._task.quarantine_limit
         listed = {item.aggregate_id: item for item in self._quarantine.listed(writer, claimed.migration_id)}
         before = listed.get(error.aggregate_id)
         if limit is None or (before is None and len(listed) >= limit):
+            if limit is None and self._may_quarantine:
+                error.remedy += " Or set its aggregate aside: sequent migrate online --quarantine"
             if limit is not None:
                 error.remedy = f"{len(listed)} aggregates are set aside already, and --quarantine-limit is {limit}. {error.remedy}"
             self._ledger.record_error(writer, claimed, str(error))
             return False
-        if before is not None and before.pass_number == claimed.pass_number:
-            # It was left out, and failed all the same: going on would never end.
+        if error.aggregate_id is None or (before is not None and before.pass_number == claimed.pass_number):
+            # Nobody knows whom to leave out, or it was left out, and failed all the same: going on would never end.
             self._ledger.record_error(writer, claimed, str(error))
             return False
         special = next((item for item in specials if item.aggregate_id == error.aggregate_id), None)
@@ -204,101 +258,6 @@ class GroupReplayer:
         since = special.since if special is not None else claimed.since
         self._quarantine.set_aside(writer, claimed.migration_id, claimed.pass_number, error, since=since)
         return True
-
-    def _replay(
-        self,
-        claimed: ClaimedGroup,
-        specials: Sequence[SpecialAggregate],
-        reader: Connection,
-        writer: Connection,
-    ) -> tuple[int, dict[str, int]]:
-        is_catch_up = claimed.since is not None
-        projectors = [
-            projector for projector in self.projectors if projector.ordering == claimed.group.ordering
-        ]
-        records = {record for projector in projectors for record in projector_definition(projector).records}
-        # Anew for each group: a worker that goes on from one pass to the next must not miss a type that is new since.
-        stored_types = stored_event_types(writer, self._task.event_store_schema)
-        persistor = ReplayPersistor(
-            writer,
-            {record: table for record, table in self.tables.items() if record in records},
-            backing="table" if is_catch_up else "none",
-            max_rows_in_memory=self._task.max_rows_in_memory,
-        )
-        fold = Fold(projectors, persistor, self._event_types, stored_types)
-        events = self._refold(claimed, specials, fold, persistor, reader, writer)
-        query = group_query(
-            self._task.event_store_schema,
-            claimed.group,
-            event_type_ids=fold.event_type_ids,
-            since=claimed.since,
-            until=claimed.until,
-            # As this transaction knows them: a pass that is one transaction with its groups has committed neither. Those edited after
-            # the pass's snapshot, in contrast, must be as the reading statement sees them.
-            left_out={
-                *(special.aggregate_id for special in specials),
-                *self._quarantine.left_out_of_all(writer, self._task.physical_tables.values()),
-            },
-            left_out_query=edited_after(self._task.event_store_schema, claimed.until),
-        )
-        with closing(read_events(reader, query)) as raw_events:
-            events += _fold_in_batches(raw_events, fold, persistor)
-        # One flush for special and other aggregates: what one of them gives up and another takes (a unique name) is then no conflict.
-        changes = persistor.flush()
-        return events, {
-            record_shape(record).table_name: delta.inserted - delta.deleted
-            for record, delta in changes.items()
-        }
-
-    def _refold(
-        self,
-        claimed: ClaimedGroup,
-        specials: Sequence[SpecialAggregate],
-        fold: Fold,
-        persistor: ReplayPersistor,
-        reader: Connection,
-        writer: Connection,
-    ) -> int:
-        """Fold the group's special aggregates; return their events.
-
-        Of edited ones the rows go first, also of those that were set aside in this very pass: what was edited is nowhere kept.
-        """
-        if not specials:
-            return 0
-        persistor.delete_aggregates([special.aggregate_id for special in specials if special.is_edited])
-        failed = {
-            item.aggregate_id
-            for item in self._quarantine.listed(writer, claimed.migration_id)
-            if item.pass_number == claimed.pass_number
-        }
-        by_since: dict[str | None, list[UUID]] = {}
-        for special in specials:
-            if special.aggregate_id not in failed:
-                by_since.setdefault(special.since, []).append(special.aggregate_id)
-        events = 0
-        for since, aggregate_ids in by_since.items():
-            for start in range(0, len(aggregate_ids), AGGREGATES_PER_STATEMENT):
-                query = aggregates_query(
-                    self._task.event_store_schema,
-                    aggregate_ids[start : start + AGGREGATES_PER_STATEMENT],
-                    event_type_ids=fold.event_type_ids,
-                    since=since,
-                    until=claimed.until,
-                    left_out_query=edited_after(self._task.event_store_schema, claimed.until),
-                )
-                with closing(read_events(reader, query)) as raw_events:
-                    events += _fold_in_batches(in_order(raw_events), fold, persistor)
-            self._quarantine.release(writer, aggregate_ids, self._task.physical_tables.values())
-        return events
-
-
-def _fold_in_batches(raw_events: Iterable[RawEvent], fold: Fold, persistor: ReplayPersistor) -> int:
-    events = 0
-    stream = iter(raw_events)
-    while batch := list(islice(stream, BATCH_EVENTS)):
-        persistor.prefetch(UUID(bytes=aggregate_id) for aggregate_id in {raw[2] for raw in batch})
-        events += fold.apply(batch)
-    return events
 
 
 def load_migrations(reference: str) -> type[Migrations]:

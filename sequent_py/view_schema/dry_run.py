@@ -19,6 +19,7 @@ from sequent_py.checks.determinism import CLOCK_SHIFT_SECONDS, Circumstances, co
 from sequent_py.errors import MigrationError
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
+from sequent_py.persistors.refusals import naming_refusals
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.progress import Progress
 from sequent_py.records import record_shape
@@ -135,7 +136,8 @@ def _replay_sample(
                     query += sql.SQL(" LIMIT {}").format(sql.Literal(MOST_EVENTS))
                 with closing(read_events(reader, query)) as raw_events:
                     events += fold.apply(raw_events)
-        changes = persistor.flush()
+        with naming_refusals(persistor, replayed_projectors(resolved)):
+            changes = persistor.flush()
         executor.build_indexes_here(
             connection,
             view_schema=context.config.view_schema,

@@ -73,7 +73,7 @@ class ReturnPasses(Passes):
 
     def task(self) -> ReplayTask:
         """Describe the replay to workers; it sets nothing aside, for nobody could try it again."""
-        return replace(super().task(), quarantine_limit=None)
+        return replace(super().task(), quarantine_limit=None, may_quarantine=False)
 
     def require_unedited(self) -> None:
         """Refuse to go on where events were edited since these tables retired, or since the last pass over them, in a way that cannot be re-folded.

@@ -233,11 +233,16 @@ def shop(
     return Shop(Config(database_url=login_url(database_url, "deploy"), **values), migrations=migrations)
 
 
+def order_id(number: int) -> UUID:
+    """The id of an order, spread over all partitions."""
+    return UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128)
+
+
 def place_orders(app: Sequent, numbers: Iterable[int], *, lines: int = 3) -> list[UUID]:
     """Append one aggregate per number, every seventh cancelled."""
     ids = []
     for number in numbers:
-        aggregate_id = UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128)
+        aggregate_id = order_id(number)
         events: list[Event] = [OrderPlaced(customer=f"customer {number}")]
         events += [LineAdded(product=f"p{line}", cents=number * 10 + line) for line in range(lines)]
         if number % 7 == 6:

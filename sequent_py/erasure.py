@@ -5,8 +5,8 @@ Places, in this order; each step is idempotent, and a command that died is run a
 1. at a standstill, one short transaction per aggregate: its events, its partition key and its rows in the live tables, so that nobody
    ever sees or appends to half of it. Afterwards the id is new: ``expected_version=0`` works;
 2. its rows in retired tables, and in the shadow tables of an unfinished migration. That needs the migration lock, which tells that no worker
-   is reading events from before the erasure; the ledger's row counts are corrected. While a coordinator is at work the tables that it is at
-   work on are left alone: the erasure is an edit, which their next pass re-folds, and no table is promoted without that pass;
+   is reading events from before the erasure; the ledger's row counts are corrected. While a migration is at work its shadow tables are left
+   alone: the erasure is an edit, which their next pass re-folds, and none is promoted without that pass. Others are waited for;
 3. recorded errors, which may quote payloads, and quarantine.
 
 What stays: the id itself in ``event_edits``, by which tables that are not up to date will drop its rows. Tables without an ``aggregate_id`` cannot be
@@ -15,6 +15,7 @@ told apart by aggregate: they are named, and have to be rebuilt.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.database import for_parameters
-from sequent_py.errors import ConcurrentMigration
+from sequent_py.errors import ConcurrentMigration, MigrationError
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Ledger
 from sequent_py.replay.quarantine import Quarantine
@@ -33,6 +34,8 @@ from sequent_py.standstill import at_standstill
 from sequent_py.view_schema.versions import TableRole, Versions, ViewTable
 
 Connection = psycopg.Connection[Any]
+
+POLL_SECONDS = 0.05
 
 STORE_PLACES = (
     ("events", "events"),
@@ -104,6 +107,8 @@ class Erasure:
             The gate is closed; nothing was changed, or no more than earlier aggregates.
         DrainTimeout
             Writers were in flight all the time; as above.
+        MigrationError
+            Somebody held the migration lock all the time; events and live rows are erased.
         """
         ids = list(dict.fromkeys(aggregate_ids))
         if is_dry_run:
@@ -165,21 +170,18 @@ class Erasure:
 
     def _erase_kept(self, ids: Sequence[UUID]) -> None:
         """Delete rows of retired and shadow tables, and correct the ledger's row counts, in one transaction."""
-        try:
-            fence.become_coordinator(self._connection, self._schema)
-        except ConcurrentMigration:
-            with self._connection.transaction():
-                self._hold_tables()
-                # Whoever is at work on a migration lets retired tables be. Nobody but a rollback counts their rows, and while one is
-                # unfinished there is none.
-                is_migrating = self._versions.unfinished(self._connection) is not None
-                self._erase_tables(ids, TableRole.RETIRED if is_migrating else None)
-                self._left = [
-                    table.physical_name
-                    for role in (TableRole.SHADOW, *(() if is_migrating else (TableRole.RETIRED,)))
-                    for table in self._versions.tables(self._connection, role)
-                ]
-            return
+        deadline = time.monotonic() + self._budget_seconds
+        while not self._is_coordinator():
+            if self._left_to_migration(ids):
+                return
+            # A rollback, another erasure, a clean-up: none makes a pass over all of these tables, so it has to be waited for.
+            if time.monotonic() > deadline:
+                holder = fence.coordinator(self._connection, self._schema) or "somebody else"
+                raise MigrationError(
+                    f"Events and live rows are erased; retired tables may hold rows still, because {holder} is at work.",
+                    remedy="When that has ended, run the same command again.",
+                )
+            time.sleep(POLL_SECONDS)
         try:
             # A worker that outlived its coordinator may have read the events before they were deleted.
             fence.evict_workers(self._connection, self._schema)
@@ -189,6 +191,25 @@ class Erasure:
         finally:
             fence.resign(self._connection, self._schema)
 
+    def _is_coordinator(self) -> bool:
+        try:
+            fence.become_coordinator(self._connection, self._schema)
+        except ConcurrentMigration:
+            return False
+        return True
+
+    def _left_to_migration(self, ids: Sequence[UUID]) -> bool:
+        """Whether an unfinished migration is at work: it lets retired tables be, and its next pass deletes the rows of the shadow tables."""
+        with self._connection.transaction():
+            self._hold_tables()
+            if self._versions.unfinished(self._connection) is None:
+                return False
+            self._erase_tables(ids, TableRole.RETIRED)
+            self._left = [
+                table.physical_name for table in self._versions.tables(self._connection, TableRole.SHADOW)
+            ]
+        return True
+
     def _hold_tables(self, condition: sql.SQL = _KEPT) -> None:
         """Keep the tables' records as they are: one that is renamed or dropped meanwhile would be missed, and one that is counted miscounted."""
         self._connection.execute(
@@ -197,9 +218,9 @@ class Erasure:
             )
         )
 
-    def _erase_tables(self, ids: Sequence[UUID], *roles: TableRole | None) -> None:
+    def _erase_tables(self, ids: Sequence[UUID], *roles: TableRole) -> None:
         for role in roles:
-            for table in self._versions.tables(self._connection, role) if role is not None else ():
+            for table in self._versions.tables(self._connection, role):
                 # Passes over a retired table belong to the migration that retired it.
                 self._correct(table, self._take_rows(table, ids), table.retired_by or table.migration_id)
 

@@ -106,8 +106,9 @@ class Projector:
     ) -> AbstractContextManager[R]:
         """Yield the first row that matches for changing; it is stored when the block ends.
 
-        Without filters it is the row of the event's aggregate. Columns ``updated_at`` and ``sequence_number``, where the record has them,
-        are set from the event before the block; ``touch=False`` leaves them alone. If the block raises nothing is changed.
+        Without filters it is the row of the event's aggregate. Columns ``updated_at`` and ``sequence_number``, where the record has them
+        and they are not part of its key, are set from the event before the block; ``touch=False`` leaves them alone. If the block raises
+        nothing is changed.
 
         Raises
         ------

@@ -174,12 +174,16 @@ class RecordShape:
     @property
     def has_updated_at(self) -> bool:
         """Whether updates note the event's time."""
-        return "updated_at" in self.by_attribute
+        return self._has_beside_the_key("updated_at")
 
     @property
     def has_sequence_number(self) -> bool:
-        """Whether updates note the event's sequence number."""
-        return "sequence_number" in self.by_attribute
+        """Whether updates note the event's sequence number; as part of the key it says which row this is, not what became of it."""
+        return self._has_beside_the_key("sequence_number")
+
+    def _has_beside_the_key(self, attribute: str) -> bool:
+        column = self.by_attribute.get(attribute)
+        return column is not None and not column.primary_key
 
     def with_columns(self, columns: Sequence[ColumnShape]) -> RecordShape:
         """Return the shape with other types for the same attributes; row classes stay the same objects."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -143,6 +144,26 @@ class TestErase:
         assert places_with(connection, SECRET) == set()
         app.view_schema.offline()
         assert actual_rows(connection) == expected_rows(connection)
+
+    def test_retired_tables_wait_for_whoever_else_is_at_work(
+        self, app: Sequent, connection: Connection, store_database_url: str
+    ) -> None:
+        order = place_secret(app)
+        migrate(app)
+        with shop(store_database_url, Shop2) as newer:
+            migrate(newer)
+            with (
+                psycopg.connect(store_database_url, autocommit=True, application_name="the pruner") as other,
+                ThreadPoolExecutor(1) as pool,
+            ):
+                other.execute("SELECT pg_advisory_lock(sequent_schema.migration_key())")
+                with pytest.raises(MigrationError, match="the pruner"):
+                    newer.aggregates.erase([order], lock_budget_seconds=0.2)
+                assert places_with(connection, SECRET) == {"order_records_1"}
+                erasing = pool.submit(newer.aggregates.erase, [order])
+                other.execute("SELECT pg_advisory_unlock(sequent_schema.migration_key())")
+                assert rows_of(erasing.result())["retired table order_records_1"] == 1
+            assert places_with(connection, SECRET) == set()
 
     def test_quarantine_and_recorded_errors(self, connection: Connection, store_database_url: str) -> None:
         with shop(store_database_url, ShopFailing) as failing:

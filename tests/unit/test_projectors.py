@@ -27,6 +27,13 @@ class NoteRecord(Record):
     sequence_number: Mapped[int]
 
 
+class LineRecord(Record):
+    __tablename__ = "numbered_line_records"
+    aggregate_id: Mapped[UUID] = mapped_column(primary_key=True)
+    sequence_number: Mapped[int] = mapped_column(primary_key=True)
+    updated_at: Mapped[datetime]
+
+
 class PlainRecord(Record):
     __tablename__ = "plain_records"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -65,7 +72,7 @@ class Recorder:
 
 
 class NoteProjector(Projector):
-    manages_tables = (NoteRecord, PlainRecord)
+    manages_tables = (NoteRecord, LineRecord, PlainRecord)
 
     @on(Opened)
     def opened(self, event: Opened) -> None:
@@ -204,6 +211,7 @@ def test_updates_note_the_event_in_the_columns_there_are(method: str) -> None:
     update(NoteRecord, event, id=1, sequence_number=2)
     update(NoteRecord, event, touch=False)
     update(PlainRecord, event, event="e")
+    update(LineRecord, event, sequence_number=2)
 
     noted = {"updated_at": MOMENT, "sequence_number": 3}
     assert [call[1:] for call in calls] == [
@@ -211,6 +219,8 @@ def test_updates_note_the_event_in_the_columns_there_are(method: str) -> None:
         (NoteRecord, {"id": 1, "sequence_number": 2}, noted),
         (NoteRecord, {"aggregate_id": AGGREGATE}, {}),
         (PlainRecord, {"event": "e"}, {}),
+        # A number that is part of the key says which row it is.
+        (LineRecord, {"sequence_number": 2}, {"updated_at": MOMENT}),
     ]
 
 

@@ -100,7 +100,7 @@ def test_a_definition_says_what_the_class_says() -> None:
         "NoteProjector",
         "aggregate",
     )
-    assert definition.records == (NoteRecord, PlainRecord)
+    assert definition.records == (NoteRecord, LineRecord, PlainRecord)
     assert definition.event_classes == (Opened, Closed)
     assert definition.handlers == {Opened: ("opened", "noted"), Closed: ("noted",)}
 

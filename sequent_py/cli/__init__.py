@@ -35,7 +35,7 @@ from sequent_py.cli.render import Output
 root = typer.Typer(
     name="sequent",
     help="Rebuild the projections of an event-sourced application on PostgreSQL while it runs.",
-    epilog="A first look: sequent demo. In a project of your own: sequent init, then sequent migrate plan, online, offline.",
+    epilog="A first look: sequent demo. In a project of your own: sequent init, then sequent migrate plan, online, golive.",
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,11 +3,14 @@
 An edit of events does not touch the live tables: they hold what the events were. For each aggregate, in one transaction at a standstill: its rows in
 the live tables are deleted, all of its events are folded by this code's projectors, and whatever left it behind is taken back. Readers see its
 old rows or its new ones. After a crash each aggregate is as it was or done.
+
+That takes tables whose rows can be told apart by aggregate. Others are left as they are, and the report names them; but an aggregate that was
+left behind in one of them is refused. The unit is a :class:`Lane`: projectors that write one table between them are folded together or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +26,7 @@ from sequent_py.persistors.deferred import read_deferred
 from sequent_py.persistors.refusals import naming_refusals
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
+from sequent_py.projectors import ProjectorDefinition
 from sequent_py.records import Record, record_shape
 from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.fold import Fold
@@ -30,9 +34,48 @@ from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.reader import aggregates_query, in_order, read_events
 from sequent_py.replay.refold import find_obstacles
 from sequent_py.standstill import at_standstill
-from sequent_py.view_schema.migrations import MigrationsDefinition
+from sequent_py.view_schema.migrations import MigrationsDefinition, tables_of
 
 Connection = psycopg.Connection[Any]
+
+
+REBUILD = "Rebuild the tables: declare their projectors under a new version, then sequent migrate online"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Projectors that share tables, directly or through others: what is folded together."""
+
+    projectors: tuple[ProjectorDefinition, ...]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The plain names of all of their tables."""
+        return tuple(dict.fromkeys(table for item in self.projectors for table in tables_of(item)))
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """Why single aggregates cannot be folded anew; nothing when they can."""
+        return find_obstacles(self.projectors)
+
+
+def lanes(projectors: Iterable[ProjectorDefinition]) -> tuple[Lane, ...]:
+    """Divide projectors so that no two lanes share a table; pure."""
+    found: list[Lane] = []
+    for item in projectors:
+        met = [lane for lane in found if not set(lane.tables).isdisjoint(tables_of(item))]
+        found = [lane for lane in found if lane not in met]
+        found.append(Lane((*(each for lane in met for each in lane.projectors), item)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class NotFolded:
+    """Projectors whose tables were left as they are."""
+
+    projectors: tuple[str, ...]
+    tables: tuple[str, ...]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +89,8 @@ class RefoldReport:
     inserted_rows: Mapping[str, int]
     released: int
     """Aggregates that had been left behind in a replay, and are whole now."""
+    not_folded: tuple[NotFolded, ...] = ()
+    """Tables that were left alone: they show the aggregates as they did before."""
 
 
 class Refolding:
@@ -74,17 +119,21 @@ class Refolding:
         Raises
         ------
         MigrationError
-            No version is live, or none of this code's; or its rows cannot be told apart by aggregate. Nothing was changed.
+            No version is live, or none of this code's; or the rows of a table that an aggregate was left behind in, or of every table, cannot
+            be told apart by aggregate. Nothing was changed.
         ProjectionFailed, InvalidPayload
             An event cannot be projected, or a table refuses the aggregate's rows. It is as it was, those before it are done.
         MaintenanceModeActive, DrainTimeout
             As in :func:`~sequent_py.standstill.at_standstill`.
         """
-        self._definition_of(Gate(self._schema).read(self._connection).live_version)
+        definition = self._definition_of(Gate(self._schema).read(self._connection).live_version)
         ids = tuple(dict.fromkeys(aggregate_ids))
+        # All of them before the first is touched. Each is looked at again at its standstill: tables may be swapped until then.
+        self._foldable(definition, ids)
         events, released = 0, 0
         deleted: dict[str, int] = {}
         inserted: dict[str, int] = {}
+        not_folded: dict[NotFolded, None] = {}
         for aggregate_id in ids:
             done = at_standstill(
                 self._connection,
@@ -97,7 +146,8 @@ class Refolding:
             for total, part in ((deleted, done.deleted_rows), (inserted, done.inserted_rows)):
                 for table, rows in part.items():
                     total[table] = total.get(table, 0) + rows
-        return RefoldReport(ids, events, deleted, inserted, released)
+            not_folded |= dict.fromkeys(done.not_folded)
+        return RefoldReport(ids, events, deleted, inserted, released, tuple(not_folded))
 
     def _definition_of(self, live_version: int) -> MigrationsDefinition:
         definition = self._definitions.get(live_version)
@@ -109,18 +159,42 @@ class Refolding:
                 else "No version is live yet, so there are no rows to fold anew.",
                 remedy=f"Run it with the code of version {live_version}." if live_version else "",
             )
-        obstacles = find_obstacles(definition.projectors)
-        if obstacles:
-            raise MigrationError(
-                f"Single aggregates cannot be folded anew: {'; '.join(obstacles)}.",
-                remedy="Rebuild the tables: declare their projectors under a new version, then sequent migrate online",
-            )
         return definition
+
+    def _foldable(self, definition: MigrationsDefinition, aggregate_ids: Sequence[UUID]) -> tuple[Lane, ...]:
+        """Return what can be folded anew of these aggregates.
+
+        Raises
+        ------
+        MigrationError
+            That is nothing; or not all that one of them was left behind in.
+        """
+        every = lanes(definition.projectors)
+        free = tuple(lane for lane in every if not lane.obstacles)
+        behind = Quarantine(self._schema).unprojected(self._connection, aggregate_ids)
+        for aggregate_id, tables in behind.items():
+            needed = [lane for lane in every if not tables.isdisjoint(lane.tables)]
+            obstacles = [obstacle for lane in needed for obstacle in lane.obstacles]
+            if obstacles:
+                raise MigrationError(
+                    f"Aggregate {aggregate_id} was left behind in {_listed(tables)}, and cannot be folded anew there: {'; '.join(obstacles)}.",
+                    remedy=REBUILD,
+                )
+        if not free:
+            obstacles = [obstacle for lane in every for obstacle in lane.obstacles]
+            raise MigrationError(
+                f"Single aggregates cannot be folded anew: {'; '.join(obstacles)}.", remedy=REBUILD
+            )
+        return free
 
     def _refold(self, aggregate_id: UUID, live_version: int) -> RefoldReport:
         definition = self._definition_of(live_version)
-        projectors = [item.projector for item in definition.projectors]
-        persistor = ReplayPersistor(self._connection, self._tables(definition), backing="table")
+        chosen = self._foldable(definition, [aggregate_id])
+        folding = {item.name for lane in chosen for item in lane.projectors}
+        # In the declared order, in which an event meets them.
+        definitions = [item for item in definition.projectors if item.name in folding]
+        projectors = [item.projector for item in definitions]
+        persistor = ReplayPersistor(self._connection, self._tables(definitions), backing="table")
         fold = Fold(
             projectors,
             persistor,
@@ -141,9 +215,7 @@ class Refolding:
             changes = persistor.flush()
             read_deferred(self._connection, persistor.shapes.values()).check(self._connection)
         # A live table has its plain name.
-        tables = [
-            record_shape(record).table_name for item in definition.projectors for record in item.records
-        ]
+        tables = [table for lane in chosen for table in lane.tables]
         released = Quarantine(self._schema).release(self._connection, [aggregate_id], tables)
         return RefoldReport(
             (aggregate_id,),
@@ -151,14 +223,25 @@ class Refolding:
             {record_shape(record).table_name: delta.deleted for record, delta in changes.items()},
             {record_shape(record).table_name: delta.inserted for record, delta in changes.items()},
             released,
+            tuple(
+                NotFolded(
+                    tuple(item.name for item in lane.projectors), lane.tables, "; ".join(lane.obstacles)
+                )
+                for lane in lanes(definition.projectors)
+                if lane not in chosen
+            ),
         )
 
-    def _tables(self, definition: MigrationsDefinition) -> dict[type[Record], TableShape]:
+    def _tables(self, projectors: Iterable[ProjectorDefinition]) -> dict[type[Record], TableShape]:
         """Read the live tables' shapes, at the standstill: nothing can be swapped underneath."""
-        records = dict.fromkeys(record for item in definition.projectors for record in item.records)
+        records = dict.fromkeys(record for item in projectors for record in item.records)
         return {
             record: read_table_shape(
                 self._connection, record_shape(record), self._view_schema, record_shape(record).table_name
             )
             for record in records
         }
+
+
+def _listed(tables: Collection[str]) -> str:
+    return " and ".join(sorted(tables))

@@ -12,7 +12,7 @@ import typer
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.erasure import REMEDY_FOR_UNTOLD, ErasureReport
-from sequent_py.refolding import RefoldReport
+from sequent_py.refolding import REBUILD, RefoldReport
 
 app = typer.Typer(help="Erase single aggregates, or fold them anew.", rich_markup_mode=None)
 
@@ -58,7 +58,8 @@ def refold(invocation: Invocation, ids: Ids, lock_budget: LockBudget = None) -> 
     """Make the live rows of aggregates the fold of their events.
 
     After events were edited by hand, or for an aggregate that was left behind in a migration. Needs the code of the live version. One
-    transaction per aggregate; readers see the old rows or the new ones.
+    transaction per aggregate; readers see the old rows or the new ones. Tables whose rows cannot be told apart by aggregate are left as
+    they are, and named; an aggregate that was left behind in one of those is refused.
 
     \b
     Example: sequent aggregates refold 6f1c…
@@ -117,4 +118,12 @@ def _refold(report: RefoldReport) -> Iterator[Block]:
             for table in report.deleted_rows
         ],
         frozenset({1, 2}),
+    )
+    yield Items(
+        f"Not folded anew, and as they were. If events were edited that these projectors handle: {REBUILD[0].lower()}{REBUILD[1:]}:",
+        [
+            f"{', '.join(item.tables)} of {' and '.join(item.projectors)}: {item.reason}"
+            for item in report.not_folded
+        ],
+        Tone.WARNING,
     )

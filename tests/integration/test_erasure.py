@@ -14,7 +14,13 @@ from psycopg import sql
 from shop import (
     FailingProjector,
     LineAdded,
+    LineProjector,
+    LineRecord,
     OrderPlaced,
+    OrderProjector,
+    OrderRecord,
+    ProductProjector,
+    ProductRecord,
     Shop2,
     ShopCounting,
     ShopFailing,
@@ -25,7 +31,7 @@ from shop import (
 )
 from waiting import wait_until
 
-from sequent_py import Sequent
+from sequent_py import Migrations, Sequent
 from sequent_py.erasure import Erasure, ErasureReport
 from sequent_py.errors import (
     DrainTimeout,
@@ -34,8 +40,21 @@ from sequent_py.errors import (
     ProjectionFailed,
     WrongExpectedVersion,
 )
+from sequent_py.projectors import projector_definition
+from sequent_py.refolding import lanes
 
 Connection = psycopg.Connection[Any]
+
+
+class OnlyProducts(Migrations):
+    version = 1
+    versions = {1: [ProductProjector]}
+
+
+class Both(LineProjector):
+    manages_tables = (OrderRecord, LineRecord, ProductRecord)
+
+
 SECRET = "Rumpelstiltskin"
 
 
@@ -364,12 +383,43 @@ class TestRefold:
         ):
             newer.aggregates.refold([order])
 
-    def test_tables_without_an_aggregate_id_are_refused(self, store_database_url: str) -> None:
+    def test_tables_without_an_aggregate_id_are_left_as_they_are_and_named(
+        self, connection: Connection, store_database_url: str
+    ) -> None:
         with shop(store_database_url, ShopCounting) as counting:
-            [order] = place_orders(counting, [1])
+            ids = place_orders(counting, range(3))
             migrate(counting)
+            products = connection.execute(
+                "SELECT * FROM view_schema.product_records ORDER BY 1, 2"
+            ).fetchall()
+            connection.execute(
+                "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{product}', '\"edited\"') WHERE aggregate_id = %s"
+                " AND sequence_number = 2",
+                (ids[1],),
+            )
+            report = counting.aggregates.refold([ids[1], ids[2]])
+            [left] = report.not_folded
+            assert (left.projectors, left.tables) == (("ProductProjector",), ("product_records",))
+            assert "no aggregate_id" in left.reason
+            assert set(report.inserted_rows) == {"order_records", "line_records"}
+            assert actual_rows(connection) == expected_rows(connection)
+            rows = connection.execute("SELECT * FROM view_schema.product_records ORDER BY 1, 2").fetchall()
+            assert rows == products
+
+    def test_where_no_table_has_an_aggregate_id_it_is_refused(self, store_database_url: str) -> None:
+        with shop(store_database_url, OnlyProducts) as products:
+            [order] = place_orders(products, [1])
+            migrate(products)
             with pytest.raises(MigrationError, match="product_records"):
-                counting.aggregates.refold([order])
+                products.aggregates.refold([order])
+
+    def test_projectors_that_share_a_table_are_folded_together_or_not_at_all(self) -> None:
+        every = [projector_definition(item) for item in (OrderProjector, LineProjector, Both)]
+        [lane] = lanes(every)
+        assert set(lane.tables) == {"order_records", "line_records", "product_records"}
+        assert [item.name for item in lane.projectors] == ["OrderProjector", "LineProjector", "Both"]
+        assert lane.obstacles
+        assert [lane.tables for lane in lanes(every[:2])] == [("order_records",), ("line_records",)]
 
 
 def _waits(connection: Connection, application: str, event: str) -> bool:

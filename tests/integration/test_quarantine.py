@@ -14,6 +14,7 @@ from shop import (
     LineAdded,
     LineProjector,
     OrderPlaced,
+    ProductProjector,
     Rows,
     Shop2,
     ShopFailing,
@@ -24,7 +25,7 @@ from shop import (
 )
 
 from sequent_py import Migrations, Sequent
-from sequent_py.errors import AggregatesQuarantined, InvalidPayload, ProjectionFailed
+from sequent_py.errors import AggregatesQuarantined, InvalidPayload, MigrationError, ProjectionFailed
 
 Connection = psycopg.Connection[Any]
 
@@ -37,6 +38,16 @@ class Failing2(Migrations):
 class Orders2(Migrations):
     version = 2
     versions = {1: [LineProjector], 2: [FailingProjector]}
+
+
+class Products2(Migrations):
+    version = 2
+    versions = {1: ShopFailing.versions[1], 2: [ProductProjector]}
+
+
+class Products1(Migrations):
+    version = 1
+    versions = {1: [*ShopFailing.versions[1], ProductProjector]}
 
 
 class Both3(Migrations):
@@ -369,6 +380,44 @@ class TestAccepted:
             process.store.append(ids[0], [LineAdded(product="second", cents=2)])
         assert ids[1] not in {row[0] for row in actual_rows(connection)["order_records"]}
         assert without(actual_rows(connection), ids[1]) == without(expected_rows(connection), ids[1])
+
+
+class TestAcceptedBesideTablesThatCannotBeToldApart:
+    def test_what_was_left_behind_is_folded_anew_and_the_others_are_named(
+        self, app: Sequent, connection: Connection, store_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = place_orders(app, range(4))
+        poison(app, ids[1])
+        app.view_schema.online(quarantine=True)
+        app.view_schema.golive(accept_quarantined=[ids[1]])
+        with shop(store_database_url, Products2) as newer:
+            newer.view_schema.online()
+            newer.view_schema.golive()
+            monkeypatch.setattr(FailingProjector, "is_mended", True)
+            report = newer.aggregates.refold([ids[1]])
+            assert report.released == 1
+            assert [item.projectors for item in report.not_folded] == [("ProductProjector",)]
+            assert set_aside(newer) == []
+            assert actual_rows(connection) == expected_rows(connection)
+            newer.store.append(ids[1], [LineAdded(product="whole again", cents=4)])
+            assert actual_rows(connection) == expected_rows(connection)
+
+    def test_what_was_left_behind_in_them_is_refused_and_stays_as_it_was(
+        self, connection: Connection, store_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with shop(store_database_url, Products1) as app:
+            ids = place_orders(app, range(4))
+            poison(app, ids[1])
+            app.view_schema.online(quarantine=True)
+            app.view_schema.golive(accept_quarantined=[ids[1]])
+            before = actual_rows(connection)
+            monkeypatch.setattr(FailingProjector, "is_mended", True)
+            with pytest.raises(MigrationError, match=rf"{ids[1]} was left behind in .*product_records"):
+                app.aggregates.refold([ids[0], ids[1]])
+            assert actual_rows(connection) == before
+            assert set_aside(app) == [ids[1]]
+            # One that was not left behind: what can be folded anew is.
+            assert app.aggregates.refold([ids[0]]).inserted_rows["line_records"] == 3
 
 
 class TestAcceptedAndRolledBack:

@@ -60,7 +60,8 @@ def verify(
 
     The new tables while a migration is unfinished, else the live ones, exactly, while the application writes. Every column is compared but
     those whose values the database draws; the tables' columns, constraints and indexes with what their files create; and the rows of a
-    sample with a second fold, under other circumstances. Writes nothing. Exits with 1 if anything differs.
+    sample with a second fold, under other circumstances. Writes nothing. Exits with 1 if anything differs. What could not be compared, and
+    aggregates that were left behind, the first line names.
 
     \b
     Example: sequent migrate verify --all --workers 4
@@ -106,8 +107,12 @@ def diff(
 def describe_verification(report: VerifyReport) -> Iterator[Block]:
     """Say what a verification found."""
     which = "live" if report.subject == "live" else "new"
+    exceptions = _exceptions(report)
     if report.is_correct:
-        yield Line(f"The {which} tables of version {report.version} are what the events say.", Tone.GOOD)
+        tone = Tone.WARNING if exceptions else Tone.GOOD
+        yield Line(
+            f"The {which} tables of version {report.version} are what the events say{exceptions}.", tone
+        )
     else:
         yield Line(f"The {which} tables of version {report.version} are not what the events say.", Tone.BAD)
     aggregates = "every aggregate" if report.aggregates is None else count(report.aggregates, "aggregate")
@@ -142,6 +147,22 @@ def describe_verification(report: VerifyReport) -> Iterator[Block]:
         "Handlers that are not deterministic:", [str(item) for item in report.nondeterminism or ()], Tone.BAD
     )
     yield Items("Notes:", report.notes, Tone.WARNING)
+
+
+def _exceptions(report: VerifyReport) -> str:
+    """Say what no statement is made about: what a reader of the first line must not take for compared."""
+    parts = []
+    if report.left_out:
+        number = len(report.left_out)
+        what = "left behind" if report.subject == "live" else "left out"
+        parts.append(f"{count(number, 'aggregate')} that {'was' if number == 1 else 'were'} {what}")
+    if report.not_compared:
+        number = len(report.not_compared)
+        names = ", ".join(report.not_compared)
+        parts.append(
+            f"{count(number, 'table')} that {'was' if number == 1 else 'were'} not compared ({names})"
+        )
+    return f", except {' and '.join(parts)}" if parts else ""
 
 
 def _rows(table: TableVerification) -> str:

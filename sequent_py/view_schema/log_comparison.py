@@ -46,6 +46,8 @@ DETERMINISM_AGGREGATES = 100
 DETERMINISM_EVENTS = 4_000
 """Of the sample that is folded twice; some seconds."""
 ORPHANS = 100
+NOT_COMPARED = "not compared"
+"""The method of a table whose rows were only counted."""
 POLL_SECONDS = 0.2
 
 
@@ -84,7 +86,7 @@ class LogComparison:
         self._recorded: dict[str, int] = {}
         self._uncompared: dict[str, set[str]] = {}
         self._left_out: dict[str, None] = {}
-        self._methods = dict.fromkeys(wanted, "not compared")
+        self._methods = dict.fromkeys(wanted, NOT_COMPARED)
         self.aggregates: int | None = 0
         self.events = 0
         self.notes: list[str] = []
@@ -114,6 +116,13 @@ class LogComparison:
             )
         if is_all:
             self.aggregates = None
+        elif self.aggregates is not None:
+            self.aggregates -= len(self._left_out)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The aggregates that would have been compared, and were set aside or edited."""
+        return tuple(self._left_out)
 
     def find_nondeterminism(self, aggregate_ids: Sequence[UUID]) -> tuple[Nondeterminism, ...]:
         """Fold a sample twice under different circumstances."""
@@ -240,7 +249,7 @@ class LogComparison:
         for table in tables:
             self._methods[table] = "aggregates"
         for table in strayed:
-            self._methods[table] = "not compared"
+            self._methods[table] = NOT_COMPARED
             self._results.pop(table, None)
         return strayed
 

@@ -18,7 +18,7 @@ from sequent_py.errors import ConfigurationError
 from sequent_py.progress import Progress
 from sequent_py.view_schema import table_files
 from sequent_py.view_schema.context import Context
-from sequent_py.view_schema.log_comparison import LogComparison, TableComparison
+from sequent_py.view_schema.log_comparison import NOT_COMPARED, LogComparison, TableComparison
 from sequent_py.view_schema.schema_check import SchemaDifferences, compare_schemas
 from sequent_py.view_schema.subjects import Subject, find_subject
 
@@ -71,7 +71,7 @@ class VerifyReport:
     version: int
     migration_id: int | None
     is_complete: bool
-    """Whether every aggregate was compared."""
+    """Whether every aggregate was compared, in every table: none was left out, and no table was not compared."""
     aggregates: int | None
     """How many were compared; None for all."""
     events: int
@@ -81,6 +81,13 @@ class VerifyReport:
     """None where it was not looked for."""
     seconds: float
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Aggregates that would have been compared, and were set aside by a replay, or edited since the last pass."""
+
+    @property
+    def not_compared(self) -> tuple[str, ...]:
+        """The tables whose rows were not compared, as they are called."""
+        return tuple(table.physical_name for table in self.tables if table.method == NOT_COMPARED)
 
     @property
     def is_correct(self) -> bool:
@@ -125,17 +132,20 @@ def run_verify(
         run = LogComparison(context, connection, subject, wanted, workers, progress)
         run.compare(sample=sample, is_all=is_all, aggregate_ids=aggregate_ids)
         nondeterminism = None if is_once else run.find_nondeterminism(aggregate_ids)
+        found = {table: run.found(table) for table in wanted}
+        is_whole = not run.left_out and all(item.method != NOT_COMPARED for item in found.values())
         return VerifyReport(
             subject=subject.kind,
             version=subject.version,
             migration_id=subject.migration_id,
-            is_complete=is_all,
+            is_complete=is_all and is_whole,
             aggregates=run.aggregates,
             events=run.events,
-            tables=tuple(_report(table, run.found(table), schemas[table]) for table in wanted),
+            tables=tuple(_report(table, found[table], schemas[table]) for table in wanted),
             nondeterminism=nondeterminism,
             seconds=time.monotonic() - started,
             notes=tuple(run.notes),
+            left_out=run.left_out,
         )
 
 

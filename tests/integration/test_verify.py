@@ -29,6 +29,8 @@ from shop import (
 )
 
 from sequent_py import Sequent
+from sequent_py.cli.blocks import Line
+from sequent_py.cli.verify import describe_verification
 from sequent_py.errors import ConfigurationError, MigrationError, VerificationFailed
 from sequent_py.event_types import stored_event_types
 from sequent_py.persistors.tables import read_table_shape
@@ -58,6 +60,12 @@ def migrate(app: Sequent) -> None:
 
 def everything(app: Sequent, **options: Any) -> VerifyReport:
     return app.view_schema.verify(is_all=True, is_once=True, **options)
+
+
+def first_line(report: VerifyReport) -> str:
+    first = next(describe_verification(report))
+    assert isinstance(first, Line)
+    return first.text
 
 
 def of(report: VerifyReport, table: str) -> TableVerification:
@@ -239,6 +247,7 @@ class TestWhatIsSaid:
         query = "SELECT last_value FROM view_schema.order_records_id_seq"
         before = connection.execute(query).fetchone()
         assert everything(app).is_correct
+        assert everything(app).is_complete
         assert app.view_schema.verify().is_correct
         assert connection.execute(query).fetchone() == before
 
@@ -559,6 +568,17 @@ class TestSpecialAggregates:
                 report = app.view_schema.verify(is_all=True)
                 assert report.is_correct
                 assert any(str(ids[2]) in note for note in report.notes)
+                assert (report.is_complete, report.left_out) == (False, (str(ids[2]),))
+                what = "left behind" if report.subject == "live" else "left out"
+                assert first_line(report).endswith(
+                    f"what the events say, except 1 aggregate that was {what}."
+                )
                 if report.subject == "shadow":
                     app.view_schema.offline(accept_quarantined=[ids[2]])
             assert report.subject == "live"
+            report = app.view_schema.verify(aggregate_ids=[ids[2], ids[1]])
+            assert (report.aggregates, report.is_complete) == (1, False)
+            assert "except 1 aggregate" in first_line(report)
+            report = app.view_schema.verify(aggregate_ids=[ids[1]])
+            assert (report.aggregates, report.left_out) == (1, ())
+            assert first_line(report) == "The live tables of version 1 are what the events say."

@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py import Config, Event, Migrations, Projector, Record, Sequent, on
+from sequent_py.cli.blocks import Line
+from sequent_py.cli.verify import describe_verification
 
 Connection = psycopg.Connection[Any]
 
@@ -97,6 +99,7 @@ def test_they_are_compared_whole(
     report = app.view_schema.verify(is_all=True)
     assert report.is_correct, report
     assert {table.method for table in report.tables} == {"whole"}
+    assert report.is_complete
     connection.execute(f"UPDATE view_schema.post_records{suffix} SET text = 'x' WHERE key LIKE '%/2'")  # noqa: S608
     connection.execute(f"DELETE FROM view_schema.thread_records{suffix}")  # noqa: S608
     posts, threads = app.view_schema.verify(is_all=True).tables
@@ -109,3 +112,7 @@ def test_a_sample_says_what_it_does_not_compare(app: Sequent) -> None:
     [table] = report.tables
     assert (table.method, table.rows) == ("not compared", 60)
     assert "--all" in report.notes[0]
+    first = next(describe_verification(report))
+    assert isinstance(first, Line)
+    assert first.text.endswith("what the events say, except 1 table that was not compared (post_records_1).")
+    assert not report.is_complete

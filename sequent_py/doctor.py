@@ -19,6 +19,7 @@ from sequent_py.health import (
     code,
     coverage,
     coverage_findings,
+    left_behind,
     lineage,
     privileges,
     server,
@@ -106,6 +107,7 @@ def _installed(
     yield from attempt(
         "live tables", lambda: tables.check_tables(connection, schema, view_schema, managed=managed)
     )
+    yield from attempt("left behind", lambda: left_behind.check_left_behind(connection, schema))
     yield from attempt("migration", lambda: _unfinished(connection, schema))
     if declared is not None:
         yield from attempt("code", lambda: _code(connection, sequent, declared))

@@ -158,10 +158,12 @@ def abort(report: AbortReport) -> Iterator[Block]:
 def check(report: CheckReport) -> Iterator[Block]:
     if report.is_current:
         yield Line(f"Code and database are at version {report.live_version}.", Tone.GOOD)
+        yield Items("Worth knowing:", report.notices, Tone.WARNING)
         return
     code = "none" if report.code_version is None else str(report.code_version)
     yield Facts({"code": code, "database": str(report.live_version)})
     yield Items("Not current:", report.problems, Tone.WARNING)
+    yield Items("Worth knowing:", report.notices, Tone.WARNING)
     yield Items("Next:", ("sequent migrate plan", "sequent doctor"))
 
 

@@ -9,6 +9,7 @@
     privileges    what the present role may not do, and the GRANT that is missing
     coverage      stored event types that the code does not know, payloads that do not decode; coverage_findings says so
     code          projector code that changed since its tables were built
+    left_behind   aggregates that were accepted as left behind
     tables        managed tables: missing, unlogged, orphaned, retired, left over
 
 A check is a function from a connection (and the names it needs) to findings. It reads the catalogs and the store, writes nothing, and takes

@@ -11,6 +11,7 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.health import coverage, coverage_findings
 from sequent_py.health.code import check_code
 from sequent_py.health.findings import Verdict
+from sequent_py.health.left_behind import check_left_behind
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay import fence
 from sequent_py.replay.estimate import current_snapshot, estimate_history
@@ -279,7 +280,8 @@ def report_check(context: Context) -> CheckReport:
         )
         if plan is not None:
             problems += _code_warnings(context, connection, plan)
-        return CheckReport(code_version, live_version, tuple(problems))
+        notices = [f"{it.message} {it.remedy}" for it in check_left_behind(connection, context.schema)]
+        return CheckReport(code_version, live_version, tuple(problems), tuple(notices))
 
 
 def _code_warnings(context: Context, connection: Connection, plan: Plan | None) -> tuple[str, ...]:

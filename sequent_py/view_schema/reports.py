@@ -156,6 +156,8 @@ class CheckReport:
     code_version: int | None
     live_version: int
     problems: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+    """What was accepted, and is worth knowing all the same."""
 
     @property
     def is_current(self) -> bool:

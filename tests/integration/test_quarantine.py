@@ -25,6 +25,8 @@ from shop import (
 )
 
 from sequent_py import Migrations, Sequent
+from sequent_py.cli.descriptions import check as describe_check
+from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import AggregatesQuarantined, InvalidPayload, MigrationError, ProjectionFailed
 
 Connection = psycopg.Connection[Any]
@@ -291,6 +293,30 @@ class TestAccepted:
         # This process read before that the aggregate is left behind.
         app.store.append(ids[1], [LineAdded(product="whole again", cents=4)])
         assert actual_rows(connection) == expected_rows(connection)
+
+    def test_doctor_and_check_name_it_until_it_is_whole(
+        self, app: Sequent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = place_orders(app, range(3))
+        poison(app, ids[1])
+        app.view_schema.online(quarantine=True)
+        assert "left behind" not in {it.subject for it in examine(app).findings}
+        app.view_schema.offline(accept_quarantined=[ids[1]])
+        [finding] = [it for it in examine(app).findings if it.subject == "left behind"]
+        assert finding.verdict is Verdict.NOTICE
+        assert (
+            f"1 aggregate was left behind in line_records, order_records, as was accepted: {ids[1]}"
+            in finding.message
+        )
+        assert finding.remedy.endswith(f"sequent aggregates refold {ids[1]}")
+        check = app.view_schema.check()
+        assert check.is_current
+        assert check.notices == (f"{finding.message} {finding.remedy}",)
+        assert check.notices[0] in str(list(describe_check(check)))
+        monkeypatch.setattr(FailingProjector, "is_mended", True)
+        app.aggregates.refold([ids[1]])
+        assert "left behind" not in {it.subject for it in examine(app).findings}
+        assert app.view_schema.check().notices == ()
 
     def test_golive_asks_for_the_name_too(self, app: Sequent, connection: Connection) -> None:
         ids = place_orders(app, range(5))

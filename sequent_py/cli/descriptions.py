@@ -25,7 +25,9 @@ from sequent_py.view_schema.reports import (
 def plan(report: PlanReport) -> Iterator[Block]:
     plan = report.plan
     if plan.is_noop:
-        yield Line(f"Nothing to do: the database is at version {plan.target_version}.", Tone.GOOD)
+        tone = Tone.WARNING if report.warnings else Tone.GOOD
+        yield Line(f"Nothing to do: the database is at version {plan.target_version}.", tone)
+        yield Items("Warnings:", report.warnings, Tone.WARNING)
         return
     yield Line(f"View migration from version {plan.from_version} to {plan.target_version}")
     if plan.is_empty:

@@ -41,7 +41,7 @@ def plan(invocation: Invocation) -> None:
     """Show what a migration to the code's version would do.
 
     Which tables are built, why, by which projectors and from how many events; which files alter tables in place; what the old tables
-    will be called. Writes nothing and may be run at any time.
+    will be called. Where nothing is to be built, projectors whose code changed all the same. Writes nothing and may be run at any time.
 
     \b
     Next: sequent migrate online

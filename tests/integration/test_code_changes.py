@@ -21,6 +21,8 @@ from shop import (
 )
 
 from sequent_py import Sequent
+from sequent_py.cli.blocks import Items, Tone
+from sequent_py.cli.descriptions import plan as describe_plan
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import ProjectionFailed
 from sequent_py.view_schema import fingerprints
@@ -97,7 +99,10 @@ def test_a_changed_handler_is_named_by_check_plan_and_doctor_until_it_is_accepte
     for part in ("OrderProjector", "order_records", "version 1", "OrderProjector.line_added", "accept-code"):
         assert part in check.problems[0]
     assert "line_records" not in " ".join(check.problems)
-    assert app.view_schema.plan().warnings == check.problems
+    plan = app.view_schema.plan()
+    assert plan.plan.is_noop
+    assert plan.warnings == check.problems
+    assert Items("Warnings:", check.problems, Tone.WARNING) in list(describe_plan(plan))
     assert "OrderProjector.line_added" in code_findings(app)[0]
     report = app.view_schema.accept_code()
     assert report.changed == {"order_records": ("OrderProjector.line_added",)}

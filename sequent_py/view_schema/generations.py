@@ -6,7 +6,7 @@ A generation is what one migration needs to be rolled back, or to go forth again
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sequent_py.errors import PlanChanged
@@ -28,7 +28,9 @@ class Generation:
     """Tables under their plain names that no projector has managed since."""
     retired_at: datetime | None
     leads_from: int | None
-    """The version that serves when this generation can come back; None when it never can, because not all of it is left."""
+    """The version that serves when this generation can come back; None when it never can."""
+    obstacle: str = ""
+    """Why it never can, where that is not because some of it is gone."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -39,7 +41,7 @@ class Generation:
     def way(self) -> str:
         """What it makes possible: ``from version 3 back to 2``."""
         if self.leads_from is None:
-            return "nothing: the rest of it is gone"
+            return f"nothing: {self.obstacle or 'the rest of it is gone'}"
         back_or_forth = "back" if self.version < self.leads_from else "forth"
         return f"from version {self.leads_from} {back_or_forth} to {self.version}"
 
@@ -61,7 +63,51 @@ def generations(history: Sequence[ViewMigration], tables: Iterable[ViewTable]) -
         _generation(by_id.get(key) if key is not None else None, key, retired.get(key or 0, []), orphaned.get(key, []))
         for key in dict.fromkeys((*retired, *orphaned))
     ]  # fmt: skip
-    return sorted(found, key=_rank, reverse=True)
+    return sorted(_without_dead_ends(history, found), key=_rank, reverse=True)
+
+
+def _without_dead_ends(history: Sequence[ViewMigration], found: Sequence[Generation]) -> list[Generation]:
+    """Take ways away that no rollback can go: through an alteration in place, which cannot be undone, or from a version behind one."""
+    altered = {migration.id: tables for migration in history if (tables := _altered_in_place(migration))}
+    passable = [migration for migration in history if migration.id not in altered]
+    behind = _within_reach(history, history) - _within_reach(history, passable)
+    blocking = next((migration for migration in history if migration.id in altered), None)
+    return [
+        replace(
+            item,
+            leads_from=None,
+            obstacle=f"version {blocking.target_version} altered {altered[blocking.id]} in place, which cannot be undone",
+        )
+        if blocking is not None and (item.migration_id in altered or item.leads_from in behind)
+        else item
+        for item in found
+    ]
+
+
+def _altered_in_place(migration: ViewMigration) -> str:
+    """Name the tables that a promoted migration altered; empty where it altered none."""
+    try:
+        is_promoted = migration.state is MigrationState.LIVE
+        return ", ".join(step.table_name for step in migration.plan.alters) if is_promoted else ""
+    except PlanChanged:
+        # Another release recorded it, and may know that it altered nothing.
+        return ""
+
+
+def _within_reach(history: Sequence[ViewMigration], passable: Sequence[ViewMigration]) -> set[int]:
+    """Return the versions that can come to serve by rollbacks, one after the other, through the passable migrations."""
+    live = (item.target_version for item in history if item.state is MigrationState.LIVE)
+    reached = set(list(live)[:1])
+    ways = [
+        (item.from_version, item.target_version)
+        if item.state is MigrationState.ROLLED_BACK
+        else (item.target_version, item.from_version)
+        for item in passable
+        if item.state in (MigrationState.LIVE, MigrationState.ROLLED_BACK)
+    ]
+    for _ in ways:
+        reached |= {end for start, end in ways if start in reached}
+    return reached
 
 
 def _orphaned_by(history: Sequence[ViewMigration], version: int) -> int | None:

@@ -316,6 +316,11 @@ class TestWhatAMigrationDid:
         with shop(store_database_url, Altered2, sql_directory=tmp_path) as newer:
             newer.view_schema.online()
             newer.view_schema.offline()
+            [kept] = newer.view_schema.status().generations
+            assert (kept.tables, kept.leads_from) == (("order_records_1",), None)
+            assert "version 2 altered line_records in place" in kept.way
+            pruned = newer.view_schema.prune(dry_run=True)
+            assert (pruned.dropped_tables, pruned.ended_ways) == (("order_records_1",), ())
         for ask in (deployed[1].view_schema.rollback, deployed[1].view_schema.rollback_plan):
             with pytest.raises(InvalidTransition, match=r"line_records by line_records_2\.sql"):
                 ask()

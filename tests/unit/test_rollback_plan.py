@@ -220,6 +220,38 @@ def test_an_orphaned_table_that_was_pruned_is_named() -> None:
         )
 
 
+def test_no_way_leads_through_an_alteration_in_place_or_from_behind_one() -> None:
+    altered = Plan(2, 3, replays=(step("a", 3, 2),), alters=(AlterStep("b", 3, "b_3.sql", ""),))
+    three_to_four = Plan(3, 4, replays=(step("a", 4, 3),))
+    history = [
+        migration(4, 3, 4, three_to_four),
+        migration(3, 2, 3, altered),
+        migration(2, 1, 2, Plan(1, 2, replays=(step("a", 2, 1),))),
+        FIRST,
+    ]
+    tables = [
+        table("a", 4),
+        table("a", 3, physical="a_3", retired_by=4),
+        table("a", 2, physical="a_2", retired_by=3),
+        table("a", 1, physical="a_1", retired_by=2),
+    ]
+    found = generations(history, tables)
+    nothing = "nothing: version 3 altered b in place, which cannot be undone"
+    assert {item.version: item.way for item in found} == {
+        3: "from version 4 back to 3",
+        2: nothing,
+        1: nothing,
+    }
+    rolled_back = [migration(4, 3, 4, three_to_four, S.ROLLED_BACK), *history[1:]]
+    tables[:2] = [table("a", 3), table("a", 4, physical="a_4", retired_by=4)]
+    found = generations(rolled_back, tables)
+    assert {item.version: item.way for item in found} == {
+        4: "from version 3 forth to 4",
+        2: nothing,
+        1: nothing,
+    }
+
+
 def test_generations_are_ordered_by_what_can_still_be_done_with_them() -> None:
     rebuilt = Plan(2, 3, replays=(step("a", 3, 2), step("b", 3, None)))
     history = [migration(3, 2, 3, rebuilt), migration(2, 1, 2, ONE_TO_TWO), FIRST]

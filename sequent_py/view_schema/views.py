@@ -66,8 +66,8 @@ _VIEWS = """
 """
 
 _FOREIGN = """
-    SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), pg_catalog.pg_get_userbyid(c.relowner), n.nspname, current_user,
-           pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.has_schema_privilege(n.oid, 'CREATE')
+    SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), pg_catalog.pg_get_userbyid(c.relowner), pg_catalog.quote_ident(n.nspname),
+           pg_catalog.quote_ident(current_user), pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.has_schema_privilege(n.oid, 'CREATE')
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = ANY (%s) ORDER BY 1
 """
@@ -162,9 +162,18 @@ def refuse_foreign(connection: Connection, views: Collection[int]) -> None:
         if what
     ]
     if missing:
+        # All that is missing at once: who is given a view needs CREATE on its schema as well.
+        grants = dict.fromkeys(
+            f"GRANT CREATE ON SCHEMA {schema} TO {role};"
+            for _, _, schema, role, _, may_create in rows
+            if not may_create
+        )
+        owners = [
+            f"ALTER VIEW {name} OWNER TO {role};" for name, _, _, role, is_owner, _ in rows if not is_owner
+        ]
         raise DependentObjects(
             f"These views read tables that will be replaced, and this role may not re-point them: {'; '.join(missing)}.",
-            remedy="Grant what is missing, or run the migration as a role that has it.",
+            remedy=f"Run, as a superuser: {' '.join((*grants, *owners))}",
         )
 
 

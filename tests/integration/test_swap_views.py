@@ -183,6 +183,13 @@ def test_a_view_that_this_role_may_not_replace_is_named(
             dependents.check(generations.connection, VIEW_SCHEMA, step, generations.live)
         assert f"closed.ours ({role} has no CREATE on the schema closed)" in str(caught.value)
         assert f"public.reading (it belongs to {owner}, of which {role} is no member)" in str(caught.value)
+        generations.execute("RESET ROLE")
+        remedy = caught.value.remedy
+        assert f"ALTER VIEW public.reading OWNER TO {role};" in remedy
+        assert f"GRANT CREATE ON SCHEMA closed TO {role};" in remedy
+        generations.connection.execute(remedy.removeprefix("Run, as a superuser: ").encode())
+        generations.execute("SET ROLE {role}", role=role)
+        dependents.check(generations.connection, VIEW_SCHEMA, step, generations.live)
     finally:
         generations.execute("RESET ROLE")
         for name in (role, owner):

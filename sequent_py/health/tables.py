@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import psycopg
 
 from sequent_py.health.findings import Finding, notice, ok, problem
 from sequent_py.view_schema.dependents import missing_tables
+from sequent_py.view_schema.generations import Generation, generations
 from sequent_py.view_schema.versions import TableRole, Versions, ViewTable
 
 Connection = psycopg.Connection[Any]
@@ -39,11 +40,35 @@ def check_tables(
         yield notice(
             "orphaned tables",
             f"No projector manages {since}: nothing keeps them up to date.",
-            "Drop them when nobody reads them any more, in a schema migration.",
+            _orphans_remedy(
+                generations(versions.history(connection), [*live, *tables[TableRole.RETIRED]]), orphaned
+            ),
         )
     yield from _unlogged(connection, view_schema, [table.physical_name for table in live])
     yield from _retired(connection, view_schema, tables[TableRole.RETIRED])
     yield from _left_over(connection, versions, view_schema, tables)
+
+
+def _orphans_remedy(kept: Sequence[Generation], orphaned: Sequence[ViewTable]) -> str:
+    """Say how orphaned tables are dropped, and which way back ends with that."""
+    sentences = []
+    for generation in kept:
+        if generation.orphaned:
+            way = generation.way if generation.leads_from is not None else ""
+            sentences.append(
+                f"When nobody reads {', '.join(generation.orphaned)} any more: sequent migrate prune --orphaned --version {generation.version}"
+                + (f"; that ends the way {way}, which managed {_it(generation.orphaned)}." if way else ".")
+            )
+    undeclared = [table.table_name for table in orphaned if table.unmanaged_since is None]
+    if undeclared:
+        sentences.append(
+            f"The live version manages {', '.join(undeclared)}: run its code, or see what this code's would leave: sequent migrate plan"
+        )
+    return " ".join(sentences)
+
+
+def _it(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
 
 
 def _is_orphaned(table: ViewTable, managed: Collection[str] | None) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from rollback_shop import Deployments, deployments
 from shop import place_orders
 
+from sequent_py.doctor import examine
 from sequent_py.errors import (
     ConcurrentMigration,
     ConfigurationError,
@@ -110,6 +111,18 @@ class TestOrphaned:
         deployed.check(4)
         with pytest.raises(InvalidTransition, match=r"cancellation_records of version 3 .* pruned"):
             deployed[3].view_schema.rollback()
+
+    def test_doctor_says_what_drops_them_and_what_ends_with_that(self, deployed: Deployments) -> None:
+        deployed.migrate(4)
+        [finding] = [it for it in examine(deployed[4]).findings if it.subject == "orphaned tables"]
+        assert finding.remedy == (
+            "When nobody reads cancellation_records any more: sequent migrate prune --orphaned --version 3;"
+            " that ends the way from version 4 back to 3, which managed it."
+        )
+        report = deployed[4].view_schema.prune(orphaned=True, version=3)
+        assert report.dropped_tables == ("cancellation_records",)
+        assert report.ended_ways == ("from version 4 back to 3",)
+        assert "orphaned tables" not in {it.subject for it in examine(deployed[4]).findings}
 
     def test_a_generation_of_the_same_table_is_not_taken_for_it(
         self, store_database_url: str, tmp_path: Path

@@ -8,6 +8,7 @@ from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, 
 from sequent_py.cli.quarantine import left_behind, quarantined
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
+from sequent_py.replay.quarantine import accepting_options, waiting
 from sequent_py.view_schema.generations import Generation
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.reports import (
@@ -20,6 +21,9 @@ from sequent_py.view_schema.reports import (
     PlanReport,
     StatusReport,
 )
+from sequent_py.view_schema.states import MigrationState
+
+TRIED_AGAIN = "mend the handler, then: sequent migrate online   (tries again what was set aside)"
 
 
 def plan(report: PlanReport) -> Iterator[Block]:
@@ -106,6 +110,13 @@ def online(report: OnlineReport) -> Iterator[Block]:
     yield from _rows(report.rows)
     yield from quarantined(report.quarantined)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
+    if report.quarantined:
+        accepting = f"sequent migrate golive {accepting_options(report.quarantined)}"
+        yield Items(
+            "Next:",
+            (TRIED_AGAIN, f"{accepting}   (or offline: to leave behind what is still set aside)"),
+        )
+        return
     yield Items(
         "Next:",
         (
@@ -202,7 +213,14 @@ def status(report: StatusReport) -> Iterator[Block]:
             ],
             Tone.WARNING,
         )
-    yield Items("Next:", report.next_commands)
+    tried_again = report.state == MigrationState.ONLINE_DONE and waiting(report.quarantined)
+    yield Items(
+        "Next:",
+        [
+            TRIED_AGAIN if tried_again and line == "sequent migrate online" else line
+            for line in report.next_commands
+        ],
+    )
 
 
 def generations(title: str, kept: Sequence[Generation]) -> Grid:

@@ -28,6 +28,9 @@ from sequent_py.errors import AggregatesQuarantined, InvalidPayload, ProjectionF
 DEFAULT_LIMIT = 100
 """How many aggregates are set aside before a replay stops. More is no accident of single aggregates, and each costs a group's replay."""
 
+OFFER = "Or set its aggregate aside: sequent migrate online --quarantine"
+"""What a remedy says besides, where an event cannot be projected and a migration could do without its aggregate."""
+
 Connection = psycopg.Connection[Any]
 
 
@@ -49,6 +52,18 @@ class QuarantinedAggregate:
     quarantined_at: datetime
     accepted_at: datetime | None
     """When the tables were promoted all the same."""
+
+
+def waiting(items: Iterable[QuarantinedAggregate]) -> tuple[QuarantinedAggregate, ...]:
+    """Return those that nobody has accepted: a promotion is refused because of them."""
+    return tuple(item for item in items if item.accepted_at is None)
+
+
+def accepting_options(items: Sequence[QuarantinedAggregate]) -> str:
+    """Return the options by which a promotion accepts these, or what they look like where they are many."""
+    if len(items) > 3:
+        return "--accept-quarantined ID…"
+    return " ".join(f"--accept-quarantined {item.aggregate_id}" for item in items)
 
 
 _COLUMNS = (

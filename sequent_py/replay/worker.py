@@ -41,7 +41,7 @@ from sequent_py.records import Record, record_shape
 from sequent_py.replay import fence
 from sequent_py.replay.group_fold import Folding, GroupFold
 from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
-from sequent_py.replay.quarantine import Quarantine
+from sequent_py.replay.quarantine import OFFER, Quarantine
 from sequent_py.replay.refold import SpecialAggregate
 from sequent_py.replay.violations import Failure, failures_of
 from sequent_py.roles.assume import assume
@@ -244,7 +244,7 @@ class GroupReplayer:
         before = listed.get(error.aggregate_id)
         if limit is None or (before is None and len(listed) >= limit):
             if limit is None and self._may_quarantine:
-                error.remedy += " Or set its aggregate aside: sequent migrate online --quarantine"
+                error.remedy += f" {OFFER}"
             if limit is not None:
                 error.remedy = f"{len(listed)} aggregates are set aside already, and --quarantine-limit is {limit}. {error.remedy}"
             self._ledger.record_error(writer, claimed, str(error))

@@ -16,7 +16,7 @@ from uuid import UUID
 from psycopg import sql
 
 from sequent_py.checks.determinism import CLOCK_SHIFT_SECONDS, Circumstances, compare_folds, fold_sample
-from sequent_py.errors import MigrationError
+from sequent_py.errors import InvalidPayload, MigrationError, ProjectionFailed
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
 from sequent_py.persistors.refusals import naming_refusals
@@ -26,12 +26,14 @@ from sequent_py.records import record_shape
 from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import Connection
+from sequent_py.replay.quarantine import OFFER
 from sequent_py.replay.reader import read_events
 from sequent_py.scopes import ScopedSample, scoped_samples
 from sequent_py.verification import Verification
 from sequent_py.view_schema import executor
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors
 from sequent_py.view_schema.inspection import check_swap, current_plan
+from sequent_py.view_schema.online import allows_quarantine
 from sequent_py.view_schema.plans import ResolvedPlan, resolve
 from sequent_py.view_schema.reports import DryRunReport
 
@@ -74,9 +76,14 @@ def run_dry(context: Context, *, sample: int, progress: Progress) -> DryRunRepor
             )
             if plan.replays:
                 progress.step("replaying a sample")
-                aggregates, events, rows, differing = _replay_sample(
-                    context, connection, resolved, proved, sample
-                )
+                try:
+                    aggregates, events, rows, differing = _replay_sample(
+                        context, connection, resolved, proved, sample
+                    )
+                except (ProjectionFailed, InvalidPayload) as error:
+                    if allows_quarantine(resolved):
+                        error.remedy += f" {OFFER}"
+                    raise
         return DryRunReport(
             plan,
             aggregates,

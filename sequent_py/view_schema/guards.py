@@ -26,6 +26,7 @@ from sequent_py.events import EventTypes
 from sequent_py.health import coverage, coverage_findings, lineage, privileges, server, store_objects
 from sequent_py.health.findings import Finding, Verdict
 from sequent_py.progress import Progress
+from sequent_py.replay.quarantine import OFFER
 from sequent_py.view_schema.migrations import MigrationsDefinition
 
 Connection = psycopg.Connection[Any]
@@ -119,11 +120,13 @@ def require_covered(
     definition: MigrationsDefinition,
     handled: Collection[str],
     allows_undecodable: bool = False,
+    may_quarantine: bool = False,
     progress: Progress,
 ) -> None:
     """Refuse a replay that a sample of the log shows to fail or to pass over events.
 
     ``handled`` are the stored names of the types that the replay reads. With ``allows_undecodable`` their payloads may fail: what fails is set aside.
+    ``may_quarantine`` says whether that could be asked for.
 
     Raises
     ------
@@ -148,7 +151,10 @@ def require_covered(
             if more
             else ""
         )
-        raise InvalidPayload(first.event_type, first.event.aggregate_id, first.event.sequence_number, cause)
+        error = InvalidPayload(first.event_type, first.event.aggregate_id, first.event.sequence_number, cause)
+        if may_quarantine:
+            error.remedy += f" {OFFER}"
+        raise error
 
 
 def _refuse(findings: Iterable[Finding], error: Callable[..., SequentError] = UnsoundInstallation) -> None:

@@ -6,6 +6,8 @@ installed yet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sequent_py.errors import InvalidTransition, SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.health import coverage, coverage_findings
@@ -16,6 +18,7 @@ from sequent_py.progress import ReplayProgress
 from sequent_py.replay import fence
 from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
+from sequent_py.replay.quarantine import QuarantinedAggregate, accepting_options, waiting
 from sequent_py.view_schema import dependents, swap, table_files
 from sequent_py.view_schema.acceptance import accepted_differences
 from sequent_py.view_schema.code_records import tables_of_plan
@@ -170,6 +173,7 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
         outlook = rollback_outlook(context, connection)
         can_roll_back = outlook is not None and outlook.is_possible
         is_pending = code_version is not None and code_version > gate.live_version and not can_roll_back
+        quarantined = context.quarantine.reported(connection, migration.id) if migration else ()
         return StatusReport(
             installed=True,
             code_version=code_version,
@@ -182,12 +186,14 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
             pending_events=_pending(context, connection, migration),
             gate=gate,
             retired_tables=retired,
-            next_commands=_next_commands(state, can_roll_back, is_pending, is_held=holder is not None),
+            next_commands=_next_commands(
+                state, can_roll_back, is_pending, is_held=holder is not None, set_aside=waiting(quarantined)
+            ),
             generations=tuple(
                 generations(context.versions.history(connection), _all_tables(context, connection))
             ),
             rollback=outlook,
-            quarantined=context.quarantine.reported(connection, migration.id) if migration else (),
+            quarantined=quarantined,
         )
 
 
@@ -240,12 +246,31 @@ def require_tables(context: Context, connection: Connection, plan: RollbackPlan)
 
 
 def _next_commands(
-    state: MigrationState | None, can_roll_back: bool, is_pending: bool, *, is_held: bool
+    state: MigrationState | None,
+    can_roll_back: bool,
+    is_pending: bool,
+    *,
+    is_held: bool,
+    set_aside: Sequence[QuarantinedAggregate],
 ) -> tuple[str, ...]:
     lines = next_commands(state, can_roll_back, is_pending=is_pending, is_held=is_held)
+    if set_aside and state is MigrationState.ONLINE_DONE and not is_held:
+        lines = _but_for(lines, set_aside)
     # The latest migration may be an aborted one; the one that can be rolled back is behind it then.
     back = f"sequent migrate {Command.ROLLBACK}"
     return (*lines, back) if can_roll_back and not is_held and back not in lines else tuple(lines)
+
+
+def _but_for(lines: Sequence[str], set_aside: Sequence[QuarantinedAggregate]) -> list[str]:
+    """Put first what tries again those that were set aside, and name them to a promotion, which is refused otherwise."""
+    online = f"sequent migrate {Command.ONLINE}"
+    promotions = [f"sequent migrate {command}" for command in (Command.OFFLINE, Command.GOLIVE)]
+    others = [
+        f"{line} {accepting_options(set_aside)}" if line in promotions else line
+        for line in lines
+        if line != online
+    ]
+    return [online, *others]
 
 
 def report_check(context: Context) -> CheckReport:

@@ -81,6 +81,7 @@ def run_online(
                 definition=context.definition,
                 handled=replayed_event_names(resolved),
                 allows_undecodable=_has_quarantine(context, connection, quarantine),
+                may_quarantine=allows_quarantine(resolved),
                 progress=progress,
             )
         migration, is_resumed, warnings = _begin_or_resume(context, connection, plan, resolved, progress)
@@ -142,6 +143,15 @@ def _has_quarantine(context: Context, connection: Connection, asked: bool | None
     return unfinished is not None and unfinished.quarantine_limit is not None
 
 
+def allows_quarantine(resolved: ResolvedPlan) -> bool:
+    """Whether single aggregates could be set aside."""
+    return not _other_orderings(resolved)
+
+
+def _other_orderings(resolved: ResolvedPlan) -> list[str]:
+    return [item.name for item in resolved.projectors if item.ordering != "aggregate"]
+
+
 def require_quarantine(resolved: ResolvedPlan) -> None:
     """Refuse a quarantine of single aggregates where rows depend on several.
 
@@ -150,7 +160,7 @@ def require_quarantine(resolved: ResolvedPlan) -> None:
     DefinitionError
         A replayed projector is not ordered by aggregate.
     """
-    others = [item.name for item in resolved.projectors if item.ordering != "aggregate"]
+    others = _other_orderings(resolved)
     if others:
         raise DefinitionError(
             f"Rows of {', '.join(others)} depend on several aggregates: setting one aside would make the others' rows wrong.",

@@ -25,7 +25,10 @@ from shop import (
 )
 
 from sequent_py import Migrations, Sequent
+from sequent_py.cli.blocks import Items
 from sequent_py.cli.descriptions import check as describe_check
+from sequent_py.cli.descriptions import online as describe_online
+from sequent_py.cli.descriptions import status as describe_status
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import AggregatesQuarantined, InvalidPayload, MigrationError, ProjectionFailed
 
@@ -189,6 +192,45 @@ def test_without_a_quarantine_the_first_failure_stops(app: Sequent) -> None:
     # Begun without, gone on with.
     app.view_schema.online(quarantine=True)
     assert set_aside(app) == [ids[1]]
+
+
+def test_what_comes_next_is_to_mend_and_then_to_accept_by_name(
+    app: Sequent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = place_orders(app, range(5))
+    poison(app, ids[1])
+    report = app.view_schema.online(quarantine=True)
+    accepting = f"--accept-quarantined {ids[1]}"
+    [item] = [it for it in describe_online(report) if isinstance(it, Items) and it.title == "Next:"]
+    assert item.items[0].startswith("mend the handler, then: sequent migrate online")
+    assert item.items[1].startswith(f"sequent migrate golive {accepting}")
+    status = app.view_schema.status()
+    assert status.next_commands == (
+        "sequent migrate online",
+        f"sequent migrate offline {accepting}",
+        f"sequent migrate golive {accepting}",
+        "sequent migrate abort",
+    )
+    [item] = [it for it in describe_status(status) if isinstance(it, Items) and it.title == "Next:"]
+    assert item.items[0].startswith("mend the handler, then: sequent migrate online")
+    monkeypatch.setattr(FailingProjector, "is_mended", True)
+    app.view_schema.online()
+    assert "sequent migrate golive" in app.view_schema.status().next_commands
+
+
+@pytest.mark.parametrize("fails", ["handler", "payload"])
+def test_a_quarantine_is_offered_wherever_an_event_fails(
+    app: Sequent, connection: Connection, fails: str
+) -> None:
+    ids = place_orders(app, range(5))
+    if fails == "handler":
+        poison(app, ids[1])
+    else:
+        connection.execute("UPDATE sequent_schema.events SET payload = '{}' WHERE sequence_number = 2")
+    for command in (app.view_schema.dry_run, app.view_schema.online):
+        with pytest.raises((ProjectionFailed, InvalidPayload)) as caught:
+            command()
+        assert caught.value.remedy.count("sequent migrate online --quarantine") == 1
 
 
 def test_it_can_be_ended(app: Sequent, connection: Connection) -> None:

@@ -74,6 +74,11 @@ class ErasureReport:
     """Tables that a migration or rollback is at work on: its next pass deletes the rows, and no promotion happens without it."""
     rest: str = field(default=REST)
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether no table is left that may still hold what was erased."""
+        return not (self.untold_tables or self.left_to_next_pass)
+
 
 class Erasure:
     """Erases aggregates from one event store and its view schema."""

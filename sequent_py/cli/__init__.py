@@ -12,7 +12,15 @@ A command parses, calls one library function and renders its value::
     failures         which exit code and which words an exception gets
 
 Standard output holds the report and nothing else: text, or with ``--json`` exactly one JSON document, for errors too. Everything else goes
-to standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 not current or pending, 130 interrupted.
+to standard error. Exit codes:
+
+===  =====================================================================================================================
+0    done
+1    failed, or found what is wrong (``doctor``, ``verify``)
+2    usage
+3    not current or pending: ``migrate check``, ``schema check``, ``doctor``; an ``aggregates erase`` that is not done everywhere
+130  interrupted
+===  =====================================================================================================================
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ from sequent_py.refolding import REBUILD, RefoldReport
 
 app = typer.Typer(help="Erase single aggregates, or fold them anew.", rich_markup_mode=None)
 
+NOT_EVERYWHERE = 3
+"""The exit code of an erasure that left tables to somebody else: nothing failed, and it is not done."""
+
 Ids = Annotated[list[UUID], typer.Argument(metavar="ID…", help="Aggregate ids.")]
 LockBudget = Annotated[
     float | None,
@@ -38,6 +41,7 @@ def erase(
 
     Covers events and partition keys, live, retired and shadow tables, quarantine and recorded errors, and says for each what it did.
     Writers wait for some milliseconds per aggregate. Afterwards the ids are new. There is no way back but a backup. May be run again.
+    Exits with 3 if tables are left that may still hold what was erased; it names them, and what deletes it there.
 
     \b
     Example: sequent aggregates erase 6f1c… --dry-run
@@ -50,6 +54,8 @@ def erase(
             _confirm(invocation, len(ids))
         report = sequent.aggregates.erase(ids, is_dry_run=dry_run, lock_budget_seconds=lock_budget)
     invocation.report(report, _erasure)
+    if not report.is_dry_run and not report.is_everywhere:
+        raise typer.Exit(NOT_EVERYWHERE)
 
 
 @app.command("refold")
@@ -80,7 +86,7 @@ def _erasure(report: ErasureReport) -> Iterator[Block]:
     number = count(len(report.aggregate_ids), "aggregate")
     if report.is_dry_run:
         yield Line(f"Would erase {number}; nothing was written.")
-    elif report.untold_tables or report.left_to_next_pass:
+    elif not report.is_everywhere:
         yield Line(f"Erased {number}, but not everywhere.", Tone.WARNING)
     else:
         yield Line(f"Erased {number}.", Tone.GOOD)

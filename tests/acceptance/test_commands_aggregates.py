@@ -46,6 +46,16 @@ def test_erase_asks_counts_and_deletes(library: Library) -> None:
     library.append("Emma")
 
 
+def test_an_erasure_that_is_not_done_everywhere_exits_with_pending(library: Library) -> None:
+    library.edit("library/projectors.py", "manages_tables =", 'ordering = "partition"\n    manages_tables =')
+    library.migrate()
+    emma = id_of(library, "Emma")
+    assert library.json("aggregates", "erase", emma, "--dry-run")["untold_tables"] == ["book_records"]
+    result = library.sequent("aggregates", "erase", emma, "--yes", expect=3)
+    assert "Erased 1 aggregate, but not everywhere." in result.stdout
+    assert not library.json("aggregates", "erase", emma, "--yes", expect=3)["is_everywhere"]
+
+
 def test_refold_follows_an_edit(library: Library) -> None:
     library.migrate()
     emma = id_of(library, "Emma")

@@ -61,7 +61,11 @@ def become_coordinator(connection: Connection, schema: str) -> None:
     ).fetchone()
     if row is None or row[0] is not True:
         raise ConcurrentMigration(coordinator(connection, schema) or "")
-    Gate(schema).reopen(connection)
+    gate = Gate(schema)
+    if gate.read(connection).closed_by_migration is not None:
+        # Who may not is told by the guards, with the grant that is missing.
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            gate.reopen(connection)
 
 
 def resign(connection: Connection, schema: str) -> None:

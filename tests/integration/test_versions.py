@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from waiting import wait_until
 
 from sequent_py.errors import ConcurrentMigration, InvalidTransition, PlanChanged, StoreNotInstalled
 from sequent_py.schema_migrations.event_store import install_event_store
@@ -119,20 +120,9 @@ def test_of_two_that_begin_at_the_same_moment_one_is_refused(
 
 
 def wait_for_a_blocked_backend(connection: Connection) -> None:
-    """Return once another backend of this database waits for this one; the loop is bounded by the server's own clock."""
-    waiting = connection.execute(
-        """
-        WITH RECURSIVE poll (tries, found) AS (
-            SELECT 0, false
-            UNION ALL
-            SELECT tries + 1, (SELECT count(*) > 0 FROM pg_locks, pg_sleep(0.01) WHERE NOT granted AND tries >= 0
-                               AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))
-            FROM poll WHERE NOT found AND tries < 2000
-        )
-        SELECT bool_or(found) FROM poll
-        """
-    ).fetchone()
-    assert waiting == (True,)
+    """Return once another backend waits for this one."""
+    query = "SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    wait_until(lambda: connection.execute(query).rowcount > 0)
 
 
 @pytest.mark.parametrize("state", [state for state in S if state.is_finished])

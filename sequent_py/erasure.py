@@ -71,7 +71,7 @@ class ErasureReport:
     untold_tables: tuple[str, ...]
     """Tables whose rows nobody can tell apart by aggregate, or depend on several; they may hold what was erased."""
     left_to_next_pass: tuple[str, ...] = ()
-    """Tables that a migration or rollback is at work on: its next pass deletes the rows, and no promotion happens without it."""
+    """Shadow tables that a migration is at work on: its next pass deletes the rows, and no promotion happens without it."""
     rest: str = field(default=REST)
 
     @property

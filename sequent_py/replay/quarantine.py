@@ -96,33 +96,33 @@ class Quarantine:
 
     def left_out_of(self, connection: Connection, physical_tables: Iterable[str]) -> frozenset[UUID]:
         """Return the aggregates that are set aside of one of these tables at least, by the migrations that built them."""
-        return frozenset(self._missing_tables(connection, list(physical_tables)))
+        return frozenset(self._missing_tables(connection, physical_tables))
 
     def left_out_of_all(self, connection: Connection, physical_tables: Iterable[str]) -> frozenset[UUID]:
         """Return the aggregates that are set aside of all of these tables; what a pass over them leaves out.
 
         Passes over retired tables leave them out as well: their rows have stayed a prefix since the promotion.
         """
-        names = list(dict.fromkeys(physical_tables))
+        names = frozenset(physical_tables)
         missing = self._missing_tables(connection, names)
-        return frozenset(
-            aggregate_id for aggregate_id, tables in missing.items() if len(tables) == len(names)
-        )
+        return frozenset(aggregate_id for aggregate_id, tables in missing.items() if tables == names)
 
     def left_out_of_some(self, connection: Connection, physical_tables: Iterable[str]) -> frozenset[UUID]:
         """Return the aggregates that are set aside of some of these tables and whole in others, which different migrations built."""
-        names = list(dict.fromkeys(physical_tables))
-        return self.left_out_of(connection, names) - self.left_out_of_all(connection, names)
+        names = frozenset(physical_tables)
+        missing = self._missing_tables(connection, names)
+        return frozenset(aggregate_id for aggregate_id, tables in missing.items() if tables != names)
 
     def _missing_tables(
-        self, connection: Connection, physical_tables: list[str]
+        self, connection: Connection, physical_tables: Iterable[str]
     ) -> dict[UUID, frozenset[str]]:
+        """Return, by aggregate that is set aside of some of these tables, of which."""
         rows = connection.execute(
             self._sql(
                 "SELECT q.aggregate_id, array_agg(t.physical_name) FROM {quarantine} q JOIN {tables} t USING (migration_id)"
                 " WHERE t.physical_name = ANY (%s) AND t.table_name <> ALL (q.whole_tables) GROUP BY q.aggregate_id"
             ),
-            (physical_tables,),
+            (list(physical_tables),),
         )
         return {aggregate_id: frozenset(tables) for aggregate_id, tables in rows}
 

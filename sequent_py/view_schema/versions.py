@@ -412,13 +412,18 @@ class Versions:
         return [_table(row) for row in self._read(connection, query, (migration_id,))]
 
     def returning_in_place(self, connection: Connection, table: ViewTable) -> list[int]:
-        """Return the migrations whose rollback has begun to bring a live table up to date that nobody manages: they count its rows."""
+        """Return the migrations whose rollback has begun to bring a live table up to date that nobody manages: they count its rows.
+
+        Of a table that is managed there are none.
+        """
         query = (
             "SELECT m.id FROM {migrations} m WHERE m.return_pass IS NOT NULL"
             " AND ((m.state = 'live' AND m.target_version = %s) OR (m.state = 'rolled_back' AND m.from_version = %s))"
             " AND NOT EXISTS (SELECT FROM {tables} r WHERE r.table_name = %s AND r.retired_by = m.id)"
         )
         since = table.unmanaged_since
+        if since is None:
+            return []
         return [row[0] for row in self._read(connection, query, (since, since, table.table_name))]
 
     def leftovers(self, connection: Connection) -> list[ViewTable]:

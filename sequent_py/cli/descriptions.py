@@ -87,7 +87,7 @@ def dry_run(report: DryRunReport) -> Iterator[Block]:
             "took": duration(report.seconds),
         }
     )
-    yield from _rows(report.rows)
+    yield from row_counts(report.rows)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
     yield Items("Next:", ("sequent migrate online",))
 
@@ -107,7 +107,7 @@ def online(report: OnlineReport) -> Iterator[Block]:
             "took": f"{duration(report.seconds)}, {rate(report.events_per_second)}",
         }
     )
-    yield from _rows(report.rows)
+    yield from row_counts(report.rows)
     yield from quarantined(report.quarantined)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
     if report.quarantined:
@@ -143,14 +143,15 @@ def offline(report: OfflineReport) -> Iterator[Block]:
             or None,
         }
     )
-    yield from _rows(report.rows)
+    yield from row_counts(report.rows)
     yield Items("Old tables are kept as:", report.retired_tables)
     yield Items("Views that read the new tables now:", report.repointed_views)
     yield left_behind(report.accepted_quarantined)
     yield Items("Warnings:", report.warnings, Tone.WARNING)
 
 
-def _rows(rows: Mapping[str, int]) -> Iterator[Block]:
+def row_counts(rows: Mapping[str, int]) -> Iterator[Block]:
+    """Say how many rows each of the new tables has."""
     if rows:
         yield Grid(
             "Rows",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
+from sequent_py.cli.blocks import Block, Facts, Items, Line, Tone, count, duration
 from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, MaxLag, VerifySample
+from sequent_py.cli.descriptions import row_counts
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined, left_behind
 from sequent_py.cli.verify import AcceptDifferences
@@ -75,13 +76,7 @@ def describe(report: GoliveReport) -> Iterator[Block]:
             "steps": steps or None,
         }
     )
-    if report.rows:
-        yield Grid(
-            "Rows",
-            ("table", "rows"),
-            [(table, count(number)) for table, number in report.rows.items()],
-            frozenset({1}),
-        )
+    yield from row_counts(report.rows)
     yield Items("Old tables are kept as:", report.retired_tables)
     yield Items("Views that read the new tables now:", report.repointed_views)
     yield left_behind(report.accepted_quarantined)

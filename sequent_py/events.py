@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from uuid import UUID, SafeUUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -77,9 +77,23 @@ class Event(BaseModel):
         ser_json_inf_nan="strings",
     )
 
-    # One slot holding a list [aggregate_id, sequence_number, created_at, position, metadata] in ENVELOPE_FIELDS' order. Raw wire values
-    # are replaced by Python objects when they are first read: a replay reads few of them, and five slots cost five times one.
-    __slots__ = ("_envelope",)
+    # The envelope. What handlers read most is a slot, read without a call; time and metadata are raw wire values in a replay, which the
+    # properties below replace by Python objects when they are first read. Slots that are not set end in __getattr__.
+    __slots__ = ("_created_at", "_metadata", "aggregate_id", "position", "sequence_number")
+
+    if TYPE_CHECKING:
+
+        @property
+        def aggregate_id(self) -> UUID:
+            """The aggregate that the event belongs to."""
+
+        @property
+        def sequence_number(self) -> int:
+            """The event's number within its aggregate, from 1, without gaps."""
+
+        @property
+        def position(self) -> int:
+            """The event's place among all events of the store. Unique; agrees with the order within every aggregate; has gaps."""
 
     __event_type__: ClassVar[str] = "Event"
     __event_aliases__: ClassVar[tuple[str, ...]] = ()
@@ -111,45 +125,31 @@ class Event(BaseModel):
                 )
 
     @property
-    def aggregate_id(self) -> UUID:
-        """The aggregate that the event belongs to."""
-        values = _envelope_of(self, "aggregate_id")
-        value = values[0]
-        if type(value) is not UUID:
-            value = values[0] = _uuid_from_bytes(value)
-        return value
-
-    @property
-    def sequence_number(self) -> int:
-        """The event's number within its aggregate, from 1, without gaps."""
-        number: int = _envelope_of(self, "sequence_number")[1]
-        return number
-
-    @property
     def created_at(self) -> datetime:
         """When the event was recorded, in UTC, to the microsecond."""
-        values = _envelope_of(self, "created_at")
-        value = values[2]
-        if type(value) is int:
-            value = values[2] = POSTGRES_EPOCH + timedelta(microseconds=value)
+        value = _get_created_at(self)
+        if value.__class__ is int:
+            value = POSTGRES_EPOCH + timedelta(0, 0, value)
+            _set_created_at(self, value)
         moment: datetime = value
         return moment
 
     @property
-    def position(self) -> int:
-        """The event's place among all events of the store. Unique; agrees with the order within every aggregate; has gaps."""
-        position: int = _envelope_of(self, "position")[3]
-        return position
-
-    @property
     def metadata(self) -> dict[str, Any]:
         """What the caller of append noted beside the payload."""
-        values = _envelope_of(self, "metadata")
-        value = values[4]
-        if type(value) is not dict:
-            value = values[4] = from_json(bytes(value))
+        value = _get_metadata(self)
+        if value.__class__ is not dict:
+            value = from_json(bytes(value))
+            _set_metadata(self, value)
         metadata: dict[str, Any] = value
         return metadata
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ENVELOPE_FIELDS:
+                raise EventNotRecorded(event_type_of(type(self)), name)
+            return super().__getattr__(name)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield from super().__repr_args__()
@@ -168,7 +168,8 @@ class Event(BaseModel):
         """Return an unrecorded copy of the payload. As in pydantic, ``update`` is not validated."""
         copied = super().model_copy(update=update, deep=deep)
         if is_recorded(copied):
-            object.__delattr__(copied, "_envelope")
+            for name in Event.__slots__:
+                object.__delattr__(copied, name)
         return copied
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -178,11 +179,14 @@ class Event(BaseModel):
         envelope = state.pop("envelope")
         super().__setstate__(state)
         if envelope is not None:
-            _set_slot(self, _values_of(envelope))
+            _set_recorded(self, envelope)
 
 
-_get_slot: Callable[[Event], list[Any]] = vars(Event)["_envelope"].__get__
-_set_slot: Callable[[Event, list[Any]], None] = vars(Event)["_envelope"].__set__
+_get_created_at, _get_metadata = (vars(Event)[name].__get__ for name in ("_created_at", "_metadata"))
+_set_aggregate_id, _set_sequence_number, _set_created_at, _set_position, _set_metadata = (
+    vars(Event)[name].__set__
+    for name in ("aggregate_id", "sequence_number", "_created_at", "position", "_metadata")
+)
 
 
 def event_type_of(cls: type[Event]) -> str:
@@ -198,7 +202,7 @@ def aliases_of(cls: type[Event]) -> tuple[str, ...]:
 def is_recorded(event: Event) -> bool:
     """Whether the event has its envelope."""
     try:
-        _get_slot(event)
+        _get_metadata(event)
     except AttributeError:
         return False
     return True
@@ -220,24 +224,28 @@ def envelope_of(event: Event) -> Envelope:
 def recorded(event: E, envelope: Envelope) -> E:
     """Return a copy of the payload with the envelope set; ``event`` itself stays as it is."""
     copied = BaseModel.__copy__(event)
-    _set_slot(copied, _values_of(envelope))
+    _set_recorded(copied, envelope)
     return copied
 
 
 def set_envelope(
     event: Event,
-    aggregate_id_bytes: bytes | memoryview,
+    aggregate_id: UUID,
     sequence_number: int,
     created_at_us: int,
     position: int,
     metadata: bytes | memoryview,
 ) -> None:
-    """Give a freshly decoded event its envelope from raw values, which are converted when they are first read.
+    """Give a freshly decoded event its envelope; time and metadata from raw values, which are converted when they are first read.
 
-    For replays. ``aggregate_id_bytes`` are the uuid's 16 bytes, ``created_at_us`` microseconds since 2000-01-01 UTC, ``metadata`` a JSON
-    object's text. The buffers behind memoryviews must outlive the event unchanged.
+    For replays. ``created_at_us`` are microseconds since 2000-01-01 UTC, ``metadata`` a JSON object's text. The buffer behind a memoryview
+    must outlive the event unchanged.
     """
-    _set_slot(event, [aggregate_id_bytes, sequence_number, created_at_us, position, metadata])
+    _set_aggregate_id(event, aggregate_id)
+    _set_sequence_number(event, sequence_number)
+    _set_created_at(event, created_at_us)
+    _set_position(event, position)
+    _set_metadata(event, metadata)
 
 
 class EventTypes:
@@ -333,7 +341,7 @@ class EventTypes:
             raise InvalidPayload(
                 name, envelope.aggregate_id, envelope.sequence_number, describe_cause(error)
             ) from error
-        _set_slot(event, _values_of(envelope))
+        _set_recorded(event, envelope)
         return event
 
     def decoder(self, name: str) -> Callable[[bytes | memoryview], Event]:
@@ -409,28 +417,19 @@ def _build_decoder(cls: type[Event]) -> Callable[[bytes | memoryview], Event]:
     return upcast_and_decode if upcasters else decode
 
 
-def _envelope_of(event: Event, attribute: str) -> list[Any]:
-    try:
-        return _get_slot(event)
-    except AttributeError:
-        raise EventNotRecorded(event_type_of(type(event)), attribute) from None
-
-
-def _values_of(envelope: Envelope) -> list[Any]:
+def _set_recorded(event: Event, envelope: Envelope) -> None:
+    _set_aggregate_id(event, envelope.aggregate_id)
+    _set_sequence_number(event, envelope.sequence_number)
     # Only UTC: two zones of one moment must not make two texts in a record's column.
-    moment = envelope.created_at.astimezone(UTC)
-    return [
-        envelope.aggregate_id,
-        envelope.sequence_number,
-        moment,
-        envelope.position,
-        dict(envelope.metadata),
-    ]
+    _set_created_at(event, envelope.created_at.astimezone(UTC))
+    _set_position(event, envelope.position)
+    _set_metadata(event, dict(envelope.metadata))
 
 
 def _with_envelope_of(source: Event, target: Event) -> Event:
     if is_recorded(source):
-        _set_slot(target, list(_get_slot(source)))
+        for name in Event.__slots__:
+            object.__setattr__(target, name, getattr(source, name))
     return target
 
 
@@ -439,7 +438,8 @@ _set_uuid_int = vars(UUID)["int"].__set__
 _set_uuid_is_safe = vars(UUID)["is_safe"].__set__
 
 
-def _uuid_from_bytes(raw: bytes | memoryview) -> UUID:
+def uuid_from_bytes(raw: bytes | memoryview) -> UUID:
+    """Return the UUID of its 16 bytes."""
     value: UUID = object.__new__(UUID)
     _set_uuid_int(value, int.from_bytes(raw, "big"))
     _set_uuid_is_safe(value, SafeUUID.unknown)

@@ -75,7 +75,7 @@ class Projector:
     def __init__(self, persistor: Persistor) -> None:
         self._persistor = persistor
         # What an update notes of its event, by record. Being in here is being managed.
-        self._managed = {record: _touched_columns(record) for record in self.manages_tables}
+        self._managed = {record: _touched_by(record) for record in self.manages_tables}
 
     def create_record(self, record: type[R], /, **values: Any) -> R:
         """Insert a row and return it, defaults and generated key included.
@@ -123,7 +123,7 @@ class Projector:
         return self._persistor.update_record(
             record,
             where,
-            {name: getattr(event, source) for name, source in touched} if touched and touch else _NOTHING,
+            touched(event) if touch else _NOTHING,
         )
 
     def create_or_update_record(
@@ -149,7 +149,7 @@ class Projector:
         return self._persistor.create_or_update_record(
             record,
             where,
-            {name: getattr(event, source) for name, source in touched} if touched and touch else _NOTHING,
+            touched(event) if touch else _NOTHING,
         )
 
     def get_record(self, record: type[R], /, **where: Any) -> R:
@@ -219,11 +219,16 @@ class Projector:
         raise RecordNotManaged(type(self).__name__, getattr(record, "__name__", repr(record)))
 
 
-def _touched_columns(record: type[Record]) -> tuple[tuple[str, str], ...]:
-    """Return pairs of the record's attribute and the event's."""
+def _touched_by(record: type[Record]) -> Callable[[Event], Mapping[str, Any]]:
+    """Return the function from an event to the columns that an update notes of it; written out, because every update calls it."""
     shape = record_shape(record)
-    pairs = (("updated_at", "created_at", shape.has_updated_at), ("sequence_number", "sequence_number", shape.has_sequence_number))  # fmt: skip
-    return tuple((name, source) for name, source, has_it in pairs if has_it)
+    if shape.has_updated_at and shape.has_sequence_number:
+        return lambda event: {"updated_at": event.created_at, "sequence_number": event.sequence_number}
+    if shape.has_updated_at:
+        return lambda event: {"updated_at": event.created_at}
+    if shape.has_sequence_number:
+        return lambda event: {"sequence_number": event.sequence_number}
+    return lambda event: _NOTHING
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sequent_py.events import (
     describe_cause,
     event_type_of,
     set_envelope,
+    uuid_from_bytes,
 )
 from sequent_py.persistors import Persistor
 from sequent_py.projectors import Projector, projector_definition
@@ -28,6 +29,9 @@ from sequent_py.replay.reader import RawEvent
 Handler = Callable[[Any], object]
 Route = tuple[Callable[[bytes | memoryview], Event], tuple[Handler, ...]]
 
+
+MOST_AGGREGATE_IDS = 100_000
+"""So many ids of aggregates are kept, some 20 MB."""
 
 _FAULTS = (Exception, SystemExit)
 """What user code may raise. A handler that exits would otherwise end the command as if it had succeeded."""
@@ -44,6 +48,16 @@ def handled_type_ids(
                 if name in stored_types:
                     handled[stored_types[name]] = event_class
     return handled
+
+
+class _AggregateIds(dict[bytes, UUID]):
+    """The ids of the aggregates that a fold has met, by their bytes: one object for all events of an aggregate."""
+
+    def __missing__(self, raw: bytes) -> UUID:
+        if len(self) >= MOST_AGGREGATE_IDS:
+            self.clear()
+        found = self[raw] = uuid_from_bytes(raw)
+        return found
 
 
 class Fold:
@@ -68,6 +82,7 @@ class Fold:
             )
             self._routes[type_id] = (event_types.decoder(event_type_of(event_class)), handlers)
         self._event_classes = handled
+        self._aggregate_ids = _AggregateIds()
 
     def event_type(self, type_id: int) -> str:
         """Return the type of an event that is handled, by its stored id."""
@@ -83,20 +98,20 @@ class Fold:
         ProjectionFailed
             A handler raised.
         """
-        routes = self._routes
+        routes, aggregate_ids = self._routes, self._aggregate_ids
         count = 0
-        for position, created_at, aggregate_id, sequence_number, type_id, payload, metadata in raw_events:
+        for position, created_at, raw_id, sequence_number, type_id, payload, metadata in raw_events:
             decode, handlers = routes[type_id]
             try:
                 event = decode(payload)
             except _FAULTS as error:
                 raise InvalidPayload(
                     event_type_of(self._event_classes[type_id]),
-                    UUID(bytes=bytes(aggregate_id)),
+                    aggregate_ids[raw_id],
                     sequence_number,
                     describe_cause(error),
                 ) from error
-            set_envelope(event, aggregate_id, sequence_number, created_at, position, metadata)
+            set_envelope(event, aggregate_ids[raw_id], sequence_number, created_at, position, metadata)
             handler: Handler | None = None
             try:
                 for handler in handlers:  # named in the error below

@@ -144,7 +144,7 @@ def test_raw_envelopes_are_converted_exactly(moment: datetime) -> None:
     aggregate_id = uuid4()
     event = Opened(owner="A")
     microseconds = (moment - POSTGRES_EPOCH) // timedelta(microseconds=1)
-    set_envelope(event, memoryview(aggregate_id.bytes), 4, microseconds, 9, memoryview(b'{"a": [1]}'))
+    set_envelope(event, aggregate_id, 4, microseconds, 9, memoryview(b'{"a": [1]}'))
     assert event == Opened(owner="A")
     assert envelope_of(event) == Envelope(aggregate_id, 4, moment, 9, {"a": [1]})
     assert event.aggregate_id is event.aggregate_id

@@ -60,7 +60,7 @@ def created_since(
     Raises
     ------
     TableFileError
-        Something was created outside ``schema``, or of a kind that no swap renames, or another relation was changed or dropped.
+        Something was created outside ``schema``, or of a kind that no swap renames, or this transaction changed or dropped another relation.
     """
     query = _objects(
         "SELECT o.kind, o.oid, o.name, n.nspname, coalesce(t.oid, 0), coalesce(t.relname, ''), o.detail, o.source FROM {joined} WHERE {own}"
@@ -217,9 +217,26 @@ def _refuse_changed_relations(
     changed = {
         oid: is_changed for oid, _, is_changed in connection.execute(_RELATIONS, (view_schema,)).fetchall()
     }
+    gone = [oid for oid, name in before.relations.items() if oid not in changed and name not in tables]
+    dropped = _locked_exclusively(connection, gone) if gone else frozenset[int]()
     for oid, name in before.relations.items():
-        if name not in tables and changed.get(oid, True):
+        if name not in tables and (changed.get(oid) or oid in dropped):
             raise TableFileError(
                 f"{source} {'changes' if oid in changed else 'drops'} {name}, which it did not create.",
                 remedy="A table file only creates, and puts %SUFFIX% after all names.",
             )
+
+
+def _locked_exclusively(connection: Connection, oids: Collection[int]) -> frozenset[int]:
+    """Return those of the relations that this transaction has locked as whoever drops or moves one must.
+
+    A relation that is gone has been dropped by us exactly if we hold that lock: it is kept until the transaction ends, and while we hold it
+    nobody else can drop the relation. Building indexes takes hours; what others drop meanwhile is no business of the file's.
+    """
+    rows = connection.execute(
+        "SELECT l.relation FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted"
+        " AND l.mode = 'AccessExclusiveLock' AND l.pid = pg_catalog.pg_backend_pid() AND l.relation = ANY (%s::oid[])"
+        " AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())",
+        (list(oids),),
+    ).fetchall()
+    return frozenset(oid for (oid,) in rows)

@@ -92,6 +92,20 @@ class Gate:
             raise StoreNotInstalled(self.schema, "has lost the row of its gate")
         return GateState(*row)
 
+    def cut_overs(self, connection: psycopg.Connection) -> int:
+        """Return how often the live version was set: what was read of its tables holds until that rises.
+
+        Raises
+        ------
+        StoreNotInstalled
+            There is no event store.
+        """
+        with _store_is_installed(self.schema):
+            row = connection.execute(self._sql("SELECT cut_overs FROM {gate}"), []).fetchone()
+        if row is None:
+            raise StoreNotInstalled(self.schema, "has lost the row of its gate")
+        return int(row[0])
+
     def maintenance_on(
         self,
         connection: psycopg.Connection,

@@ -24,9 +24,10 @@ from sequent_py.view_schema.acceptance import accepted_differences
 from sequent_py.view_schema.code_records import tables_of_plan
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_event_names
 from sequent_py.view_schema.generations import generations
+from sequent_py.view_schema.moment import at_one_moment
 from sequent_py.view_schema.passes import pending_events
 from sequent_py.view_schema.planner import plan as make_plan
-from sequent_py.view_schema.plans import Plan, resolve
+from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.reports import CheckReport, MigrationReport, PlanReport, StatusReport
 from sequent_py.view_schema.return_passes import pending_return
 from sequent_py.view_schema.rollback_plan import RollbackOutlook, RollbackPlan, decide
@@ -126,16 +127,15 @@ def report_plan(context: Context) -> PlanReport:
         Why the migration could not work.
     """
     with context.reporting("migrate plan") as connection:
-        plan = current_plan(context, connection)
-        resolved = resolve(plan, context.definition)
-        context.table_files(resolved)
-        context.alter_scripts(resolved)
-        warnings = plan.warnings
+        if connection is None:
+            plan = current_plan(context, None)
+            _with_files(context, plan)
+            return PlanReport(plan, 0, True, plan.warnings)
+        plan, resolved, warnings = at_one_moment(
+            connection, context.schema, lambda: _checked_plan(context, connection)
+        )
         events, is_exact = 0, True
-        if connection is not None:
-            warnings += check_swap(context, connection, plan, tries_views=False)
-            warnings += _code_warnings(context, connection, plan)
-        if connection is not None and plan.replays:
+        if plan.replays:
             warnings += _coverage_warnings(context, connection)
             stored = stored_event_types(connection, context.schema)
             ids = [stored[name] for name in replayed_event_names(resolved) if name in stored]
@@ -144,6 +144,21 @@ def report_plan(context: Context) -> PlanReport:
             )
             events = sum(sample.estimated_events for sample in samples.values())
         return PlanReport(plan, events, is_exact, warnings)
+
+
+def _checked_plan(context: Context, connection: Connection) -> tuple[Plan, ResolvedPlan, tuple[str, ...]]:
+    plan = current_plan(context, connection)
+    resolved = _with_files(context, plan)
+    warnings = check_swap(context, connection, plan, tries_views=False)
+    return plan, resolved, (*plan.warnings, *warnings, *_code_warnings(context, connection, plan))
+
+
+def _with_files(context: Context, plan: Plan) -> ResolvedPlan:
+    """Resolve a plan; its files are there, and can be read."""
+    resolved = resolve(plan, context.definition)
+    context.table_files(resolved)
+    context.alter_scripts(resolved)
+    return resolved
 
 
 def report_status(context: Context, code_version: int | None) -> StatusReport:
@@ -164,37 +179,41 @@ def report_status(context: Context, code_version: int | None) -> StatusReport:
                 retired_tables=(),
                 next_commands=("sequent init",),
             )
-        gate = context.gate.read(connection)
-        migration = context.versions.current(connection)
-        holder = fence.coordinator(connection, context.schema)
-        state = settled(migration.state, is_held=holder is not None) if migration else None
-        retired = tuple(table.physical_name for table in context.versions.retired(connection))
-        replay, passes = _replay_progress(context, connection, migration)
-        outlook = rollback_outlook(context, connection)
-        can_roll_back = outlook is not None and outlook.is_possible
-        is_pending = code_version is not None and code_version > gate.live_version and not can_roll_back
-        quarantined = context.quarantine.reported(connection, migration.id) if migration else ()
-        return StatusReport(
-            installed=True,
-            code_version=code_version,
-            live_version=gate.live_version,
-            migration=_migration_report(context, connection, migration),
-            state=state.value if state else None,
-            holder=holder,
-            replay=replay,
-            passes=passes,
-            pending_events=_pending(context, connection, migration),
-            gate=gate,
-            retired_tables=retired,
-            next_commands=_next_commands(
-                state, can_roll_back, is_pending, is_held=holder is not None, set_aside=waiting(quarantined)
-            ),
-            generations=tuple(
-                generations(context.versions.history(connection), _all_tables(context, connection))
-            ),
-            rollback=outlook,
-            quarantined=quarantined,
-        )
+        return at_one_moment(connection, context.schema, lambda: _status(context, connection, code_version))
+
+
+def _status(context: Context, connection: Connection, code_version: int | None) -> StatusReport:
+    gate = context.gate.read(connection)
+    migration = context.versions.current(connection)
+    holder = fence.coordinator(connection, context.schema)
+    state = settled(migration.state, is_held=holder is not None) if migration else None
+    retired = tuple(table.physical_name for table in context.versions.retired(connection))
+    replay, passes = _replay_progress(context, connection, migration)
+    outlook = rollback_outlook(context, connection)
+    can_roll_back = outlook is not None and outlook.is_possible
+    is_pending = code_version is not None and code_version > gate.live_version and not can_roll_back
+    quarantined = context.quarantine.reported(connection, migration.id) if migration else ()
+    return StatusReport(
+        installed=True,
+        code_version=code_version,
+        live_version=gate.live_version,
+        migration=_migration_report(context, connection, migration),
+        state=state.value if state else None,
+        holder=holder,
+        replay=replay,
+        passes=passes,
+        pending_events=_pending(context, connection, migration),
+        gate=gate,
+        retired_tables=retired,
+        next_commands=_next_commands(
+            state, can_roll_back, is_pending, is_held=holder is not None, set_aside=waiting(quarantined)
+        ),
+        generations=tuple(
+            generations(context.versions.history(connection), _all_tables(context, connection))
+        ),
+        rollback=outlook,
+        quarantined=quarantined,
+    )
 
 
 def rollback_outlook(context: Context, connection: Connection) -> RollbackOutlook | None:
@@ -275,38 +294,44 @@ def _but_for(lines: Sequence[str], set_aside: Sequence[QuarantinedAggregate]) ->
 
 def report_check(context: Context) -> CheckReport:
     """Say whether code and database fit: versions, tables, files."""
-    code_version = context.definition.version
     with context.reporting("migrate check") as connection:
         if connection is None:
             return CheckReport(
-                code_version, 0, ("The event store is not installed, or older than this library.",)
+                context.definition.version,
+                0,
+                ("The event store is not installed, or older than this library.",),
             )
-        live_version = context.gate.read(connection).live_version
-        problems: list[str] = []
-        plan: Plan | None = None
-        if live_version != code_version:
-            problems.append(f"The code is at version {code_version}, the database at {live_version}.")
-        outlook = rollback_outlook(context, connection)
-        if outlook is not None:
-            remedy = " Run: sequent migrate rollback" if outlook.is_possible else ""
-            problems.append(f"{outlook.message}{remedy}")
-        else:
-            try:
-                plan = current_plan(context, connection)
-                resolved = resolve(plan, context.definition)
-                context.table_files(resolved)
-            except SequentError as error:
-                problems.append(str(error))
-        live = context.versions.live_tables(connection)
-        problems += dependents.missing_tables(
-            connection,
-            context.config.view_schema,
-            sorted(name for name in live if context.definition.projectors_of(name)),
-        )
-        if plan is not None:
-            problems += _code_warnings(context, connection, plan)
-        notices = [f"{it.message} {it.remedy}" for it in check_left_behind(connection, context.schema)]
-        return CheckReport(code_version, live_version, tuple(problems), tuple(notices))
+        return at_one_moment(connection, context.schema, lambda: _check(context, connection))
+
+
+def _check(context: Context, connection: Connection) -> CheckReport:
+    code_version = context.definition.version
+    live_version = context.gate.read(connection).live_version
+    problems: list[str] = []
+    plan: Plan | None = None
+    if live_version != code_version:
+        problems.append(f"The code is at version {code_version}, the database at {live_version}.")
+    outlook = rollback_outlook(context, connection)
+    if outlook is not None:
+        remedy = " Run: sequent migrate rollback" if outlook.is_possible else ""
+        problems.append(f"{outlook.message}{remedy}")
+    else:
+        try:
+            plan = current_plan(context, connection)
+            resolved = resolve(plan, context.definition)
+            context.table_files(resolved)
+        except SequentError as error:
+            problems.append(str(error))
+    live = context.versions.live_tables(connection)
+    problems += dependents.missing_tables(
+        connection,
+        context.config.view_schema,
+        sorted(name for name in live if context.definition.projectors_of(name)),
+    )
+    if plan is not None:
+        problems += _code_warnings(context, connection, plan)
+    notices = [f"{it.message} {it.remedy}" for it in check_left_behind(connection, context.schema)]
+    return CheckReport(code_version, live_version, tuple(problems), tuple(notices))
 
 
 def _code_warnings(context: Context, connection: Connection, plan: Plan | None) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from sequent_py.view_schema.cut_over import Stall, cut_over
 from sequent_py.view_schema.golive import Limits
 from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.last_window import LastWindow
+from sequent_py.view_schema.moment import at_one_moment
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.return_passes import ReturnPasses, pending_return
@@ -108,21 +109,25 @@ def report_rollback_plan(context: Context) -> RollbackPlanReport:
     """
     with context.reading("migrate rollback --plan") as connection:
         context.require_installed(connection)
-        plan = current_rollback(context, connection)
-        if plan is None:
-            return _nothing_planned(context.definition.version)
-        return RollbackPlanReport(
-            migration_id=plan.migration.id,
-            from_version=plan.from_version,
-            target_version=plan.target_version,
-            is_forth=plan.is_forth,
-            returning=plan.exchange.returning,
-            retiring=plan.exchange.leaving,
-            in_place=plan.exchange.managed,
-            projectors=plan.replay.projectors,
-            warnings=_check(context, connection, plan),
-            pending_events=pending_return(context, connection, plan),
-        )
+        return at_one_moment(connection, context.schema, lambda: _rollback_plan(context, connection))
+
+
+def _rollback_plan(context: Context, connection: Connection) -> RollbackPlanReport:
+    plan = current_rollback(context, connection)
+    if plan is None:
+        return _nothing_planned(context.definition.version)
+    return RollbackPlanReport(
+        migration_id=plan.migration.id,
+        from_version=plan.from_version,
+        target_version=plan.target_version,
+        is_forth=plan.is_forth,
+        returning=plan.exchange.returning,
+        retiring=plan.exchange.leaving,
+        in_place=plan.exchange.managed,
+        projectors=plan.replay.projectors,
+        warnings=_check(context, connection, plan),
+        pending_events=pending_return(context, connection, plan),
+    )
 
 
 def run_rollback(

@@ -9,16 +9,21 @@ from their files, row counts, and whether handlers are deterministic. Takes no m
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import psycopg
+
 from sequent_py.checks.determinism import Nondeterminism
-from sequent_py.errors import ConfigurationError
+from sequent_py.errors import ConfigurationError, MigrationError, TableFileError
 from sequent_py.progress import Progress
-from sequent_py.view_schema import table_files
+from sequent_py.replay.ledger import Connection
+from sequent_py.view_schema import dependents, table_files
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.log_comparison import NOT_COMPARED, LogComparison, TableComparison
+from sequent_py.view_schema.moment import at_one_moment, between_cut_overs
 from sequent_py.view_schema.schema_check import SchemaDifferences, compare_schemas
 from sequent_py.view_schema.subjects import Subject, find_subject
 
@@ -120,18 +125,14 @@ def run_verify(
         context.require_importable()
     with context.connect("migrate verify") as connection:
         context.require_installed(connection)
-        subject = find_subject(context, connection)
-        wanted = _wanted(subject, tables)
         progress.step("checking the schema")
-        schemas = compare_schemas(
-            connection,
-            view_schema=context.config.view_schema,
-            files=[table_files.read_table_files(context.config.sql_path, table) for table in wanted],
-            suffix=subject.suffix,
+        (subject, wanted, schemas), cut_overs = between_cut_overs(
+            connection, context.schema, lambda: _begin(context, connection, tables)
         )
         run = LogComparison(context, connection, subject, wanted, workers, progress)
-        run.compare(sample=sample, is_all=is_all, aggregate_ids=aggregate_ids)
-        nondeterminism = None if is_once else run.find_nondeterminism(aggregate_ids)
+        with _while_they_are_there(context, connection, subject, cut_overs):
+            run.compare(sample=sample, is_all=is_all, aggregate_ids=aggregate_ids)
+            nondeterminism = None if is_once else run.find_nondeterminism(aggregate_ids)
         found = {table: run.found(table) for table in wanted}
         is_whole = not run.left_out and all(item.method != NOT_COMPARED for item in found.values())
         return VerifyReport(
@@ -147,6 +148,40 @@ def run_verify(
             notes=tuple(run.notes),
             left_out=run.left_out,
         )
+
+
+def _begin(
+    context: Context, connection: Connection, tables: Sequence[str]
+) -> tuple[Subject, tuple[str, ...], dict[str, SchemaDifferences]]:
+    """Find out what is to be compared, and compare it with its files."""
+    subject = at_one_moment(connection, context.schema, lambda: find_subject(context, connection))
+    wanted = _wanted(subject, tables)
+    schemas = compare_schemas(
+        connection,
+        view_schema=context.config.view_schema,
+        files=[table_files.read_table_files(context.config.sql_path, table) for table in wanted],
+        suffix=subject.suffix,
+    )
+    return subject, wanted, schemas
+
+
+@contextmanager
+def _while_they_are_there(
+    context: Context, connection: Connection, subject: Subject, cut_overs: int
+) -> Iterator[None]:
+    """Say of tables that are gone that they are, rather than what is wrong with what has their names now."""
+    try:
+        yield
+    except (TableFileError, psycopg.errors.UndefinedTable) as error:
+        missing = dependents.missing_tables(
+            connection, context.config.view_schema, list(subject.physical.values())
+        )
+        if not missing and context.gate.cut_overs(connection) == cut_overs:
+            raise
+        raise MigrationError(
+            f"The tables were renamed or dropped while they were being checked: {' '.join(missing) or error}",
+            remedy="See what serves: sequent migrate status. Then begin again: sequent migrate verify",
+        ) from error
 
 
 def _wanted(subject: Subject, tables: Sequence[str]) -> tuple[str, ...]:

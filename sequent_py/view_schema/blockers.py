@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Blocker:
     """A transaction that holds the gate's key, or a lock on a relation that is to be locked."""
 
     what: str
-    """``the gate``, or the relation's name."""
+    """``the gate``, the relation's name, or ``rows of`` a table of the bookkeeping."""
     writer: Writer
     """The transaction; also where it only reads."""
     is_at_gate: bool = False
@@ -31,8 +31,17 @@ class Blocker:
 MOST_LISTED = 5
 """Whoever ends these will see the others, if they are still there."""
 
-# Of the events, what conflicts with SHARE ROW EXCLUSIVE on the table itself; on its partitions only what writes: vacuum and ANALYZE
-# lock those by themselves, and must not keep a cut-over waiting for as long as they take.
+BOOKKEEPING = (
+    "view_tables",
+    "view_migrations",
+    "quarantined_aggregates",
+    "special_aggregates",
+    "replay_passes",
+    "replay_groups",
+    "gate",
+)
+"""What a cut-over writes, beside the tables themselves."""
+
 _HOLDERS = """
 SELECT CASE WHEN c.parent IS NULL THEN c.name ELSE c.parent END, l.virtualtransaction, l.pid, p.gid,
        coalesce(a.usename, p.owner, '?'), coalesce(a.application_name, ''),
@@ -40,7 +49,20 @@ SELECT CASE WHEN c.parent IS NULL THEN c.name ELSE c.parent END, l.virtualtransa
        coalesce(a.state, a.backend_type, '?'), a.query,
        EXISTS (SELECT FROM pg_catalog.pg_locks g WHERE g.virtualtransaction = l.virtualtransaction AND g.locktype = 'advisory'
                AND NOT g.granted AND g.objsubid = 1 AND (g.classid::bigint << 32 | g.objid::bigint) = {gate_key}())
-FROM (
+FROM ({relations}) c
+JOIN pg_catalog.pg_locks l ON l.relation = c.oid AND l.locktype = 'relation' AND l.granted
+    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_catalog.pg_locks x
+    ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid' AND x.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+WHERE l.pid IS DISTINCT FROM pg_backend_pid() AND (c.modes IS NULL OR l.mode = ANY (c.modes))
+ORDER BY 7 DESC, 3, 1
+"""
+
+# Of the events, what conflicts with SHARE ROW EXCLUSIVE on the table itself; on its partitions only what writes: vacuum and ANALYZE
+# lock those by themselves, and must not keep a cut-over waiting for as long as they take.
+_EVENTS_AND_TABLES = """
     SELECT c.oid, c.relname AS name, NULL AS parent, NULL::text[] AS modes
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = %(view_schema)s AND c.relname = ANY (%(tables)s)
@@ -50,15 +72,15 @@ FROM (
     UNION ALL
     SELECT i.inhrelid, NULL, 'events', '{{RowExclusiveLock,ExclusiveLock,AccessExclusiveLock}}'
     FROM pg_catalog.pg_inherits i WHERE i.inhparent = {events}::regclass
-) c
-JOIN pg_catalog.pg_locks l ON l.relation = c.oid AND l.locktype = 'relation' AND l.granted
-    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
-LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-LEFT JOIN pg_catalog.pg_locks x
-    ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid' AND x.virtualtransaction = l.virtualtransaction
-LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
-WHERE l.pid IS DISTINCT FROM pg_backend_pid() AND (c.modes IS NULL OR l.mode = ANY (c.modes))
-ORDER BY 7 DESC, 3, 1
+"""
+
+# Locks on rows are in the rows, not in pg_locks. But whoever has locked one holds this lock on its table until the transaction ends;
+# the stronger modes keep a writer of any row waiting.
+_ROWS = """
+    SELECT c.oid, 'rows of ' || c.relname AS name, NULL AS parent,
+           '{{RowShareLock,RowExclusiveLock,ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}}'::text[] AS modes
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = ANY (%(bookkeeping)s)
 """
 
 
@@ -78,13 +100,27 @@ def relation_holders(
     connection: Connection, *, event_store_schema: str, view_schema: str, tables: Collection[str]
 ) -> list[Blocker]:
     """Return every other transaction that holds one of ``tables`` in any mode, or ``events`` for writing."""
-    query = sql.SQL(_HOLDERS).format(
-        gate_key=for_parameters(sql.Identifier(event_store_schema, "gate_key")),
-        events=for_parameters(
-            sql.Literal(sql.Identifier(event_store_schema, "events").as_string(connection))
-        ),
-    )
+    events = for_parameters(sql.Literal(sql.Identifier(event_store_schema, "events").as_string(connection)))
+    relations = sql.SQL(_EVENTS_AND_TABLES).format(events=events)
     parameters = {"view_schema": view_schema, "tables": list(tables)}
+    return _holders(connection, event_store_schema, relations, parameters)
+
+
+def row_holders(connection: Connection, *, event_store_schema: str) -> list[Blocker]:
+    """Return every other transaction that may have locked rows of the bookkeeping that a cut-over writes.
+
+    Which rows, only the rows themselves know. So they are named where a lock was not to be had, and never waited for.
+    """
+    relations = sql.SQL(_ROWS).format()
+    parameters = {"schema": event_store_schema, "bookkeeping": list(BOOKKEEPING)}
+    return _holders(connection, event_store_schema, relations, parameters)
+
+
+def _holders(
+    connection: Connection, event_store_schema: str, relations: sql.Composed, parameters: Mapping[str, Any]
+) -> list[Blocker]:
+    gate_key = for_parameters(sql.Identifier(event_store_schema, "gate_key"))
+    query = sql.SQL(_HOLDERS).format(gate_key=gate_key, relations=relations)
     rows = prepared.execute(connection, query, parameters).fetchall()
     found: dict[tuple[str, str], Blocker] = {}
     for row in rows:

@@ -37,7 +37,7 @@ from psycopg import sql
 
 from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, SwapLockTimeout
 from sequent_py.progress import Progress
-from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders
+from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.locks import view_locks
 
@@ -184,7 +184,7 @@ class _CutOver(Generic[R]):
                 self._progress.note(f"{error.message} Catching up again.")
                 continue
             except _NotNow as error:
-                found = self._blockers()
+                found = [*self._blockers(), *self._row_holders()]
                 if time.monotonic() + backoff > deadline:
                     raise self._timeout(found, budget_seconds) from error
             self._note(f"Waiting for a gap to swap the tables in: {listed(found)}.")
@@ -231,6 +231,15 @@ class _CutOver(Generic[R]):
         )
         now = time.monotonic()
         self._first_seen = {
+            item.writer.transaction: self._first_seen.get(item.writer.transaction, now) for item in found
+        }
+        return found
+
+    def _row_holders(self) -> list[Blocker]:
+        """Return who may have locked the rows that the promotion writes; they are no reason to wait, for they may have locked others."""
+        found = row_holders(self._connection, event_store_schema=self._context.schema)
+        now = time.monotonic()
+        self._first_seen |= {
             item.writer.transaction: self._first_seen.get(item.writer.transaction, now) for item in found
         }
         return found

@@ -23,6 +23,7 @@ from sequent_py.errors import SwapLockTimeout
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import executor, swap
+from sequent_py.view_schema.blockers import listed, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.passes import Passes
@@ -36,6 +37,8 @@ WINDOW_SAMPLE = 10
 """Aggregates of the last window that are compared while the gate is closed."""
 WINDOW_SAMPLE_EVENTS = 250
 """Their events in all: each costs about a millisecond of the time that writers are refused."""
+LOCK_TIMEOUT_SECONDS = 1.0
+"""Where none is configured: only readers wait behind a try, for the gate has refused the writers."""
 FIRST_BACKOFF_SECONDS = 0.05
 LONGEST_BACKOFF_SECONDS = 2.0
 
@@ -211,10 +214,10 @@ class _CutOver:
 
     def _promote_once(self, closed_at: float) -> swap.SwapResult:
         connection = self._connection
+        timeout = self._context.config.lock_timeout_seconds or LOCK_TIMEOUT_SECONDS
         with connection.transaction():
             connection.execute(
-                "SELECT set_config('lock_timeout', %s, true)",
-                (f"{round(self._context.config.lock_timeout_seconds * 1000)}ms",),
+                "SELECT set_config('lock_timeout', %s, true)", (f"{max(round(timeout * 1000), 1)}ms",)
             )
             result = self.promotion.promote()
             self._context.versions.record_stall(
@@ -223,11 +226,13 @@ class _CutOver:
         return result
 
     def _blockers(self) -> str:
-        """Name the sessions that hold locks on the tables to be swapped."""
+        """Name the sessions that hold locks on the tables to be swapped, or may have locked the rows that tell of them."""
         plan = self._resolved.plan
         tables = [name for step in plan.replays for name in (step.table_name, step.shadow_name)]
         tables += [step.table_name for step in plan.alters]
         holders = executor.lock_holders(self._connection, self._context.config.view_schema, tables)
+        if rows := row_holders(self._connection, event_store_schema=self._context.schema):
+            holders.append(listed(rows))
         return "; ".join(holders) or "the holder is gone"
 
 

@@ -147,6 +147,47 @@ def test_an_exception_rolls_back_and_lets_everybody_go_on(
     assert connection.execute("SELECT count(*) FROM view_schema.order_records").fetchone() == (4,)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sequent_schema.view_tables SET rows = rows WHERE table_name = 'line_records'",
+        "SELECT FROM sequent_schema.view_tables FOR SHARE",
+        "UPDATE sequent_schema.view_migrations SET error = error",
+        "UPDATE sequent_schema.gate SET maintenance_reason = maintenance_reason",
+        "LOCK TABLE sequent_schema.view_tables IN EXCLUSIVE MODE",
+    ],
+)
+def test_who_has_locked_rows_that_the_promotion_writes_is_named(
+    app: Sequent, store_database_url: str, statement: Any
+) -> None:
+    table = next(name for name in ("view_tables", "view_migrations", "gate") if f".{name} " in statement)
+
+    def promote(coordinator: psycopg.Connection[Any]) -> None:
+        for name in ("view_tables", "view_migrations", "gate"):
+            coordinator.execute(
+                psycopg.sql.SQL("SELECT FROM sequent_schema.{} FOR UPDATE").format(
+                    psycopg.sql.Identifier(name)
+                )
+            )
+
+    with psycopg.connect(store_database_url, application_name="by hand") as slow:
+        slow.execute(statement)
+        with pytest.raises(SwapLockTimeout) as caught:
+            run(app, promote=promote, budget_seconds=0.2)
+        assert f"rows of {table} held by pid {slow.info.backend_pid}" in str(caught.value)
+        assert "by hand" in str(caught.value)
+        assert f"pg_terminate_backend({slow.info.backend_pid})" in caught.value.remedy
+    run(app, promote=promote)
+
+
+def test_who_has_locked_rows_that_nobody_needs_is_not_waited_for(
+    app: Sequent, store_database_url: str
+) -> None:
+    with psycopg.connect(store_database_url) as slow:
+        slow.execute("UPDATE sequent_schema.view_tables SET rows = rows")
+        run(app, budget_seconds=5.0)
+
+
 @pytest.mark.parametrize("kind", ["writer", "reader", "around the gate", "partition", "prepared"])
 def test_a_budget_that_is_spent_names_who_holds_what(
     app: Sequent, connection: psycopg.Connection[Any], store_database_url: str, kind: str

@@ -341,6 +341,17 @@ class TestOffline:
             newer.view_schema.offline()
         assert actual_rows(connection) == expected_rows(connection)
 
+    def test_who_has_locked_the_record_of_a_table_is_named(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        migrate(app)
+        with shop(store_database_url, Shop2, lock_timeout_seconds=0.1) as newer:
+            newer.view_schema.online()
+            with psycopg.connect(store_database_url, application_name="by hand") as other:
+                other.execute("UPDATE sequent_schema.view_tables SET rows = rows")
+                with pytest.raises(SwapLockTimeout, match=r"rows of view_tables held by pid \d+ \(.*by hand"):
+                    newer.view_schema.offline(lock_budget_seconds=0.3)
+
     def test_a_failing_handler_leaves_the_old_tables_serving(
         self, store_database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -48,8 +48,8 @@ class Config(BaseSettings):
     """How many events a replay group aims for. Bounds a worker's memory and the length of its transaction."""
     max_rows_in_memory: Annotated[int, Field(ge=1)] = 200_000
     """Rows that a worker holds before cold ones spill to a temporary table."""
-    lock_timeout_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """How long one try for the swap's locks may take; readers and writers queue behind it for that long."""
+    lock_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+    """How long one try for the swap's locks may wait; whoever comes later queues behind it for that long. None: what suits each command."""
     lock_budget_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long the swap goes on trying in all."""
     drain_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0

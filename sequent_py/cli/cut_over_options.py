@@ -25,7 +25,7 @@ LockTimeout = Annotated[
     typer.Option(
         min=0.001,
         metavar="SECONDS",
-        help="How long a try may wait for a lock at most; writers and readers wait behind it. Default: 0.2.",
+        help="How long a try may wait for a lock at most; writers and readers wait behind it. Default: the setting lock_timeout_seconds, or 0.2.",
     ),
 ]
 LockBudget = Annotated[

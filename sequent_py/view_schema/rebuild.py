@@ -358,4 +358,7 @@ class ViewSchema:
 def _limits(config: Config, **given: Any) -> Limits:
     """Return what a cut-over may take: what is given, else what is configured, else what is usual."""
     limits = Limits(lock_budget_seconds=config.lock_budget_seconds, verify_sample=config.verify_sample)
-    return replace(limits, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    configured = config.lock_timeout_seconds
+    # None of them configured: a cut-over during which writers wait has less time than one that refuses them.
+    return replace(limits, **({"lock_timeout_seconds": configured} if configured is not None else {}) | given)

@@ -31,6 +31,10 @@ from sequent_py.view_schema.table_files import TableFiles
 Connection = psycopg.Connection[Any]
 
 
+LOCK_TIMEOUT_SECONDS = 5.0
+"""Nobody but those who lock what a file refers to waits behind it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaDifferences:
     """How one table differs from what its files create."""
@@ -52,7 +56,7 @@ def compare_schemas(
     view_schema: str,
     files: Sequence[TableFiles],
     suffix: str,
-    lock_timeout_seconds: float = 5.0,
+    lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
 ) -> dict[str, SchemaDifferences]:
     """Compare the tables that the files made under ``suffix`` (empty: the live ones) with a fresh create, by plain name.
 
@@ -123,7 +127,7 @@ def require_shadow_schemas(context: Context, connection: Connection, resolved: R
         view_schema=context.config.view_schema,
         files=[files for _, files in context.table_files(resolved)],
         suffix=f"_{target_version}",
-        lock_timeout_seconds=context.config.lock_timeout_seconds,
+        lock_timeout_seconds=context.config.lock_timeout_seconds or LOCK_TIMEOUT_SECONDS,
     )
     require_schemas(
         differences,

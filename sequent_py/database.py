@@ -53,28 +53,7 @@ def connect(
     DatabaseUnavailable
         The URL is malformed, nobody answers, the login fails, or the server is too old.
     """
-    try:
-        parameters = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # libpq quotes the part that it could not parse, which may be the password.
-        raise DatabaseUnavailable(
-            "The database URL cannot be parsed.",
-            remedy="Write postgresql://user:password@host:port/database, with %-escapes for special characters.",
-        ) from None
-    defaults: dict[str, Any] = {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "application_name": application_name,
-    }
-    missing = {key: value for key, value in defaults.items() if key not in parameters}
-    try:
-        # Autocommit, lest a rollback undo the settings.
-        # UTF-8 whatever role, database, PGCLIENTENCODING or URL say: payloads travel as bytes, which another encoding would garble.
-        connection = psycopg.connect(make_conninfo(url, **missing, client_encoding="UTF8"), autocommit=True)
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(
-            f"Cannot connect to {_describe(parameters)}: {_without_password(str(error), parameters)}",
-            remedy="Check database_url (SEQUENT_DATABASE_URL) and whether the server is running.",
-        ) from None
+    connection = connect_plainly(url, application_name=application_name)
     try:
         check_server_version(connection)
         path = sql.SQL(", ").join(
@@ -91,6 +70,38 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def connect_plainly(url: str, *, application_name: str = "sequent") -> psycopg.Connection:
+    """Open an autocommit connection with the settings that login and database have, but for the encoding.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        The URL is malformed, nobody answers, or the login fails.
+    """
+    try:
+        parameters = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq quotes the part that it could not parse, which may be the password.
+        raise DatabaseUnavailable(
+            "The database URL cannot be parsed.",
+            remedy="Write postgresql://user:password@host:port/database, with %-escapes for special characters.",
+        ) from None
+    defaults: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "application_name": application_name,
+    }
+    missing = {key: value for key, value in defaults.items() if key not in parameters}
+    try:
+        # Autocommit, lest a rollback undo the settings.
+        # UTF-8 whatever role, database, PGCLIENTENCODING or URL say: payloads travel as bytes, which another encoding would garble.
+        return psycopg.connect(make_conninfo(url, **missing, client_encoding="UTF8"), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"Cannot connect to {_describe(parameters)}: {_without_password(str(error), parameters)}",
+            remedy="Check database_url (SEQUENT_DATABASE_URL) and whether the server is running.",
+        ) from None
 
 
 def connect_for_migration(url: str, *, application_name: str) -> psycopg.Connection:
@@ -165,6 +176,19 @@ def check_server_version(connection: psycopg.Connection) -> None:
             f"{OLDEST_SERVER_VERSION} or later is needed.",
             remedy="Upgrade the server, or point database_url at another one.",
         )
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Whether an error of the driver says that there is no server to talk to any more, or not yet: no statement is to blame."""
+    state = error.sqlstate
+    if state is None:
+        # libpq's own words; what the server refuses has a state.
+        return isinstance(error, psycopg.OperationalError)
+    return state.startswith("08") or state in _ENDED
+
+
+_ENDED = ("57P01", "57P02", "57P03", "57P05")
+"""An administrator or a crash ended the session, the server is starting or stopping, or an idle session was ended."""
 
 
 def for_parameters(composed: sql.Composable) -> sql.SQL:

@@ -30,9 +30,10 @@ from pydantic_core import from_json
 
 from sequent_py.database import for_parameters, raw_connection
 from sequent_py.encoding import Batch, encode_batch, jsonb
-from sequent_py.errors import StoreError, WrongExpectedVersion
+from sequent_py.errors import SequentError, StoreError, WrongExpectedVersion
 from sequent_py.event_types import EventTypeIds
 from sequent_py.events import Envelope, Event, EventTypes, aliases_of, event_type_of
+from sequent_py.roles.lacking import Deed, lacking
 from sequent_py.store_errors import translated
 from sequent_py.windows import window_condition
 
@@ -122,6 +123,8 @@ class EventStore:
             A deadlock or a serialization failure, for example: roll back and try again.
         StoreNotInstalled, DatabaseUnavailable
             There is no event store, or no server.
+        InsufficientPrivileges
+            The login may not append; names the role that may.
         """
         if expected_version is not None and (
             not isinstance(expected_version, int)
@@ -168,10 +171,12 @@ class EventStore:
             A version is live, whose tables would miss these events, or an aggregate has events already.
         MaintenanceModeActive, InvalidEvent, StoreNotInstalled
             As in :meth:`append`.
+        InsufficientPrivileges
+            Only the store's owner may.
         """
         from sequent_py.history import import_history
 
-        with self._own_connection() as own:
+        with self._importing() as own:
             return import_history(
                 own,
                 self.schema,
@@ -182,6 +187,17 @@ class EventStore:
                 progress=progress,
                 partition_keys=partition_keys,
             )
+
+    @contextmanager
+    def _importing(self) -> Iterator[psycopg.Connection]:
+        try:
+            with self._own_connection() as own:
+                yield own
+        except psycopg.errors.InsufficientPrivilege as error:
+            found = self._explained(error, Deed.IMPORT)
+            if found is None:
+                raise
+            raise found from error
 
     # Reading
 
@@ -199,6 +215,8 @@ class EventStore:
         ------
         UnknownEventType, InvalidPayload
             Naming type, aggregate and sequence number.
+        InsufficientPrivileges
+            The login may not read events; names the roles that may.
         """
         return self._select(
             "aggregate_id = %s AND sequence_number > %s AND sequence_number <= coalesce(%s, 2147483647)"
@@ -283,6 +301,7 @@ class EventStore:
                 aggregate_id=batch.aggregate_id,
                 expected_version=expected_version,
                 code_versions=code_versions,
+                explain_refusal=self._may_not_append,
             ):
                 row = connection.execute(
                     self._query("SELECT * FROM {append_events}(%b, %b, %b, %b, %b, %b, %b::integer[], %b)"),
@@ -308,7 +327,7 @@ class EventStore:
             return recorded
 
     def _stored_type_ids(self, names: Sequence[str]) -> list[int]:
-        with self._translated():
+        with translated(self.schema, None, explain_refusal=self._may_not_append):
             return self._ids.ids_of(names)
 
     def _type_filter(self, event_types: Sequence[type[Event]] | None) -> list[int] | None:
@@ -358,7 +377,21 @@ class EventStore:
         return query
 
     def _translated(self, connection: psycopg.Connection | None = None) -> Any:
-        return translated(self.schema, connection)
+        return translated(self.schema, connection, explain_refusal=self._may_not_read)
+
+    def _may_not_append(self, error: psycopg.Error) -> SequentError | None:
+        return self._explained(error, Deed.APPEND)
+
+    def _may_not_read(self, error: psycopg.Error) -> SequentError | None:
+        return self._explained(error, Deed.READ)
+
+    def _explained(self, error: psycopg.Error, deed: Deed) -> SequentError | None:
+        """Say which role the login lacks; None where nobody can be asked. The transaction that was refused cannot: it is aborted."""
+        try:
+            with self._own_connection(autocommit=True) as own:
+                return lacking(own, self.schema, deed, error)
+        except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, SequentError):
+            return None
 
     @contextmanager
     def _own_connection(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:

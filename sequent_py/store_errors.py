@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,12 +29,19 @@ def translated(
     aggregate_id: Any = None,
     expected_version: int | None = None,
     code_versions: Sequence[int] = (),
+    explain_refusal: Callable[[psycopg.Error], SequentError | None] | None = None,
 ) -> Iterator[None]:
-    """Raise the store's errors for the driver's, ``from`` them; others pass as they are."""
+    """Raise the store's errors for the driver's, ``from`` them; others pass as they are.
+
+    ``explain_refusal`` says what the login lacks, where the server refuses it for want of privileges.
+    """
     try:
         yield
     except psycopg.Error as error:
-        found = _translate(error, schema, aggregate_id, expected_version, code_versions)
+        if explain_refusal is not None and isinstance(error, psycopg.errors.InsufficientPrivilege):
+            found = explain_refusal(error)
+        else:
+            found = _translate(error, schema, aggregate_id, expected_version, code_versions)
         if found is None and connection is not None and connection.closed:
             found = DatabaseUnavailable(
                 "The connection was lost; whether the last statement took effect is not known.",

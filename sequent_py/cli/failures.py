@@ -9,6 +9,7 @@ import psycopg
 import sqlalchemy.exc
 import typer
 
+from sequent_py.database import is_lost
 from sequent_py.errors import SequentError
 
 FAILED = 1
@@ -35,7 +36,7 @@ class Failure:
 
 
 def failure_of(error: BaseException, *, resume: str = "") -> Failure:
-    """Describe an exception; ``resume`` says what is kept, and which command goes on, if it was an interruption."""
+    """Describe an exception; ``resume`` says what is kept, and which command goes on, if it was an interruption or the server went away."""
     kind = type(error).__name__
     match error:
         case KeyboardInterrupt():
@@ -44,7 +45,9 @@ def failure_of(error: BaseException, *, resume: str = "") -> Failure:
         case SequentError():
             return Failure(kind, error.message, error.remedy, FAILED)
         case sqlalchemy.exc.DBAPIError() if isinstance(error.orig, psycopg.Error):
-            return failure_of(error.orig)
+            return failure_of(error.orig, resume=resume)
+        case psycopg.Error() if is_lost(error):
+            return Failure(kind, _driver_message(error), f"{_SERVER} {resume or _AGAIN}", FAILED)
         case psycopg.Error():
             return Failure(kind, _driver_message(error), _driver_remedy(error), FAILED)
         case typer.Abort():
@@ -66,15 +69,40 @@ def _driver_message(error: psycopg.Error) -> str:
     """Return the server's words, detail and hint in one line, without the excerpt of the statement that libpq adds."""
     primary = error.diag.message_primary
     if primary is None:
-        return f"The database connection failed: {' '.join(str(error).split())}"
+        text = " ".join(str(error).split())
+        return (
+            f"The database connection failed: {text}" if is_lost(error) else f"The database refused: {text}"
+        )
     parts = [primary, error.diag.message_detail, error.diag.message_hint]
     text = ". ".join(" ".join(part.split()).removesuffix(".") for part in parts if part)
+    if is_lost(error):
+        return f"The connection to the database was lost: {text} (SQLSTATE {error.sqlstate})."
     return f"The database refused: {text} (SQLSTATE {error.sqlstate})."
 
 
 def _driver_remedy(error: psycopg.Error) -> str:
-    if error.diag.message_primary is None:
-        return "Check that the server runs, and database_url ([tool.sequent] in pyproject.toml, or SEQUENT_DATABASE_URL)."
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return "Give the user of database_url that right, or name another one."
+    for cls, remedy in _REMEDIES:
+        if isinstance(error, cls):
+            return remedy
     return "Run it again with --debug to see where."
+
+
+_SERVER = "Check that the server runs, and database_url ([tool.sequent] in pyproject.toml, or SEQUENT_DATABASE_URL)."
+_AGAIN = "Then run the same command again."
+_REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
+    (
+        psycopg.errors.InsufficientPrivilege,
+        "Give the user of database_url that right, or name another one; docs/roles.md says which of the store's roles may what."
+        " To create those: sequent init --roles",
+    ),
+    (
+        psycopg.errors.LockNotAvailable,
+        "Somebody holds what it takes; pg_locks says who, joined with pg_stat_activity by pid. Run it again when they have ended.",
+    ),
+    (psycopg.errors.DeadlockDetected, "Run it again."),
+    (
+        psycopg.errors.ReadOnlySqlTransaction,
+        "Let database_url lead to a server that is no standby, as a login without default_transaction_read_only.",
+    ),
+    (psycopg.errors.InsufficientResources, "Make room on the server, then run it again."),
+)

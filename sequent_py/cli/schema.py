@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import psycopg
 import sqlalchemy as sa
+import sqlalchemy.exc
 import typer
 from sqlalchemy.pool import NullPool
 
 from sequent_py.cli.blocks import Block, Facts, Items, Line, Tone
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.config import Config
+from sequent_py.database import connect_plainly
+from sequent_py.roles.lacking import lacking_for_tables
 from sequent_py.schema_migrations.connections import LOCK_TIMEOUT_SECONDS
 from sequent_py.schema_migrations.files import list_names, near_misses
 from sequent_py.schema_migrations.new_file import create_migration
@@ -236,11 +239,31 @@ def _place(invocation: Invocation, database_url: str | None, directory: Path | N
         url = database_url
         engine = sa.create_engine(
             "postgresql+psycopg://",
-            creator=lambda: psycopg.connect(url),
+            creator=lambda: _connect(url),
             poolclass=NullPool,
             use_native_hstore=False,
         )
-        yield _Place(engine, url, directory or config.project_directory / "migrations", config)
+        with _naming_the_role(url, config.event_store_schema):
+            yield _Place(engine, url, directory or config.project_directory / "migrations", config)
+
+
+def _connect(url: str) -> psycopg.Connection:
+    """Open a connection as the login has it set up: search path, role and time limits are its own."""
+    connection = connect_plainly(url, application_name="sequent schema")
+    connection.autocommit = False
+    return connection
+
+
+@contextmanager
+def _naming_the_role(url: str, event_store_schema: str) -> Iterator[None]:
+    """Say of a login that may not change ordinary tables, or not read the record of their migrations, whom it has to work as."""
+    try:
+        yield
+    except sqlalchemy.exc.DBAPIError as error:
+        if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise
+        with connect_plainly(url, application_name="sequent schema") as connection:
+            raise lacking_for_tables(connection, event_store_schema, error.orig) from error
 
 
 def _existing(place: _Place, schemas: Sequence[str]) -> list[str]:

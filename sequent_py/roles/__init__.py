@@ -6,6 +6,7 @@
     catalog   what the roles of a store may do now, and what of that differs          (reads)
     setup     ``sequent init --roles``: create the roles, hand over, grant, revoke    (owns ``store_roles``)
     assume    which of them a connection of ours works as
+    lacking   which of them a login would have needed, when the server refuses it                (reads)
 
 The *owner* owns the event store's schema and everything in it. The *migrator* owns the view schema and the managed tables, because only its
 owner may rename or drop a table; it writes the bookkeeping, reads events and cannot write them. The *application* appends through the append

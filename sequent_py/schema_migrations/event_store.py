@@ -8,9 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sequent_py.errors import SchemaMigrationError, StoreNotInstalled
+import psycopg
+import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
+
+from sequent_py.database import is_lost
+from sequent_py.errors import (
+    DatabaseUnavailable,
+    InsufficientPrivileges,
+    SchemaMigrationError,
+    SequentError,
+    StoreNotInstalled,
+)
+from sequent_py.roles.lacking import PAGE, Deed, lacking
 from sequent_py.schema_migrations.connections import Database, connect, scope
 from sequent_py.schema_migrations.errors import MissingMigrationFiles
 from sequent_py.schema_migrations.files import list_files
@@ -63,9 +75,43 @@ def install_event_store(database: Database, schema: str, *, log: SqlLog | None =
 
 
 def event_store_version(database: Database, schema: str) -> int | None:
-    """Return the version of the event store in ``schema``; None where there is none. Writes nothing."""
-    with connect(database) as connection, scope(connection, transactional=True):
-        return VersionTable(schema=schema).read(connection) or None
+    """Return the version of the event store in ``schema``; None where there is none. Writes nothing.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        The connection is lost.
+    InsufficientPrivileges
+        The login may not look; names the roles that may.
+    """
+    try:
+        with connect(database) as connection, scope(connection, transactional=True):
+            return VersionTable(schema=schema).read(connection) or None
+    except sa.exc.DBAPIError as error:
+        # SQLAlchemy is how it is asked, and no business of whoever asks.
+        if not isinstance(error.orig, psycopg.Error):
+            raise
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege) and isinstance(
+            database, psycopg.Connection
+        ):
+            raise _refused(database, schema, error.orig) from error
+        if error.connection_invalidated or is_lost(error.orig):
+            raise DatabaseUnavailable(
+                f"The connection was lost while the event store {schema!r} was looked at: {' '.join(str(error.orig).split())}",
+                remedy="Check that the server runs, and database_url (SEQUENT_DATABASE_URL). Then run the same command again.",
+            ) from error
+        raise
+
+
+def _refused(
+    connection: psycopg.Connection[Any], schema: str, error: psycopg.errors.InsufficientPrivilege
+) -> SequentError:
+    if connection.info.transaction_status is TransactionStatus.INERROR:
+        return InsufficientPrivileges(
+            f"{connection.info.user} may not look at the event store: {error.diag.message_primary}.",
+            remedy=PAGE,
+        )
+    return lacking(connection, schema, Deed.LOOK, error)
 
 
 def require_current_event_store(database: Database, schema: str) -> None:
@@ -75,6 +121,8 @@ def require_current_event_store(database: Database, schema: str) -> None:
     ------
     StoreNotInstalled
         With what to run.
+    DatabaseUnavailable, InsufficientPrivileges
+        As :func:`event_store_version`.
     """
     version = event_store_version(database, schema)
     if version is None:

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from sequent_py.database import connect_plainly
 from sequent_py.schema_migrations.dumper import TRACKING_TABLES
 from sequent_py.schema_migrations.errors import DumpFailed
 
@@ -59,7 +59,7 @@ def dump_sql(
     DumpFailed
         There is no ``pg_dump`` for this server, or it failed.
     """
-    with psycopg.connect(database_url) as connection:
+    with connect_plainly(database_url) as connection:
         server = connection.info.server_version // 10000
     program, version = _choose(server, [pg_dump] if pg_dump else _candidates())
     parameters = conninfo_to_dict(database_url)

@@ -47,6 +47,31 @@ def test_a_failure_to_connect_is_one_line() -> None:
     assert "database_url" in failure.remedy
 
 
+def test_a_lost_connection_says_what_is_kept_and_what_goes_on() -> None:
+    failure = failure_of(psycopg.errors.AdminShutdown("ended"), resume="Go on with: x")
+    assert "database_url" in failure.remedy
+    assert failure.remedy.endswith("Go on with: x")
+    assert failure_of(psycopg.errors.CrashShutdown("ended")).remedy.endswith("run the same command again.")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (psycopg.errors.LockNotAvailable, "pg_locks"),
+        (psycopg.errors.DeadlockDetected, "Run it again."),
+        (psycopg.errors.InsufficientPrivilege, "sequent init --roles"),
+        (psycopg.errors.ReadOnlySqlTransaction, "standby"),
+        (psycopg.errors.DiskFull, "Make room"),
+        (psycopg.errors.DivisionByZero, "--debug"),
+    ],
+)
+def test_what_the_server_refuses_has_a_remedy(error: type[psycopg.Error], expected: str) -> None:
+    failure = failure_of(error("no"))
+    assert failure.message == "The database refused: no"
+    assert expected in failure.remedy
+    assert failure.exit_code == 1
+
+
 def test_sqlalchemy_is_looked_through() -> None:
     wrapped = sqlalchemy.exc.OperationalError("SELECT 1", {}, psycopg.OperationalError("gone"))
     assert failure_of(wrapped).message == "The database connection failed: gone"

@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy import Engine
 
 from sequent_py import database
+from sequent_py.arguments import checked_aggregate_ids
 from sequent_py.config import Config
 from sequent_py.embedded import EmbeddedServer, directory_of, is_created
 from sequent_py.erasure import Erasure, ErasureReport
@@ -218,6 +219,7 @@ class Aggregates:
         lock_budget_seconds: float | None = None,
     ) -> ErasureReport:
         """Delete the aggregates' events, and their rows wherever they are kept; see :mod:`sequent_py.erasure` for places, guarantees and errors."""
+        aggregate_ids = checked_aggregate_ids(aggregate_ids)
         config = self._sequent.config
         projectors = definition(self._sequent.migrations).projectors if self._sequent.has_migrations else ()
         with self._connect("aggregates erase", RoleKind.OWNER) as connection:
@@ -239,6 +241,7 @@ class Aggregates:
         self, aggregate_ids: Sequence[UUID], *, lock_budget_seconds: float | None = None
     ) -> RefoldReport:
         """Make the aggregates' live rows the fold of their events; see :mod:`sequent_py.refolding` for guarantees and errors."""
+        aggregate_ids = checked_aggregate_ids(aggregate_ids)
         config = self._sequent.config
         with self._connect("aggregates refold") as connection:
             return Refolding(

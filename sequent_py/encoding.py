@@ -17,7 +17,8 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from sequent_py.errors import InvalidEvent, StoreError
+from sequent_py.arguments import checked_aggregate_id
+from sequent_py.errors import InvalidEvent
 from sequent_py.events import (
     Envelope,
     Event,
@@ -72,11 +73,10 @@ def encode_batch(
     ------
     InvalidEvent
         Something in it cannot be stored: names the event type and the cause.
-    StoreError
+    InvalidAggregateId
         ``aggregate_id`` is no UUID.
     """
-    if not isinstance(aggregate_id, UUID):
-        raise StoreError(f"aggregate_id is a UUID, not {type(aggregate_id).__name__}.")
+    checked_aggregate_id(aggregate_id)
     if isinstance(events, Event) or not isinstance(events, Sequence):
         raise InvalidEvent("Events are appended as a list.", remedy="Write append(aggregate_id, [event]).")
     if not events:

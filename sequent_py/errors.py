@@ -10,6 +10,7 @@
      |__ StoreError                  appending and loading
      |    |__ WrongExpectedVersion, MaintenanceModeActive, VersionMismatch, PartitionKeyConflict
      |    |__ UnknownEventType, InvalidPayload, InvalidEvent, EventNotRecorded, ImportRefused
+     |    |__ InvalidAggregateId
      |    |__ StoreNotInstalled
      |__ ProjectionError             while projecting
      |    |__ RecordNotFound, DuplicateRecord
@@ -187,6 +188,19 @@ class InvalidPayload(StoreError):
 
 class InvalidEvent(StoreError):
     """An event cannot be stored as it is."""
+
+
+class InvalidAggregateId(StoreError):
+    """An aggregate was named by something else than a UUID."""
+
+    def __init__(self, value: Any, *, are_several: bool = False) -> None:
+        what = "Aggregate ids are a list of UUIDs" if are_several else "aggregate_id is a UUID"
+        super().__init__(
+            f"{what}, not {type(value).__name__} {value!r:.80}.",
+            remedy="Give a uuid.UUID; of a text: UUID(text)."
+            + (" One: [aggregate_id]." if are_several else ""),
+        )
+        self.value = value
 
 
 class EventNotRecorded(StoreError):

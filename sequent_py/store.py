@@ -28,6 +28,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from pydantic_core import from_json
 
+from sequent_py.arguments import checked_aggregate_id, checked_count, checked_event_classes
 from sequent_py.database import for_parameters, raw_connection
 from sequent_py.encoding import Batch, encode_batch, jsonb
 from sequent_py.errors import SequentError, StoreError, WrongExpectedVersion
@@ -115,8 +116,8 @@ class EventStore:
             Another view-schema version is live than those that this code serves.
         PartitionKeyConflict
             The aggregate has another partition key, or events without one.
-        InvalidEvent
-            Something cannot be stored, was recorded before, or is no event.
+        InvalidEvent, InvalidAggregateId
+            Something cannot be stored, was recorded before, or is no event; the id is no UUID.
         ProjectionFailed
             A handler raised, or a table refuses the rows it made (ConstraintViolated).
         psycopg.OperationalError
@@ -213,11 +214,17 @@ class EventStore:
 
         Raises
         ------
+        InvalidAggregateId, StoreError
+            An argument is of another type.
         UnknownEventType, InvalidPayload
             Naming type, aggregate and sequence number.
         InsufficientPrivileges
             The login may not read events; names the roles that may.
         """
+        checked_aggregate_id(aggregate_id)
+        checked_count("after", after)
+        if until is not None:
+            checked_count("until", until)
         return self._select(
             "aggregate_id = %s AND sequence_number > %s AND sequence_number <= coalesce(%s, 2147483647)"
             " ORDER BY sequence_number",
@@ -235,7 +242,14 @@ class EventStore:
         """Return up to ``limit`` events after a position, by position.
 
         For looking around. Not for following the store: a transaction may commit lower positions later, which only :meth:`window` does not miss.
+
+        Raises
+        ------
+        StoreError
+            An argument is of another type.
         """
+        checked_count("after_position", after_position)
+        checked_count("limit", limit)
         return self._select(
             "position > %s AND (%s::integer[] IS NULL OR event_type_id = ANY (%s)) ORDER BY position LIMIT %s",
             [after_position, *[self._type_filter(event_types)] * 2, limit],
@@ -274,7 +288,14 @@ class EventStore:
             return str(_one(own.execute("SELECT pg_current_snapshot()::text")))
 
     def version_of(self, aggregate_id: UUID) -> int:
-        """Return the number of an aggregate's events; 0 for an unknown one."""
+        """Return the number of an aggregate's events; 0 for an unknown one.
+
+        Raises
+        ------
+        InvalidAggregateId
+            It is no UUID.
+        """
+        checked_aggregate_id(aggregate_id)
         with self._own_connection(autocommit=True) as own, self._translated():
             query = self._query(
                 "SELECT coalesce(max(sequence_number), 0) FROM {events} WHERE aggregate_id = %s"
@@ -333,7 +354,8 @@ class EventStore:
     def _type_filter(self, event_types: Sequence[type[Event]] | None) -> list[int] | None:
         if event_types is None:
             return None
-        names = [name for cls in event_types for name in (event_type_of(cls), *aliases_of(cls))]
+        classes = checked_event_classes(event_types)
+        names = [name for cls in classes for name in (event_type_of(cls), *aliases_of(cls))]
         with self._translated():
             return self._ids.known_ids_of(names)
 

@@ -47,7 +47,7 @@ def parse_snapshot(text: str) -> Snapshot:
     StoreError
         It is not one: a snapshot that was cut off or mixed up must not become a window.
     """
-    match = _SNAPSHOT.fullmatch(text)
+    match = _SNAPSHOT.fullmatch(text) if isinstance(text, str) else None
     if match:
         xmin, xmax = int(match[1]), int(match[2])
         in_progress = tuple(map(int, match[3].split(","))) if match[3] else ()

@@ -89,7 +89,7 @@ def _driver_remedy(error: psycopg.Error) -> str:
 
 _SERVER = "Check that the server runs, and database_url ([tool.sequent] in pyproject.toml, or SEQUENT_DATABASE_URL)."
 _AGAIN = "Then run the same command again."
-_REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
+_REMEDIES: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], str], ...] = (
     (
         psycopg.errors.InsufficientPrivilege,
         "Give the user of database_url that right, or name another one; docs/roles.md says which of the store's roles may what."
@@ -104,5 +104,8 @@ _REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
         psycopg.errors.ReadOnlySqlTransaction,
         "Let database_url lead to a server that is no standby, as a login without default_transaction_read_only.",
     ),
-    (psycopg.errors.InsufficientResources, "Make room on the server, then run it again."),
+    (
+        (psycopg.errors.DiskFull, psycopg.errors.TooManyConnections, psycopg.errors.OutOfMemory),
+        "Make room on the server, then run it again.",
+    ),
 )

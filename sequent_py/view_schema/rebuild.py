@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from sequent_py.arguments import checked_aggregate_ids
 from sequent_py.config import Config
 from sequent_py.errors import ConfigurationError
 from sequent_py.progress import SILENT, Progress
@@ -121,7 +122,7 @@ class ViewSchema:
             if lock_budget_seconds is None
             else lock_budget_seconds,
             verify_sample=config.verify_sample if verify_sample is None else verify_sample,
-            accept_quarantined=frozenset(accept_quarantined),
+            accept_quarantined=frozenset(checked_aggregate_ids(accept_quarantined)),
             progress=progress,
         )
 
@@ -156,7 +157,7 @@ class ViewSchema:
                 lock_budget_seconds=lock_budget_seconds,
                 verify_sample=verify_sample,
             ),
-            accept_quarantined=frozenset(accept_quarantined),
+            accept_quarantined=frozenset(checked_aggregate_ids(accept_quarantined)),
             progress=progress,
         )
 
@@ -181,7 +182,7 @@ class ViewSchema:
             self._context,
             sample=config.verify_sample if sample is None else sample,
             is_all=is_all,
-            aggregate_ids=aggregate_ids,
+            aggregate_ids=checked_aggregate_ids(aggregate_ids),
             tables=tables,
             workers=config.workers if workers is None else workers,
             is_once=is_once,

@@ -48,7 +48,7 @@ class Config(BaseSettings):
     """How many events a replay group aims for. Bounds a worker's memory and the length of its transaction."""
     max_rows_in_memory: Annotated[int, Field(ge=1)] = 200_000
     """Rows that a worker holds before cold ones spill to a temporary table."""
-    lock_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+    lock_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """How long one try for the swap's locks may wait; whoever comes later queues behind it for that long. None: what suits each command."""
     lock_budget_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How long the swap goes on trying in all."""

@@ -20,10 +20,14 @@ MaxLag = Annotated[
         help="Or when replaying what is pending is expected to take at most this long. Default: 0.05.",
     ),
 ]
+LONGEST_SECONDS = 86_400.0
+"""Of what goes to the server as a time limit, which has a largest one."""
+
 LockTimeout = Annotated[
     float | None,
     typer.Option(
         min=0.001,
+        max=LONGEST_SECONDS,
         metavar="SECONDS",
         help="How long a try may wait for a lock at most; writers and readers wait behind it. Default: the setting lock_timeout_seconds, or 0.2.",
     ),

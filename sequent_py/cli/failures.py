@@ -50,6 +50,10 @@ def failure_of(error: BaseException, *, resume: str = "") -> Failure:
             return Failure(kind, _driver_message(error), f"{_SERVER} {resume or _AGAIN}", FAILED)
         case psycopg.Error():
             return Failure(kind, _driver_message(error), _driver_remedy(error), FAILED)
+        case OSError() if error.filename is not None and error.strerror is not None:
+            return Failure(
+                kind, f"{error.filename}: {error.strerror}.", "Check the path, and who may use it.", FAILED
+            )
         case typer.Abort():
             return Failure("Aborted", "Aborted.", "", FAILED)
     if isinstance(error, _CommandLineError):

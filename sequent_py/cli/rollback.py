@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
-from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, MaxLag, VerifySample
+from sequent_py.cli.cut_over_options import (
+    LONGEST_SECONDS,
+    LockBudget,
+    LockTimeout,
+    MaxDelta,
+    MaxLag,
+    VerifySample,
+)
 from sequent_py.cli.descriptions import generations
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.migrate import Workers
@@ -28,7 +35,10 @@ def rollback(
     stall_limit: Annotated[
         float | None,
         typer.Option(
-            min=0.1, metavar="SECONDS", help="How long writers and readers may wait at most. Default: 2."
+            min=0.1,
+            max=LONGEST_SECONDS,
+            metavar="SECONDS",
+            help="How long writers and readers may wait at most. Default: 2.",
         ),
     ] = None,
     verify_sample: VerifySample = None,

@@ -22,6 +22,7 @@ import typer
 from sqlalchemy.pool import NullPool
 
 from sequent_py.cli.blocks import Block, Facts, Items, Line, Tone
+from sequent_py.cli.cut_over_options import LONGEST_SECONDS
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.config import Config
 from sequent_py.database import connect_plainly
@@ -80,7 +81,10 @@ def migrate(
     allow_missing: AllowMissingOption = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and run nothing.")] = False,
     lock_timeout: Annotated[
-        float, typer.Option(help="Seconds that a statement may wait for a lock; 0 for no limit.")
+        float,
+        typer.Option(
+            min=0, max=LONGEST_SECONDS, help="Seconds that a statement may wait for a lock; 0 for no limit."
+        ),
     ] = LOCK_TIMEOUT_SECONDS,
     database_url: DatabaseOption = None,
 ) -> None:

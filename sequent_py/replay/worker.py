@@ -260,6 +260,9 @@ class GroupReplayer:
         return True
 
 
+_FORM = 'Name a Migrations class: [tool.sequent] migrations_class = "package.module:Class"'
+
+
 def load_migrations(reference: str) -> type[Migrations]:
     """Import ``module:Class``.
 
@@ -270,7 +273,7 @@ def load_migrations(reference: str) -> type[Migrations]:
     """
     module_name, _, class_name = reference.partition(":")
     if not module_name or not class_name:
-        raise ConfigurationError(f"{reference!r} is not of the form module:Class.")
+        raise ConfigurationError(f"{reference!r} is not of the form module:Class.", remedy=_FORM)
     try:
         found: object = importlib.import_module(module_name)
         for part in class_name.split("."):
@@ -281,7 +284,7 @@ def load_migrations(reference: str) -> type[Migrations]:
             remedy="Check migrations_class in [tool.sequent], and that the module is beside pyproject.toml or installed.",
         ) from error
     except AttributeError as error:
-        raise ConfigurationError(f"{reference!r} cannot be imported: {error}.") from error
+        raise ConfigurationError(f"{reference!r} cannot be imported: {error}.", remedy=_FORM) from error
     except SequentError:
         raise
     except Exception as error:
@@ -290,7 +293,7 @@ def load_migrations(reference: str) -> type[Migrations]:
             remedy="Mend the module; --debug shows where.",
         ) from error
     if not (isinstance(found, type) and issubclass(found, Migrations)):
-        raise ConfigurationError(f"{reference!r} is not a Migrations class.")
+        raise ConfigurationError(f"{reference!r} is not a Migrations class.", remedy=_FORM)
     return found
 
 

@@ -206,19 +206,28 @@ def check(
         for warning in carry_over.left_behind(connection, view_schema, live[table])
     ]
     tables = [name for table in replaced for name in carry_over.tables_of(live[table])]
-    return (*left, *publications.warnings(connection, view_schema, tables))
+    gone = [
+        f"{problem} The new one takes its place, and there will be nothing to roll back to."
+        for problem in missing_tables(connection, view_schema, replaced)
+    ]
+    return (*gone, *left, *publications.warnings(connection, view_schema, tables))
 
 
 def missing_tables(connection: Connection, view_schema: str, tables: Collection[str]) -> list[str]:
     """Return a problem for each table that should be there and is not."""
-    rows = connection.execute(
-        "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = %s AND c.relkind IN ('r', 'p')",
-        (view_schema,),
-    ).fetchall()
-    present = {name for (name,) in rows}
+    present = present_tables(connection, view_schema)
     return [
         f"The table {table} is missing from the schema {view_schema}."
         for table in tables
         if table not in present
     ]
+
+
+def present_tables(connection: Connection, view_schema: str) -> frozenset[str]:
+    """Return the names of all tables of the schema."""
+    rows = connection.execute(
+        "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = %s AND c.relkind IN ('r', 'p')",
+        (view_schema,),
+    ).fetchall()
+    return frozenset(name for (name,) in rows)

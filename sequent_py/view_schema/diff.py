@@ -205,9 +205,9 @@ def _lock(connection: Connection, view_schema: str, pair: _Pair) -> None:
                 sql.SQL(", ").join(sql.Identifier(view_schema, name) for name in names)
             )
         )
-    except pg.UndefinedTable as error:
+    except (pg.UndefinedTable, pg.InvalidSchemaName) as error:
         raise MigrationError(
-            f"The tables were renamed or dropped while they were being compared: {error.diag.message_primary}.",
+            f"Tables that are to be compared are not there, or no longer: {error.diag.message_primary}.",
             remedy="See: sequent migrate status",
         ) from error
 

@@ -20,7 +20,7 @@ from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import guards, prepared, serial_order, swap
+from sequent_py.view_schema import dependents, guards, prepared, serial_order, swap
 from sequent_py.view_schema.acceptance import accepting
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
@@ -276,8 +276,9 @@ class Promotion:
             self._progress.note("The state could not be written back; the next command settles it.")
 
     def serving_tables(self) -> list[str]:
-        """Return the physical names of the tables that serve and will retire or be altered."""
-        return swap.serving_tables(self._resolved.plan, self._live)
+        """Return the physical names of the tables that serve and will retire or be altered; one that somebody dropped keeps nobody from anything."""
+        present = dependents.present_tables(self._connection, self._context.config.view_schema)
+        return [name for name in swap.serving_tables(self._resolved.plan, self._live) if name in present]
 
     def serving_views(self) -> Sequence[tuple[str, str]]:
         """Return schema and name of the views that read those tables, in the order in which they must be locked, before the tables."""

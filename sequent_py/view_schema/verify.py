@@ -172,15 +172,16 @@ def _while_they_are_there(
     """Say of tables that are gone that they are, rather than what is wrong with what has their names now."""
     try:
         yield
-    except (TableFileError, psycopg.errors.UndefinedTable) as error:
+    except (TableFileError, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
         missing = dependents.missing_tables(
             connection, context.config.view_schema, list(subject.physical.values())
         )
         if not missing and context.gate.cut_overs(connection) == cut_overs:
             raise
         raise MigrationError(
-            f"The tables were renamed or dropped while they were being checked: {' '.join(missing) or error}",
-            remedy="See what serves: sequent migrate status. Then begin again: sequent migrate verify",
+            f"Tables that are to be checked are not there, or no longer: {' '.join(missing) or error}",
+            remedy="See what serves: sequent migrate status. If a cut-over came in between, begin again: sequent migrate verify."
+            " If somebody dropped them, build them anew under a newer version.",
         ) from error
 
 

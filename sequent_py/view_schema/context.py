@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from sequent_py import database
 from sequent_py.config import Config
-from sequent_py.errors import DefinitionError, SequentError, StoreNotInstalled
+from sequent_py.errors import DefinitionError, MigrationError, SequentError, StoreNotInstalled
 from sequent_py.events import EventTypes, aliases_of, event_type_of
 from sequent_py.gate import Gate
 from sequent_py.ordering import Ordering
@@ -32,6 +33,7 @@ from sequent_py.schema_migrations.event_store import (
 )
 from sequent_py.view_schema import guards, table_files
 from sequent_py.view_schema.alter_trial import AlterScript
+from sequent_py.view_schema.blockers import listed, row_holders
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
@@ -147,6 +149,8 @@ class Context:
             ``sequent init`` has not been run, or the store is older than this library.
         ConcurrentMigration
             Another process holds the lock; nothing was changed.
+        MigrationError
+            Somebody else has locked the records of migrations; names who.
         ForeignTransactionIds, InsufficientPrivileges, UnsoundInstallation
             The store came from another cluster, the login may not finish the command, or it could not come out right.
         """
@@ -163,8 +167,24 @@ class Context:
                 if needs_own_transaction_ids:
                     guards.require_own_transaction_ids(connection, self.schema)
                 yield connection
+            except psycopg.errors.LockNotAvailable as error:
+                self._name_holders(connection, command, error)
+                raise
             finally:
                 fence.resign(connection, self.schema)
+
+    def _name_holders(
+        self, connection: Connection, command: str, error: psycopg.errors.LockNotAvailable
+    ) -> None:
+        """Say who may have locked rows of the bookkeeping, if anybody has; else the caller raises the error as it is."""
+        if connection.info.transaction_status is not TransactionStatus.IDLE:
+            return
+        found = row_holders(connection, event_store_schema=self.schema)
+        if found:
+            raise MigrationError(
+                f"A lock was not to be had: {error.diag.message_primary or error}. In the way may be: {listed(found)}.",
+                remedy=f"Let them finish, or end them (SELECT pg_terminate_backend(pid)); then: sequent migrate {command}",
+            ) from error
 
     @contextmanager
     def noting_errors(self, connection: Connection, migration_id: int) -> Iterator[None]:

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.rows import tuple_row
 from shop import (
     SQL_DIRECTORY,
@@ -35,11 +36,12 @@ from shop import (
 )
 from waiting import wait_until
 
-from sequent_py import Event, Migrations, Sequent, alter_table, on
+from sequent_py import Event, Migrations, Sequent, alter_table, database, on
 from sequent_py.errors import (
     CatchUpTooSlow,
     DependentObjects,
     EventsEdited,
+    MigrationError,
     MigrationNotStarted,
     ProjectionFailed,
     SwapLockTimeout,
@@ -361,6 +363,30 @@ class TestFailures:
             assert status.migration is not None
             assert str(reader.info.backend_pid) in (status.migration.error or "")
             place_orders(app, range(10, 20))
+        app.view_schema.golive()
+        assert actual_rows(connection) == expected_rows(connection)
+
+    @pytest.mark.parametrize("table", ["view_migrations", "view_tables"])
+    def test_who_has_locked_the_records_of_migrations_is_named(
+        self,
+        app: Sequent,
+        store_database_url: str,
+        connection: psycopg.Connection[Any],
+        monkeypatch: pytest.MonkeyPatch,
+        table: str,
+    ) -> None:
+        place_orders(app, range(3))
+        app.view_schema.online()
+        settings = dict(database.MIGRATION_SETTINGS) | {"lock_timeout": "100ms"}
+        monkeypatch.setattr(database, "MIGRATION_SETTINGS", tuple(settings.items()))
+        with psycopg.connect(store_database_url, application_name="by hand") as other:
+            other.execute(
+                sql.SQL("SELECT FROM {} FOR UPDATE").format(sql.Identifier("sequent_schema", table))
+            )
+            with pytest.raises(MigrationError) as caught:
+                app.view_schema.golive(lock_budget_seconds=0.3)
+            assert f"rows of {table} held by pid {other.info.backend_pid}" in caught.value.message
+            assert "sequent migrate golive" in caught.value.remedy
         app.view_schema.golive()
         assert actual_rows(connection) == expected_rows(connection)
 

@@ -19,7 +19,7 @@ from sequent_py.encoding import checked_time
 from sequent_py.errors import ImportRefused, InvalidEvent, StoreError, WrongExpectedVersion
 from sequent_py.events import POSTGRES_EPOCH, Event, event_type_of
 from sequent_py.partitions import assign_partitions, checked_partition_key, lock_partitions
-from sequent_py.store_errors import translated
+from sequent_py.store_errors import Explain, translated
 
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
@@ -39,21 +39,22 @@ def import_history(
     batch_events: int,
     progress: Callable[[int], None] | None,
     partition_keys: Mapping[UUID, str] | None = None,
+    explain_refusal: Explain | None = None,
 ) -> int:
     """Copy the events in the connection's transaction; see :meth:`sequent_py.store.EventStore.import_history`."""
     if batch_events < 1:
         raise StoreError(f"batch_events is at least 1, not {batch_events}.")
-    with translated(schema, connection):
+    with translated(schema, connection, explain_refusal=explain_refusal):
         now = _pass_gate(connection, schema)
     rows = _Rows(encode, type_id_of, now, partition_keys or {})
     try:
         for aggregate_id, event, created_at in events:
             rows.add(aggregate_id, event, created_at)
             if rows.count % batch_events == 0:
-                _send(connection, schema, rows)
+                _send(connection, schema, rows, explain_refusal)
                 if progress is not None:
                     progress(rows.count)
-        _send(connection, schema, rows)
+        _send(connection, schema, rows, explain_refusal)
     except WrongExpectedVersion as error:
         cause = error.__cause__
         detail = cause.diag.message_detail if isinstance(cause, psycopg.Error) else None
@@ -66,13 +67,13 @@ def import_history(
     return rows.count
 
 
-def _send(connection: psycopg.Connection, schema: str, rows: _Rows) -> None:
+def _send(connection: psycopg.Connection, schema: str, rows: _Rows, explain_refusal: Explain | None) -> None:
     """Copy a batch. The rows of its partition keys are locked first: positions are drawn behind that lock, as in an append."""
     keys, payload = rows.take_keys(), rows.take()
     target = sql.SQL(
         "COPY {} (created_at, aggregate_id, sequence_number, event_type_id, payload) FROM STDIN (FORMAT binary)"
     ).format(sql.Identifier(schema, "events"))
-    with translated(schema, connection):
+    with translated(schema, connection, explain_refusal=explain_refusal):
         if keys:
             lock_partitions(connection, schema, set(keys.values()))
         with connection.cursor() as cursor, cursor.copy(target) as copy:

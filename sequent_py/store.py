@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, LiteralString, Protocol, cast
 from uuid import UUID
 
@@ -84,6 +85,8 @@ class EventStore:
         self.event_types = event_types
         self.projection = projection
         self._queries: dict[str, bytes] = {}
+        self._may_not_append = partial(self._explained, Deed.APPEND)
+        self._may_not_read = partial(self._explained, Deed.READ)
         self._ids = EventTypeIds(schema, lambda: self._own_connection(autocommit=True))
 
     # Writing
@@ -177,7 +180,7 @@ class EventStore:
         """
         from sequent_py.history import import_history
 
-        with self._importing() as own:
+        with self._own_connection() as own:
             return import_history(
                 own,
                 self.schema,
@@ -187,18 +190,8 @@ class EventStore:
                 batch_events=batch_events,
                 progress=progress,
                 partition_keys=partition_keys,
+                explain_refusal=partial(self._explained, Deed.IMPORT),
             )
-
-    @contextmanager
-    def _importing(self) -> Iterator[psycopg.Connection]:
-        try:
-            with self._own_connection() as own:
-                yield own
-        except psycopg.errors.InsufficientPrivilege as error:
-            found = self._explained(error, Deed.IMPORT)
-            if found is None:
-                raise
-            raise found from error
 
     # Reading
 
@@ -401,17 +394,14 @@ class EventStore:
     def _translated(self, connection: psycopg.Connection | None = None) -> Any:
         return translated(self.schema, connection, explain_refusal=self._may_not_read)
 
-    def _may_not_append(self, error: psycopg.Error) -> SequentError | None:
-        return self._explained(error, Deed.APPEND)
-
-    def _may_not_read(self, error: psycopg.Error) -> SequentError | None:
-        return self._explained(error, Deed.READ)
-
-    def _explained(self, error: psycopg.Error, deed: Deed) -> SequentError | None:
+    def _explained(
+        self, deed: Deed, error: psycopg.Error, refused: psycopg.Connection | None
+    ) -> SequentError | None:
         """Say which role the login lacks; None where nobody can be asked. The transaction that was refused cannot: it is aborted."""
         try:
             with self._own_connection(autocommit=True) as own:
-                return lacking(own, self.schema, deed, error)
+                login = refused.info.user if refused is not None and not refused.closed else None
+                return lacking(own, self.schema, deed, error, login=login)
         except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, SequentError):
             return None
 

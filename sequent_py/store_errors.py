@@ -18,6 +18,7 @@ from sequent_py.errors import (
     WrongExpectedVersion,
 )
 
+Explain = Callable[[psycopg.Error, psycopg.Connection | None], SequentError | None]
 _NOT_INSTALLED = {"3F000": "does not exist", "42P01": "does not exist", "42883": "is older than this library"}
 
 
@@ -29,17 +30,17 @@ def translated(
     aggregate_id: Any = None,
     expected_version: int | None = None,
     code_versions: Sequence[int] = (),
-    explain_refusal: Callable[[psycopg.Error], SequentError | None] | None = None,
+    explain_refusal: Explain | None = None,
 ) -> Iterator[None]:
     """Raise the store's errors for the driver's, ``from`` them; others pass as they are.
 
-    ``explain_refusal`` says what the login lacks, where the server refuses it for want of privileges.
+    ``explain_refusal`` says what the login of ``connection`` lacks, where the server refuses it for want of privileges.
     """
     try:
         yield
     except psycopg.Error as error:
         if explain_refusal is not None and isinstance(error, psycopg.errors.InsufficientPrivilege):
-            found = explain_refusal(error)
+            found = explain_refusal(error, connection)
         else:
             found = _translate(error, schema, aggregate_id, expected_version, code_versions)
         if found is None and connection is not None and connection.closed:

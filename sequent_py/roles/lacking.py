@@ -33,9 +33,15 @@ class Deed(Enum):
         return self.value[0]
 
 
-def lacking(connection: Connection, schema: str, deed: Deed, error: psycopg.Error) -> InsufficientPrivileges:
-    """Return the error that names the role; ``connection`` can be asked, which after a refusal a transaction cannot."""
-    login, owner, roles = who_may(connection, schema, deed)
+def lacking(
+    connection: Connection, schema: str, deed: Deed, error: psycopg.Error, *, login: str | None = None
+) -> InsufficientPrivileges:
+    """Return the error that names the role; ``connection`` can be asked, which after a refusal a transaction cannot.
+
+    ``login`` is who was refused, if it is not who asks.
+    """
+    asking, owner, roles = who_may(connection, schema, deed)
+    login = login or asking
     refused = f"{login} may not {deed.described}: {error.diag.message_primary or error}."
     if owner is None or login == owner:
         return InsufficientPrivileges(

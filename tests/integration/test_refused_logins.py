@@ -63,10 +63,11 @@ def test_a_reader_that_appends_is_told_the_applications_role(
 def test_it_is_told_so_on_a_connection_of_its_own(
     as_login: Callable[[Login], Sequent], store_database_url: str
 ) -> None:
-    app = as_login("reports")
+    app = as_login("web")
+    append(app)
     with (
         psycopg.connect(login_url(store_database_url, "reports")) as connection,
-        pytest.raises(InsufficientPrivileges, match="may not append events"),
+        pytest.raises(InsufficientPrivileges, match="_reports may not append events"),
     ):
         append(app, connection)
 

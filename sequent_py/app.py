@@ -32,7 +32,7 @@ from sequent_py.schema_migrations.event_store import install_event_store, requir
 from sequent_py.store import EventStore
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.guards import require_owner
-from sequent_py.view_schema.migrations import Migrations, definition, served_definitions, tables_of
+from sequent_py.view_schema.migrations import Migrations, served_definitions
 from sequent_py.view_schema.rebuild import ViewSchema
 
 
@@ -221,7 +221,6 @@ class Aggregates:
         """Delete the aggregates' events, and their rows wherever they are kept; see :mod:`sequent_py.erasure` for places, guarantees and errors."""
         aggregate_ids = checked_aggregate_ids(aggregate_ids)
         config = self._sequent.config
-        projectors = definition(self._sequent.migrations).projectors if self._sequent.has_migrations else ()
         with self._connect("aggregates erase", RoleKind.OWNER) as connection:
             if not is_dry_run:
                 require_owner(connection, config.event_store_schema)
@@ -232,9 +231,6 @@ class Aggregates:
                 budget_seconds=config.lock_budget_seconds
                 if lock_budget_seconds is None
                 else lock_budget_seconds,
-                shared_tables=[
-                    table for item in projectors if item.ordering != "aggregate" for table in tables_of(item)
-                ],
             ).run(aggregate_ids, is_dry_run=is_dry_run)
 
     def refold(

@@ -69,7 +69,8 @@ class ErasureReport:
     is_dry_run: bool
     places: tuple[Place, ...]
     untold_tables: tuple[str, ...]
-    """Tables whose rows nobody can tell apart by aggregate, or depend on several; they may hold what was erased."""
+    """Tables whose rows nobody can tell apart by aggregate, or depend on several, by the ordering that they were built with; they may hold
+    what was erased."""
     left_to_next_pass: tuple[str, ...] = ()
     """Shadow tables that a migration is at work on: its next pass deletes the rows, and no promotion happens without it."""
     rest: str = field(default=REST)
@@ -90,16 +91,13 @@ class Erasure:
         event_store_schema: str,
         view_schema: str,
         budget_seconds: float,
-        shared_tables: Sequence[str] = (),
     ) -> None:
-        """``shared_tables``: plain names of tables whose rows depend on several aggregates."""
         self._connection = connection
         self._schema = event_store_schema
         self._view_schema = view_schema
         self._budget_seconds = budget_seconds
         self._versions = Versions(event_store_schema)
         self._rows: dict[str, int | None] = {}
-        self._shared = frozenset(shared_tables)
         self._untold: dict[str, None] = {}
         self._left: list[str] = []
 
@@ -274,7 +272,8 @@ class Erasure:
         relation = sql.Identifier(self._view_schema, table.physical_name)
         name = f"{table.role} table {table.physical_name}"
         rows = self._take(name, relation, ids, is_counting=is_counting)
-        if table.table_name in self._shared:
+        # As it was built: a table that is retired, or not live yet, may have another ordering than this code declares.
+        if table.ordering != "aggregate":
             self._untold[table.physical_name] = None
         if rows is None:
             self._rows.pop(name)

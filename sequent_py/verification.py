@@ -14,8 +14,10 @@ from contextlib import closing
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from sequent_py.checks.comparison import compare, lacking
+from sequent_py.checks.contention import repeated
 from sequent_py.checks.scratch import ScratchTable, create_scratch_table
 from sequent_py.checks.slices import Slice
 from sequent_py.database import for_parameters
@@ -180,6 +182,8 @@ class Verification:
             A handler met rows of other aggregates, or partition keys, than its projector's ordering says.
         ProjectionFailed
             A handler raised in the fold.
+        psycopg.OperationalError
+            A deadlock or a lock that could not be had, each time that the fold was tried again.
         """
         aggregate_ids = [item for item in aggregate_ids if item not in self._left_out]
         if not aggregate_ids:
@@ -192,22 +196,14 @@ class Verification:
             for projector in unfolded
             for record in projector_definition(projector).records
         }
-        with connection.transaction(force_rollback=True):
-            scratch = self._scratch(connection)
-            for sample in samples:
-                self._fold(connection, reader, scratch, sample, until)
-            # Asked after reading: whatever edit was read is known by now.
-            edited = edits_in_window(connection, self._schema, since=until, until=None).aggregate_ids
-            aggregate_ids = [item for item in aggregate_ids if item not in edited]
-            differences = [
-                difference
-                for sample in samples
-                # Only single aggregates can be left out; with another ordering the next pass refuses the edit.
-                if sample.ordering == "aggregate" or not edited
-                for record in self._tables
-                if record in sample.records
-                for difference in _differences(connection, scratch[record], sample.without(edited))
-            ]
+
+        def found() -> tuple[frozenset[UUID], list[str]]:
+            return self._folded_and_compared(connection, reader, samples, until)
+
+        # In a transaction of the caller's, a cut-over for example, it is for that to be tried again.
+        is_alone = connection.info.transaction_status == TransactionStatus.IDLE
+        edited, differences = repeated(found) if is_alone else found()
+        aggregate_ids = [item for item in aggregate_ids if item not in edited]
         if differences:
             raise VerificationFailed(
                 f"The shadow tables differ from a fresh fold of {len(aggregate_ids)} aggregates: "
@@ -218,6 +214,27 @@ class Verification:
                 differences=differences,
             )
         return len(aggregate_ids)
+
+    def _folded_and_compared(
+        self, connection: Connection, reader: Connection, samples: Sequence[ScopedSample], until: str
+    ) -> tuple[frozenset[UUID], list[str]]:
+        """Return which aggregates were edited meanwhile, and what differs but for these; writes nothing that stays."""
+        with connection.transaction(force_rollback=True):
+            scratch = self._scratch(connection)
+            for sample in samples:
+                self._fold(connection, reader, scratch, sample, until)
+            # Asked after reading: whatever edit was read is known by now.
+            edited = edits_in_window(connection, self._schema, since=until, until=None).aggregate_ids
+            differences = [
+                difference
+                for sample in samples
+                # Only single aggregates can be left out; with another ordering the next pass refuses the edit.
+                if sample.ordering == "aggregate" or not edited
+                for record in self._tables
+                if record in sample.records
+                for difference in _differences(connection, scratch[record], sample.without(edited))
+            ]
+        return edited, differences
 
     def _fold(
         self,

@@ -9,6 +9,7 @@ slices         disjoint parts of the aggregates: a range, or a list
 staging        the events and rows of a slice, copied from one snapshot
 checker        one slice: staged, folded, compared
 determinism    one sample, folded together and apart; what differs, and in which handler
+contention     another try after a deadlock
 clock          another time for the modules of an application
 worker         processes that check slices and fold samples
 pool           several workers at once

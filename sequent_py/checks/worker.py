@@ -25,6 +25,7 @@ import psycopg
 from sequent_py import database, errors
 from sequent_py.checks.checker import SliceChecker, SliceResult, tables_of_projectors
 from sequent_py.checks.comparison import Change, RelationComparison
+from sequent_py.checks.contention import repeated
 from sequent_py.checks.determinism import Circumstances, FoldedRows, fold_sample
 from sequent_py.checks.slices import Slice
 from sequent_py.checks.staging import Target
@@ -38,6 +39,8 @@ from sequent_py.replay.worker import event_types_of, load_migrations
 from sequent_py.view_schema.migrations import Migrations, definition
 
 STOP_TIMEOUT_SECONDS = 10.0
+AGAIN = "Nothing was changed. Run it again: sequent migrate verify"
+"""The remedy where no table and no handler is to blame."""
 
 
 @dataclass(frozen=True)
@@ -87,26 +90,28 @@ class InlineWorker:
         self._open.close()
 
     def check(self, which: Slice, tables: Sequence[str]) -> SliceResult:
-        return self._slice_checker().check(which, tables)
+        return repeated(lambda: self._slice_checker().check(which, tables))
 
     def check_whole(self, tables: Sequence[str], on_events: Callable[[int], object]) -> SliceResult:
         """Compare whole tables; see :meth:`~sequent_py.checks.checker.SliceChecker.check_whole`."""
         checker = self._slice_checker()
         with self._connect("reading") as reader:
-            return checker.check_whole(reader, tables, on_events)
+            return repeated(lambda: checker.check_whole(reader, tables, on_events))
 
     def fold(self, aggregate_ids: Sequence[UUID], until: str, circumstances: Circumstances) -> FoldedRows:
         with self._connect("folding") as connection, self._connect("reading") as reader:
-            return fold_sample(
-                connection,
-                reader,
-                schema=self._task.event_store_schema,
-                projectors=self.projectors,
-                tables=self._tables(connection),
-                event_types=self._event_types,
-                aggregate_ids=aggregate_ids,
-                until=until,
-                circumstances=circumstances,
+            return repeated(
+                lambda: fold_sample(
+                    connection,
+                    reader,
+                    schema=self._task.event_store_schema,
+                    projectors=self.projectors,
+                    tables=self._tables(connection),
+                    event_types=self._event_types,
+                    aggregate_ids=aggregate_ids,
+                    until=until,
+                    circumstances=circumstances,
+                )
             )
 
     def _slice_checker(self) -> SliceChecker:
@@ -211,7 +216,7 @@ class WorkerProcess:
         if not line:
             raise WorkerFailed(
                 f"A verifying process ended without an answer: {self._last_words()}.",
-                remedy="Nothing was changed. Run it again: sequent migrate verify",
+                remedy=AGAIN,
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -232,7 +237,10 @@ def rebuilt(document: Mapping[str, str]) -> SequentError:
         error: SequentError = cls.__new__(cls)
         SequentError.__init__(error, document["message"], remedy=document["remedy"])
         return error
-    return WorkerFailed(f"A verifying process failed: {document['type']}: {document['message']}")
+    return WorkerFailed(
+        f"A verifying process failed: {document['type']}: {document['message'].rstrip('.')}.",
+        remedy=document["remedy"],
+    )
 
 
 def _result(answer: Mapping[str, Any]) -> SliceResult:
@@ -290,7 +298,7 @@ def main() -> int:
             say({"error": {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}})
             return 1
         except psycopg.Error as error:
-            say({"error": {"type": type(error).__name__, "message": str(error).strip(), "remedy": ""}})
+            say({"error": {"type": type(error).__name__, "message": str(error).strip(), "remedy": AGAIN}})
             return 1
     return 0
 

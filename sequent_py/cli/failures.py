@@ -13,6 +13,11 @@ from sequent_py.database import is_lost
 from sequent_py.errors import SequentError
 
 FAILED = 1
+_CONTENTIONS = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+)
 _CommandLineError = typer.BadParameter.__mro__[2]
 """What all errors of parsing have in common; typer exports only this subclass of it."""
 
@@ -103,7 +108,10 @@ _REMEDIES: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], st
         psycopg.errors.LockNotAvailable,
         "Somebody holds what it takes; pg_locks says who, joined with pg_stat_activity by pid. Run it again when they have ended.",
     ),
-    (psycopg.errors.DeadlockDetected, "Run it again."),
+    (
+        _CONTENTIONS,
+        "Another transaction was in the way, several times where that is tried again. Run the same command again.",
+    ),
     (
         psycopg.errors.ReadOnlySqlTransaction,
         "Let database_url lead to a server that is no standby, as a login without default_transaction_read_only.",

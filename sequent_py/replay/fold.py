@@ -23,6 +23,7 @@ from sequent_py.events import (
     uuid_from_bytes,
 )
 from sequent_py.persistors import Persistor
+from sequent_py.persistors.refusals import circumstance_of
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.replay.reader import RawEvent
 
@@ -97,6 +98,8 @@ class Fold:
             A payload does not validate.
         ProjectionFailed
             A handler raised.
+        psycopg.OperationalError
+            No fault of the handler's: a lost connection, a deadlock, a lock that could not be had…
         """
         routes, aggregate_ids = self._routes, self._aggregate_ids
         count = 0
@@ -117,9 +120,13 @@ class Fold:
                 for handler in handlers:  # named in the error below
                     handler(event)
             except psycopg.OperationalError:
-                # The connection is lost or was ended: not the handler's doing, and another worker may do better.
+                # The connection was lost, or others were in the way: not the handler's doing, and another try may do better.
                 raise
             except _FAULTS as error:
+                # A handler, or the library that it uses, may have wrapped such an error in one of its own.
+                circumstance = circumstance_of(error)
+                if circumstance is not None:
+                    raise circumstance from circumstance.__cause__
                 raise projection_failed(handler, event, error) from error
             count += 1
         return count

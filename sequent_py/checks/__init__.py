@@ -5,6 +5,7 @@ module         noun
 =============  =======================================================================================
 comparison     two relations of one shape, compared as multisets, differences paired by key
 scratch        empty temporary copies of managed tables, to fold into
+scratch_fold   events folded into them
 slices         disjoint parts of the aggregates: a range, or a list
 staging        the events and rows of a slice, copied from one snapshot
 checker        one slice: staged, folded, compared

@@ -1,8 +1,8 @@
 """The checker: compares slices of managed tables with a fresh fold of their events, one connection each.
 
-A slice is staged (:mod:`~sequent_py.checks.staging`), its staged events are folded through the live persistor into scratch tables, and those
-are compared with the staged rows, in a transaction that is rolled back. Writes to temporary tables only. A process that dies leaves
-nothing.
+A slice is staged (:mod:`~sequent_py.checks.staging`), its staged events are folded through the live persistor into scratch tables
+(:mod:`~sequent_py.checks.scratch_fold`), and those are compared with the staged rows. Writes to temporary tables only. A process that dies
+leaves nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from psycopg import sql
 
 from sequent_py.checks.comparison import RelationComparison, compare
 from sequent_py.checks.scratch import ScratchTable, create_scratch_table
+from sequent_py.checks.scratch_fold import ScratchFold
 from sequent_py.checks.slices import Slice
 from sequent_py.checks.staging import Staging, Target
 from sequent_py.events import EventTypes
-from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record
-from sequent_py.replay.fold import Fold
 from sequent_py.replay.groups import WHOLE_STORE
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.reader import RawEvent, group_query, read_events
@@ -90,9 +89,8 @@ class SliceChecker:
         """
         records = self._records(tables)
         staged = self._staging.stage(which, records)
-        with self._connection.transaction(force_rollback=True):
-            self._empty()
-            fold = self._fold(staged.event_types)
+        fold = self._fold(staged.event_types)
+        with fold.opened():
             events = sum(fold.apply(chunk) for chunk in self._staging.events())
             strayed = [record for record in records if which.is_range and self._has_strays(record, which)]
             return self._result(
@@ -107,7 +105,7 @@ class SliceChecker:
         """Compare whole tables with a fold of all events, in position order; for rows that cannot be attributed to an aggregate.
 
         Nothing is compared, and the result has ``left_out``, where aggregates would have to be. Copies the tables, but not the log: a second connection streams the events that the copy's snapshot sees. Edits of events meanwhile
-        would go unnoticed; the caller looks for them. The fold is one transaction, as long as it takes, which vacuum waits for.
+        would go unnoticed; the caller looks for them. The reading is one statement, as long as the fold takes, which vacuum waits for.
         """
         records = self._records(tables)
         staged = self._staging.stage_whole(records)
@@ -115,16 +113,11 @@ class SliceChecker:
             # Which rows are theirs, nobody knows.
             return SliceResult(0, {}, {}, left_out=tuple(map(str, sorted(staged.left_out))))
         assert staged.until is not None
-        with self._connection.transaction(force_rollback=True):
-            self._empty()
-            fold = self._fold(staged.event_types)
-            query = group_query(
-                self._schema,
-                WHOLE_STORE,
-                event_type_ids=fold.event_type_ids,
-                since=None,
-                until=staged.until,
-            )
+        fold = self._fold(staged.event_types)
+        query = group_query(
+            self._schema, WHOLE_STORE, event_type_ids=fold.event_type_ids, since=None, until=staged.until
+        )
+        with fold.opened():
             with closing(read_events(reader, query)) as raw_events:
                 events = fold.apply(_counted(raw_events, on_events))
             return self._result(records, events)
@@ -152,15 +145,8 @@ class SliceChecker:
             tuple(names[record] for record in strayed),
         )
 
-    def _fold(self, stored_types: Mapping[str, int]) -> Fold:
-        persistor = LivePersistor(
-            self._connection, {record: table.fold for record, table in self._scratch.items()}
-        )
-        return Fold(self._projectors, persistor, self._event_types, stored_types)
-
-    def _empty(self) -> None:
-        for table in self._scratch.values():
-            table.empty(self._connection)
+    def _fold(self, stored_types: Mapping[str, int]) -> ScratchFold:
+        return ScratchFold(self._connection, self._scratch, self._projectors, self._event_types, stored_types)
 
     def _has_strays(self, record: type[Record], which: Slice) -> bool:
         row = self._connection.execute(

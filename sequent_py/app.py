@@ -21,7 +21,7 @@ from sequent_py.errors import ConfigurationError, StoreNotInstalled
 from sequent_py.events import Event, EventTypes
 from sequent_py.gate import Gate, GateState
 from sequent_py.projection import LiveProjection
-from sequent_py.refolding import Refolding, RefoldReport
+from sequent_py.refolding import LONGEST_STALL_SECONDS, Refolding, RefoldReport
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.worker import event_types_of, load_migrations
 from sequent_py.roles.assume import assume
@@ -206,7 +206,7 @@ class Sequent:
 
 
 class Aggregates:
-    """What is done to single aggregates, beside appending. Each is at a standstill: writers wait for some milliseconds, they don't fail."""
+    """What is done to single aggregates, beside appending. Each ends at a standstill: writers wait for some milliseconds, they don't fail."""
 
     def __init__(self, sequent: Sequent) -> None:
         self._sequent = sequent
@@ -234,7 +234,11 @@ class Aggregates:
             ).run(aggregate_ids, is_dry_run=is_dry_run)
 
     def refold(
-        self, aggregate_ids: Sequence[UUID], *, lock_budget_seconds: float | None = None
+        self,
+        aggregate_ids: Sequence[UUID],
+        *,
+        lock_budget_seconds: float | None = None,
+        longest_stall_seconds: float = LONGEST_STALL_SECONDS,
     ) -> RefoldReport:
         """Make the aggregates' live rows the fold of their events; see :mod:`sequent_py.refolding` for guarantees and errors."""
         aggregate_ids = checked_aggregate_ids(aggregate_ids)
@@ -249,6 +253,7 @@ class Aggregates:
                 budget_seconds=config.lock_budget_seconds
                 if lock_budget_seconds is None
                 else lock_budget_seconds,
+                longest_stall_seconds=longest_stall_seconds,
             ).run(aggregate_ids)
 
     def _connect(self, purpose: str, role: RoleKind = RoleKind.MIGRATOR) -> psycopg.Connection:

@@ -324,7 +324,7 @@ class SwapLockTimeout(MigrationError):
 
 
 class StallLimitExceeded(MigrationError):
-    """A cut-over without maintenance mode took longer than anybody may be held up; nothing was swapped."""
+    """Something that writers wait for, a cut-over or a re-fold, took longer than they may be held up; nothing was changed."""
 
 
 class CatchUpTooSlow(MigrationError):

@@ -30,14 +30,21 @@ LONGEST_BACKOFF_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class _Busy(Exception):
+class Busy(Exception):
     """Writers did not end in time."""
 
 
 def at_standstill(
-    connection: psycopg.Connection[Any], schema: str, action: Callable[[int], T], *, budget_seconds: float
+    connection: psycopg.Connection[Any],
+    schema: str,
+    action: Callable[[int], T],
+    *,
+    budget_seconds: float,
+    on_stall: Callable[[float], object] = lambda seconds: None,
 ) -> T:
     """Run ``action`` with the live version, in a transaction of its own at a standstill, and return what it returns.
+
+    ``on_stall`` is told how long writers were held back, at each try.
 
     ``connection`` must be in autocommit. ``action`` may be run several times: what a try did whose locks did not come is rolled back.
 
@@ -54,12 +61,14 @@ def at_standstill(
     while True:
         writers = gate.writers(connection)
         if not any(writer.open_seconds > OLD_WRITER_SECONDS for writer in writers):
+            asked = time.monotonic()
             try:
-                with connection.transaction():
-                    with translated(schema, connection):
-                        live_version = _hold_gate(connection, schema)
-                    return action(live_version)
-            except (_Busy, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                try:
+                    with connection.transaction():
+                        return action(hold_gate(connection, schema))
+                finally:
+                    on_stall(time.monotonic() - asked)
+            except (Busy, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 # Jitter keeps two such commands from meeting for ever; writers that queued behind the try go first.
                 time.sleep(backoff * random.uniform(0.5, 1.5))
                 backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
@@ -68,8 +77,21 @@ def at_standstill(
         time.sleep(POLL_SECONDS)
 
 
+def hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
+    """Take the key for this transaction, then pass the gate as every writer does; return the live version.
+
+    Raises
+    ------
+    Busy
+        Writers held it for :data:`LOCK_TIMEOUT_SECONDS`.
+    MaintenanceModeActive
+        The gate is closed.
+    """
+    with translated(schema, connection):
+        return _hold_gate(connection, schema)
+
+
 def _hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
-    """Take the key, then pass the gate as every writer does; return the live version."""
     connection.execute(
         "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
     )
@@ -78,7 +100,7 @@ def _hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
             sql.SQL("SELECT pg_advisory_xact_lock({}())").format(sql.Identifier(schema, "gate_key"))
         )
     except psycopg.errors.LockNotAvailable as error:
-        raise _Busy from error
+        raise Busy from error
     connection.execute(
         "SELECT set_config('lock_timeout', %s, true)", (f"{ACTION_LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
     )

@@ -12,7 +12,7 @@ import typer
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.erasure import REMEDY_FOR_UNTOLD, ErasureReport
-from sequent_py.refolding import REBUILD, RefoldReport
+from sequent_py.refolding import LONGEST_STALL_SECONDS, REBUILD, RefoldReport
 
 app = typer.Typer(help="Erase single aggregates, or fold them anew.", rich_markup_mode=None)
 
@@ -60,11 +60,23 @@ def erase(
 
 @app.command("refold")
 @command
-def refold(invocation: Invocation, ids: Ids, lock_budget: LockBudget = None) -> None:
+def refold(
+    invocation: Invocation,
+    ids: Ids,
+    lock_budget: LockBudget = None,
+    max_stall: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="How long appends may wait for an aggregate that is appended to all the time.",
+        ),
+    ] = LONGEST_STALL_SECONDS,
+) -> None:
     """Make the live rows of aggregates the fold of their events.
 
     After events were edited by hand, or for an aggregate that was left behind in a migration. Needs the code of the live version. One
-    transaction per aggregate; readers see the old rows or the new ones. Tables whose rows cannot be told apart by aggregate are left as
+    transaction per aggregate; readers see the old rows or the new ones, and writers wait for its last milliseconds. Tables whose rows cannot be told apart by aggregate are left as
     they are, and named; an aggregate that was left behind in one of those is refused.
 
     \b
@@ -72,7 +84,9 @@ def refold(invocation: Invocation, ids: Ids, lock_budget: LockBudget = None) -> 
     """
     invocation.resume = "Each aggregate is as it was or done. Run the same command again."
     with invocation.application() as sequent:
-        report = sequent.aggregates.refold(ids, lock_budget_seconds=lock_budget)
+        report = sequent.aggregates.refold(
+            ids, lock_budget_seconds=lock_budget, longest_stall_seconds=max_stall
+        )
     invocation.report(report, _refold)
 
 
@@ -115,7 +129,12 @@ def _refold(report: RefoldReport) -> Iterator[Block]:
         f"Folded {count(report.events, 'event')} of {count(len(report.aggregate_ids), 'aggregate')} anew.",
         Tone.GOOD,
     )
-    yield Facts({"were left behind until now": count(report.released) if report.released else None})
+    yield Facts(
+        {
+            "were left behind until now": count(report.released) if report.released else None,
+            "appends waited for": f"{report.stall_seconds * 1000:.0f} ms at most",
+        }
+    )
     yield Grid(
         "Rows",
         ("table", "before", "now"),

@@ -8,6 +8,7 @@ scratch        empty temporary copies of managed tables, to fold into
 scratch_fold   events folded into them
 slices         disjoint parts of the aggregates: a range, or a list
 staging        the events and rows of a slice, copied from one snapshot
+omissions      which aggregates are not compared, table by table
 checker        one slice: staged, folded, compared
 determinism    one sample, folded together and apart; what differs, and in which handler
 contention     another try after a deadlock

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-from uuid import UUID
 
 from psycopg import sql
 
 from sequent_py.checks.comparison import RelationComparison, compare
+from sequent_py.checks.omissions import Omissions, tables_of_projector
 from sequent_py.checks.scratch import ScratchTable, create_scratch_table
 from sequent_py.checks.scratch_fold import ScratchFold
 from sequent_py.checks.slices import Slice
-from sequent_py.checks.staging import Staging, Target
+from sequent_py.checks.staging import Staged, Staging, Target
 from sequent_py.events import EventTypes
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition
@@ -41,8 +41,8 @@ class SliceResult:
     comparisons: Mapping[str, RelationComparison]
     uncompared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Columns that could not be compared, because the fold drew them."""
-    left_out: tuple[str, ...] = ()
-    """Aggregates of the slice that were not compared: set aside by a replay, or edited since the last pass."""
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By table that lacks any: aggregates of the slice that were not compared in it, set aside by a replay or edited since the last pass."""
     strayed: tuple[str, ...] = ()
     """Tables to which the slice's events wrote rows of other aggregates: they can only be compared whole."""
 
@@ -89,7 +89,7 @@ class SliceChecker:
         """
         records = self._records(tables)
         staged = self._staging.stage(which, records)
-        fold = self._fold(staged.event_types)
+        fold = self._fold(self._projectors, staged)
         with fold.opened():
             events = sum(fold.apply(chunk) for chunk in self._staging.events())
             strayed = [record for record in records if which.is_range and self._has_strays(record, which)]
@@ -97,30 +97,37 @@ class SliceChecker:
                 records,
                 events,
                 own=None if which.is_range else which,
-                left_out=[item for item in sorted(staged.left_out) if which.holds(item)],
+                left_out=self._left_out(records, staged.omissions, which),
                 strayed=strayed,
             )
 
     def check_whole(self, reader: Connection, tables: Sequence[str], on_events: Any = None) -> SliceResult:
         """Compare whole tables with a fold of all events, in position order; for rows that cannot be attributed to an aggregate.
 
-        Nothing is compared, and the result has ``left_out``, where aggregates would have to be. Copies the tables, but not the log: a second connection streams the events that the copy's snapshot sees. Edits of events meanwhile
+        Not compared are tables of which aggregates would have to be left out; the result names those. Copies the tables, but not the log: a second connection streams the events that the copy's snapshot sees. Edits of events meanwhile
         would go unnoticed; the caller looks for them. The reading is one statement, as long as the fold takes, which vacuum waits for.
         """
         records = self._records(tables)
         staged = self._staging.stage_whole(records)
-        if staged.left_out:
-            # Which rows are theirs, nobody knows.
-            return SliceResult(0, {}, {}, left_out=tuple(map(str, sorted(staged.left_out))))
+        # Which rows are theirs, nobody knows.
+        left_out = self._left_out(records, staged.omissions, Slice())
+        records = [record for record in records if self._scratch[record].name not in left_out]
+        if not records:
+            return SliceResult(0, {}, {}, left_out=left_out)
         assert staged.until is not None
-        fold = self._fold(staged.event_types)
+        projectors = [
+            item
+            for item in self._projectors
+            if not any(staged.omissions.of(table) for table in tables_of_projector(item))
+        ]
+        fold = self._fold(projectors, replace(staged, omissions=Omissions({})))
         query = group_query(
             self._schema, WHOLE_STORE, event_type_ids=fold.event_type_ids, since=None, until=staged.until
         )
         with fold.opened():
             with closing(read_events(reader, query)) as raw_events:
                 events = fold.apply(_counted(raw_events, on_events))
-            return self._result(records, events)
+            return self._result(records, events, left_out=left_out)
 
     def _records(self, tables: Sequence[str]) -> list[type[Record]]:
         return [record for record, table in self._scratch.items() if table.name in tables]
@@ -131,7 +138,7 @@ class SliceChecker:
         events: int,
         *,
         own: Slice | None = None,
-        left_out: Sequence[UUID] = (),
+        left_out: Mapping[str, tuple[str, ...]],
         strayed: Sequence[type[Record]] = (),
     ) -> SliceResult:
         names = {record: self._scratch[record].name for record in records}
@@ -141,12 +148,30 @@ class SliceChecker:
             {names[record]: self._staging.count(record) for record in records},
             {names[record]: results[record][0] for record in records},
             {names[record]: results[record][1] for record in records},
-            tuple(map(str, left_out)),
+            left_out,
             tuple(names[record] for record in strayed),
         )
 
-    def _fold(self, stored_types: Mapping[str, int]) -> ScratchFold:
-        return ScratchFold(self._connection, self._scratch, self._projectors, self._event_types, stored_types)
+    def _left_out(
+        self, records: Sequence[type[Record]], omissions: Omissions, which: Slice
+    ) -> dict[str, tuple[str, ...]]:
+        found = {
+            self._scratch[record].name: tuple(
+                str(item) for item in sorted(omissions.of(self._scratch[record].name)) if which.holds(item)
+            )
+            for record in records
+        }
+        return {table: aggregates for table, aggregates in found.items() if aggregates}
+
+    def _fold(self, projectors: Sequence[type[Projector]], staged: Staged) -> ScratchFold:
+        return ScratchFold(
+            self._connection,
+            self._scratch,
+            projectors,
+            self._event_types,
+            staged.event_types,
+            staged.omissions,
+        )
 
     def _has_strays(self, record: type[Record], which: Slice) -> bool:
         row = self._connection.execute(

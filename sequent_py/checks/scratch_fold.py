@@ -5,6 +5,8 @@ a thousand versions, and each event costs more than the one before. A live row h
 autovacuum; temporary tables are never vacuumed by others. So the fold commits every few events, after which the server prunes what is dead, and vacuums
 and analyses the tables itself as they grow.
 
+An aggregate that some tables lack is folded by the projectors of the others alone.
+
 Tables with an initially deferred constraint are folded in one transaction all the same: a commit checks it, and where we commit the
 application may not have. What a fold that failed leaves behind, the next one removes first.
 """
@@ -13,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import groupby, islice
 
 from psycopg import sql
 
+from sequent_py.checks.omissions import Omissions
 from sequent_py.checks.scratch import ScratchTable
 from sequent_py.events import EventTypes
 from sequent_py.persistors.deferred import deferred_names
@@ -44,11 +47,19 @@ class ScratchFold:
         projectors: Sequence[type[Projector]],
         event_types: EventTypes,
         stored_types: Mapping[str, int],
+        omissions: Omissions,
     ) -> None:
         self._connection = connection
         self._scratch = scratch
         persistor = LivePersistor(connection, {record: table.fold for record, table in scratch.items()})
         self._fold = Fold(projectors, persistor, event_types, stored_types)
+        folds: dict[tuple[type[Projector], ...], Fold] = {}
+        self._partial: dict[bytes, Fold] = {}
+        for aggregate_id in omissions.aggregates:
+            chosen = omissions.projectors(aggregate_id, projectors)
+            if chosen not in folds:
+                folds[chosen] = Fold(chosen, persistor, event_types, stored_types)
+            self._partial[aggregate_id.bytes] = folds[chosen]
         self._vacuum_at = VACUUMED_EVENTS
         self._events = 0
         self._is_deferring = False
@@ -89,10 +100,19 @@ class ScratchFold:
         before = self._events
         for batch in self._batches(raw_events):
             with self._connection.transaction():
-                self._events += self._fold.apply(batch)
+                self._events += self._apply(batch)
             if self._events >= self._vacuum_at and not self._is_deferring:
                 self._vacuum()
         return self._events - before
+
+    def _apply(self, raw_events: Iterable[RawEvent]) -> int:
+        if not self._partial:
+            return self._fold.apply(raw_events)
+        events = 0
+        # Runs, so that the order across aggregates stays.
+        for fold, run in groupby(raw_events, lambda raw: self._partial.get(bytes(raw[2]), self._fold)):
+            events += fold.apply(raw for raw in run if raw[4] in fold.event_type_ids)
+        return events
 
     def _batches(self, raw_events: Iterable[RawEvent]) -> Iterator[Iterable[RawEvent]]:
         if self._is_deferring:

@@ -18,6 +18,7 @@ from uuid import UUID
 from psycopg import errors as pg
 from psycopg import sql
 
+from sequent_py.checks.omissions import NONE, Omissions, find_omissions
 from sequent_py.checks.scratch import aggregate_column
 from sequent_py.checks.slices import Slice
 from sequent_py.errors import EventsEdited, MigrationError
@@ -63,8 +64,8 @@ class Staged:
     until: str | None
     """How far shadow tables have been replayed; None of live tables."""
     event_types: Mapping[str, int]
-    left_out: frozenset[UUID]
-    """Aggregates of which the tables are known not to be the fold: set aside by a replay, or, of shadow tables, edited since their last
+    omissions: Omissions
+    """Aggregates of which a table is known not to be the fold: set aside by a replay, or, of all shadow tables, edited since their last
     pass, for the next one to re-fold."""
 
 
@@ -116,7 +117,7 @@ class Staging:
         return int(rows)
 
     def stage(self, which: Slice, records: Sequence[type[Record]]) -> Staged:
-        """Copy a slice's events, and its rows of these tables, but for aggregates that are left out."""
+        """Copy a slice's events, but for aggregates that every table lacks, and its rows of these tables, but for aggregates that the table lacks."""
         connection = self._connection
         with self._one_snapshot(records) as staged:
             ids = sorted(handled_type_ids(self._projectors, staged.event_types))
@@ -130,7 +131,7 @@ class Staging:
                     which.condition(),
                     sql.Literal(ids),
                     window_condition(None, staged.until),
-                    _but_for(staged.left_out, "aggregate_id"),
+                    _but_for(staged.omissions.everywhere(self._names()), "aggregate_id"),
                 )
             )
             for record in records:
@@ -138,20 +139,28 @@ class Staging:
                 self._copy_rows(
                     record,
                     sql.SQL("{} AND {}").format(
-                        which.condition(owner, includes_null=True), _but_for(staged.left_out, owner)
+                        which.condition(owner, includes_null=True),
+                        _but_for(staged.omissions.of(self._name(record)), owner),
                     ),
                 )
         return staged
 
     def stage_whole(self, records: Sequence[type[Record]]) -> Staged:
-        """Copy whole tables, without events."""
+        """Copy whole tables, without events; none of those that lack an aggregate."""
         with self._one_snapshot(records) as staged:
             if staged.until is None:
                 # What this transaction sees, as a value: another connection reads exactly that later.
                 staged = replace(staged, until=current_snapshot(self._connection))
             for record in records:
-                self._copy_rows(record, sql.SQL("true"))
+                if not staged.omissions.of(self._name(record)):
+                    self._copy_rows(record, sql.SQL("true"))
         return staged
+
+    def _name(self, record: type[Record]) -> str:
+        return self._tables[record].record_shape.table_name
+
+    def _names(self) -> list[str]:
+        return [self._name(record) for record in self._tables]
 
     def _owner(self, record: type[Record]) -> str:
         column = aggregate_column(self._tables[record])
@@ -197,7 +206,7 @@ class Staging:
                 until = self._replayed_until()
                 if until is not None or target.migration_id is None:
                     event_types = stored_event_types(connection, target.event_store_schema)
-                    yield Staged(until, event_types, self._left_out(until))
+                    yield Staged(until, event_types, self._omissions(until))
                     return
             if fence.coordinator(connection, target.event_store_schema) is None:
                 raise MigrationError(
@@ -206,18 +215,22 @@ class Staging:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _left_out(self, until: str | None) -> frozenset[UUID]:
-        schema, names = self._target.event_store_schema, [table.name for table in self._tables.values()]
-        left_out = Quarantine(schema).left_out_of(self._connection, names)
+    def _omissions(self, until: str | None) -> Omissions:
+        schema = self._target.event_store_schema
+        names = {table.name: table.record_shape.table_name for table in self._tables.values()}
+        found = Quarantine(schema).left_out_by_table(self._connection, names)
+        missing = {names[physical]: aggregates for physical, aggregates in found.items()}
         if until is None:
-            return left_out
+            return find_omissions(missing, self._projectors)
         edits = edits_in_window(self._connection, schema, since=until, until=None)
         if edits.boundless:
             raise EventsEdited(
                 "Events were truncated since the last pass: nobody can say which rows of the shadow tables still hold.",
                 remedy=BEGIN_ANEW,
             )
-        return left_out | edits.aggregate_ids
+        return find_omissions(
+            {name: missing.get(name, NONE) | edits.aggregate_ids for name in names.values()}, self._projectors
+        )
 
     def _lock(self, records: Sequence[type[Record]]) -> None:
         tables = [self._tables[record] for record in records]

@@ -249,7 +249,7 @@ def _result(answer: Mapping[str, Any]) -> SliceResult:
         answer["rows"],
         {table: _comparison(values) for table, values in answer["comparisons"].items()},
         {table: tuple(names) for table, names in answer["uncompared"].items()},
-        tuple(answer["left_out"]),
+        {table: tuple(aggregates) for table, aggregates in answer["left_out"].items()},
         tuple(answer["strayed"]),
     )
 

@@ -11,6 +11,7 @@ import typer
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.view_schema.diff import DiffReport, TableDiff
+from sequent_py.view_schema.log_comparison import grouped_by_tables
 from sequent_py.view_schema.verify import TableVerification, VerifyReport
 
 DIFFERENT = 1
@@ -152,10 +153,12 @@ def describe_verification(report: VerifyReport) -> Iterator[Block]:
 def _exceptions(report: VerifyReport) -> str:
     """Say what no statement is made about: what a reader of the first line must not take for compared."""
     parts = []
-    if report.left_out:
-        number = len(report.left_out)
-        what = "left behind" if report.subject == "live" else "left out"
-        parts.append(f"{count(number, 'aggregate')} that {'was' if number == 1 else 'were'} {what}")
+    what = "left behind" if report.subject == "live" else "left out"
+    by_table = {table.physical_name: table.left_out for table in report.tables if table.left_out}
+    for tables, aggregates in grouped_by_tables(by_table).items():
+        number = len(aggregates)
+        where = "" if len(tables) == len(report.tables) else f" in {' and '.join(tables)}"
+        parts.append(f"{count(number, 'aggregate')} that {'was' if number == 1 else 'were'} {what}{where}")
     if report.not_compared:
         number = len(report.not_compared)
         names = ", ".join(report.not_compared)

@@ -113,6 +113,16 @@ class Quarantine:
         missing = self._missing_tables(connection, names)
         return frozenset(aggregate_id for aggregate_id, tables in missing.items() if tables != names)
 
+    def left_out_by_table(
+        self, connection: Connection, physical_tables: Iterable[str]
+    ) -> dict[str, frozenset[UUID]]:
+        """Return, by table that lacks any, the aggregates that are set aside of it."""
+        found: dict[str, set[UUID]] = {}
+        for aggregate_id, tables in self._missing_tables(connection, physical_tables).items():
+            for table in tables:
+                found.setdefault(table, set()).add(aggregate_id)
+        return {table: frozenset(aggregates) for table, aggregates in found.items()}
+
     def _missing_tables(
         self, connection: Connection, physical_tables: Iterable[str]
     ) -> dict[UUID, frozenset[str]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from psycopg import sql
@@ -61,6 +61,8 @@ class TableComparison:
     rows_recorded: int | None
     comparison: RelationComparison
     uncompared_columns: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Aggregates that were not compared in it."""
 
 
 class LogComparison:
@@ -85,7 +87,8 @@ class LogComparison:
         self._rows: dict[str, int] = {}
         self._recorded: dict[str, int] = {}
         self._uncompared: dict[str, set[str]] = {}
-        self._left_out: dict[str, None] = {}
+        self._left_out: dict[str, dict[str, None]] = {}
+        """By table, for it was made whole, or is another migration's: the aggregates that it lacks."""
         self._methods = dict.fromkeys(wanted, NOT_COMPARED)
         self.aggregates: int | None = 0
         self.events = 0
@@ -110,19 +113,26 @@ class LogComparison:
             self.notes.append(
                 f"Not compared: {', '.join(remaining)}. Rows cannot be attributed to an aggregate there, which takes --all."
             )
-        if self._left_out:
+        for tables, aggregates in self.left_out_by_tables.items():
+            of = "" if set(tables) == set(self._wanted) else f" of {' and '.join(tables)}"
             self.notes.append(
-                f"Left out, because they were set aside by a replay or edited since the last pass: {', '.join(self._left_out)}."
+                f"Left out{of}, because they were set aside by a replay or edited since the last pass: {', '.join(aggregates)}."
             )
         if is_all:
             self.aggregates = None
-        elif self.aggregates is not None:
-            self.aggregates -= len(self._left_out)
+        elif self.aggregates is not None and attributable:
+            lacking = [set(self._left_out.get(table, ())) for table in attributable]
+            self.aggregates -= len(set.intersection(*lacking))
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The aggregates that would have been compared, and were set aside or edited."""
-        return tuple(self._left_out)
+        """The aggregates that would have been compared, and were set aside or edited, of one table at least."""
+        return tuple(sorted({item for aggregates in self._left_out.values() for item in aggregates}))
+
+    @property
+    def left_out_by_tables(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """The same, by the tables that lack them."""
+        return grouped_by_tables({table: tuple(found) for table, found in self._left_out.items()})
 
     def find_nondeterminism(self, aggregate_ids: Sequence[UUID]) -> tuple[Nondeterminism, ...]:
         """Fold a sample twice under different circumstances."""
@@ -153,6 +163,7 @@ class LogComparison:
             rows_recorded=self._recorded.get(table),
             comparison=self._results.get(table, RelationComparison()),
             uncompared_columns=tuple(sorted(self._uncompared.get(table, ()))),
+            left_out=tuple(self._left_out.get(table, ())),
         )
 
     def _divided(self) -> tuple[list[str], list[str]]:
@@ -259,24 +270,27 @@ class LogComparison:
         before = current_snapshot(self._connection)
         with self._inline(task) as worker:
             result = worker.check_whole(tables, watch.folded)
-        if result.left_out:
+        for table, aggregates in result.left_out.items():
             self.notes.append(
-                f"Not compared: {', '.join(tables)}. Rows cannot be attributed to an aggregate there, and"
-                f" {len(result.left_out)} would have to be left out."
+                f"Not compared: {table}. Rows cannot be attributed to an aggregate there, and"
+                f" {len(aggregates)} would have to be left out."
             )
+        if not result.comparisons:
             return
         if edits_in_window(self._connection, self._context.schema, since=before, until=None) != Edits():
             raise EventsEdited(
                 "Events were edited or deleted while whole tables were compared with them.",
                 remedy="Run it again: sequent migrate verify --all",
             )
-        self._add(result)
-        for table in tables:
+        # These are not compared, rather than compared without some aggregates.
+        self._add(replace(result, left_out={}))
+        for table in result.comparisons:
             self._methods[table] = "whole"
 
     def _add(self, result: SliceResult) -> None:
         self.events += result.events
-        self._left_out.update(dict.fromkeys(result.left_out))
+        for table, aggregates in result.left_out.items():
+            self._left_out.setdefault(table, {}).update(dict.fromkeys(aggregates))
         for table, comparison in result.comparisons.items():
             before = self._results.get(table, RelationComparison())
             self._results[table] = before.plus(comparison, examples=EXAMPLES)
@@ -335,6 +349,20 @@ class LogComparison:
         with self._inline(task) as worker:
             first, second = (worker.fold(aggregate_ids, until, each) for each in circumstances)
         return first, second
+
+
+def grouped_by_tables(
+    by_table: Mapping[str, Sequence[str]],
+) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Return, by tables that lack the same aggregates, these; pure."""
+    tables: dict[str, list[str]] = {}
+    for table, aggregates in by_table.items():
+        for aggregate in aggregates:
+            tables.setdefault(aggregate, []).append(table)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for aggregate in sorted(tables):
+        found.setdefault(tuple(tables[aggregate]), []).append(aggregate)
+    return {names: tuple(aggregates) for names, aggregates in found.items()}
 
 
 class _Watch:

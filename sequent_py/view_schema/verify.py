@@ -53,6 +53,8 @@ class TableVerification:
     schema_failures: tuple[str, ...] = ()
     made_by_hand: tuple[str, ...] = ()
     """What the table has beyond its files; no failure."""
+    left_out: tuple[str, ...] = ()
+    """Aggregates that were not compared in this table."""
 
     @property
     def is_correct(self) -> bool:
@@ -87,7 +89,7 @@ class VerifyReport:
     seconds: float
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    """Aggregates that would have been compared, and were set aside by a replay, or edited since the last pass."""
+    """Aggregates that would have been compared, and were set aside by a replay, or edited since the last pass; of one table at least."""
 
     @property
     def not_compared(self) -> tuple[str, ...]:
@@ -213,4 +215,5 @@ def _report(table: str, found: TableComparison, schema: SchemaDifferences) -> Ta
         examples_changed=tuple(map(str, comparison.changed_examples)),
         schema_failures=schema.failures,
         made_by_hand=schema.made_by_hand,
+        left_out=found.left_out,
     )

@@ -1,0 +1,135 @@
+"""An aggregate that one table lacks is compared in the others, and what was left out is said table by table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from shop import (
+    FailingProjector,
+    LineAdded,
+    LineProjector,
+    LineRecord,
+    OrderProjector,
+    OrderRecord,
+    ProductProjector,
+    order_id,
+    place_orders,
+    shop,
+)
+
+from sequent_py import Migrations, Sequent
+from sequent_py.checks.omissions import find_omissions
+from sequent_py.cli.blocks import Line
+from sequent_py.cli.verify import describe_verification
+from sequent_py.view_schema.log_comparison import grouped_by_tables
+from sequent_py.view_schema.verify import TableVerification, VerifyReport
+
+Connection = psycopg.Connection[Any]
+POISONED = order_id(1)
+
+
+class Lines1(Migrations):
+    version = 1
+    versions = {1: [LineProjector, ProductProjector]}
+
+
+class Orders2(Migrations):
+    """The orders are new, and one of them cannot be projected."""
+
+    version = 2
+    versions = {1: [LineProjector, ProductProjector], 2: [FailingProjector]}
+
+
+@pytest.fixture
+def connection(store_database_url: str) -> Iterator[Connection]:
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def app(store_database_url: str) -> Iterator[Sequent]:
+    """Order 1 is left behind in the orders, and whole in the other tables."""
+    with shop(store_database_url, Lines1) as before:
+        place_orders(before, range(4))
+        before.store.append(POISONED, [LineAdded(product="poison", cents=1)])
+        before.view_schema.online()
+        before.view_schema.offline()
+    with shop(store_database_url, Orders2) as app:
+        app.view_schema.online(quarantine=True)
+        app.view_schema.offline(accept_quarantined=[POISONED])
+        app.store.append(POISONED, [LineAdded(product="later", cents=1)])
+        yield app
+
+
+def of(report: VerifyReport, table: str) -> TableVerification:
+    return next(item for item in report.tables if item.table_name == table)
+
+
+def first_line(report: VerifyReport) -> str:
+    first = next(describe_verification(report))
+    assert isinstance(first, Line)
+    return first.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_is_compared_where_it_is_whole(
+    app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("sequent_py.view_schema.log_comparison.SLICE_EVENTS", 8)
+    report = app.view_schema.verify(is_all=True, is_once=True, workers=workers)
+    assert report.is_correct, report
+    assert of(report, "order_records").left_out == (str(POISONED),)
+    assert of(report, "line_records").left_out == ()
+    assert (report.left_out, report.is_complete) == ((str(POISONED),), False)
+    assert {table.table_name: table.method for table in report.tables} == {
+        "order_records": "aggregates",
+        "line_records": "aggregates",
+        "product_records": "whole",
+    }
+    assert first_line(report).endswith("except 1 aggregate that was left behind in order_records.")
+    assert [note for note in report.notes if "order_records" in note and str(POISONED) in note]
+    tampered = "UPDATE view_schema.line_records SET cents = cents + 1 WHERE aggregate_id = %s AND number = 2"
+    connection.execute(tampered, (POISONED,))
+    connection.execute("DELETE FROM view_schema.product_records WHERE order_id = %s", (POISONED,))
+    report = app.view_schema.verify(is_all=True, is_once=True, workers=workers)
+    assert of(report, "line_records").changed == 1
+    assert of(report, "product_records").only_in_log == 5
+    assert of(report, "order_records").differences == 0
+
+
+def test_it_counts_as_compared_unless_every_table_lacks_it(app: Sequent, connection: Connection) -> None:
+    connection.execute("DELETE FROM view_schema.line_records WHERE aggregate_id = %s", (POISONED,))
+    report = app.view_schema.verify(aggregate_ids=[POISONED], is_once=True)
+    assert (report.aggregates, of(report, "line_records").only_in_log) == (1, 5)
+    report = app.view_schema.verify(aggregate_ids=[POISONED], is_once=True, tables=["order_records"])
+    assert (report.aggregates, report.left_out) == (0, (str(POISONED),))
+
+
+def test_tables_of_one_projector_lack_the_same_aggregates() -> None:
+    class Both(LineProjector):
+        manages_tables = (OrderRecord, LineRecord)
+
+    one, other = UUID(int=1), UUID(int=2)
+    apart = find_omissions({"order_records": frozenset([one])}, [OrderProjector, LineProjector])
+    assert (apart.of("order_records"), apart.of("line_records")) == ({one}, frozenset())
+    assert apart.projectors(one, [OrderProjector, LineProjector]) == (LineProjector,)
+    assert apart.everywhere(["order_records", "line_records"]) == frozenset()
+    together = find_omissions(
+        {"order_records": frozenset([one]), "product_records": frozenset([other])},
+        [OrderProjector, Both, ProductProjector],
+    )
+    assert (together.of("line_records"), together.of("product_records")) == ({one}, {other})
+    assert together.aggregates == {one, other}
+    assert find_omissions({}, [Both]).aggregates == frozenset()
+
+
+def test_aggregates_are_named_with_all_the_tables_that_lack_them() -> None:
+    assert grouped_by_tables({"a": ["1", "2"], "b": ["2", "3"], "c": ["2"]}) == {
+        ("a",): ("1",),
+        ("a", "b", "c"): ("2",),
+        ("b",): ("3",),
+    }

@@ -107,6 +107,11 @@ def _installed(
     yield from attempt(
         "live tables", lambda: tables.check_tables(connection, schema, view_schema, managed=managed)
     )
+    if declared is not None and managed is not None:
+        yield from attempt(
+            "recorded tables",
+            lambda: tables.check_recorded(connection, schema, version=declared.version, managed=managed),
+        )
     yield from attempt("left behind", lambda: left_behind.check_left_behind(connection, schema))
     yield from attempt("migration", lambda: _unfinished(connection, schema))
     if declared is not None:

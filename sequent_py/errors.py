@@ -20,7 +20,7 @@
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
      |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed
      |    |__ WorkerFailed, ForeignTransactionIds, DependentObjects, EventsEdited, AggregatesQuarantined
-     |    |__ UnsoundInstallation, UnknownEventTypes, OrderingViolated
+     |    |__ UnsoundInstallation, UnknownEventTypes, OrderingViolated, LostRow
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
      |__ DatabaseUnavailable         no server answers, or it is of the wrong version
      |__ InsufficientPrivileges      the role may not do what the command needs
@@ -348,6 +348,18 @@ class WorkerFailed(MigrationError):
 
 class UnsoundInstallation(MigrationError):
     """A check at the start of a phase found what would make it wrong; nothing was changed."""
+
+
+class LostRow(MigrationError):
+    """A row of our own tables that must be there is not: somebody deleted it. Nothing was changed."""
+
+    def __init__(self, table: str, what: str) -> None:
+        super().__init__(
+            f"{table} has no row for {what}; somebody has deleted it.",
+            remedy="See what else is missing: sequent doctor. Then restore the row from a backup, or, while a migration is unfinished,"
+            " begin that anew: sequent migrate abort",
+        )
+        self.table, self.what = table, what
 
 
 class UnknownEventTypes(MigrationError):

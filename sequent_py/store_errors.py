@@ -74,6 +74,8 @@ def _translate(
             return WrongExpectedVersion(aggregate_id, expected_version, None)
         case "3F000" | "42P01" | "42883" as state:
             return StoreNotInstalled(schema, _NOT_INSTALLED[state])
+        case "P0002" if "check_gate_v" in (error.diag.context or ""):
+            return StoreNotInstalled(schema, "has lost the row of its gate")
         case _:
             return None
 

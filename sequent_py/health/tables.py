@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from sequent_py.gate import Gate
 from sequent_py.health.findings import Finding, notice, ok, problem
 from sequent_py.view_schema.dependents import missing_tables
 from sequent_py.view_schema.generations import Generation, generations
@@ -47,6 +48,22 @@ def check_tables(
     yield from _unlogged(connection, view_schema, [table.physical_name for table in live])
     yield from _retired(connection, view_schema, tables[TableRole.RETIRED])
     yield from _left_over(connection, versions, view_schema, tables)
+
+
+def check_recorded(
+    connection: Connection, schema: str, *, version: int, managed: Collection[str]
+) -> Iterator[Finding]:
+    """Look whether every table that the code of the live version manages is recorded."""
+    if Gate(schema).read(connection).live_version != version:
+        return
+    recorded = {table.table_name for table in Versions(schema).tables(connection, TableRole.LIVE)}
+    lost = sorted(set(managed) - recorded)
+    if lost:
+        yield problem(
+            "recorded tables",
+            f"{schema}.view_tables has no row for the live table{'s'[: len(lost) != 1]} {', '.join(lost)}; somebody has deleted it.",
+            "Restore the row from a backup, or build the table anew in a new version.",
+        )
 
 
 def _orphans_remedy(kept: Sequence[Generation], orphaned: Sequence[ViewTable]) -> str:

@@ -37,6 +37,7 @@ from sequent_py.view_schema.blockers import listed, row_holders
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
+from sequent_py.view_schema.recorded import Recorded
 from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
 
 
@@ -304,28 +305,40 @@ def replayed_event_names(resolved: ResolvedPlan, ordering: Ordering | None = Non
 
 def live_blueprints(context: Context, connection: Connection) -> dict[str, TableBlueprint]:
     """Return what a swap renames along with each live table, by plain name."""
-    return {
-        table.table_name: TableBlueprint.from_json(table.names)
-        for table in context.versions.tables(connection, TableRole.LIVE)
-    }
+    return Recorded(
+        f"{context.schema}.view_tables",
+        "live table",
+        {
+            table.table_name: TableBlueprint.from_json(table.names)
+            for table in context.versions.tables(connection, TableRole.LIVE)
+        },
+    )
 
 
 def retired_blueprints(
     context: Context, connection: Connection, migration_id: int
 ) -> dict[str, TableBlueprint]:
     """Return what a swap renames along with each table that a migration retired, by plain name."""
-    return {
-        table.table_name: TableBlueprint.from_json(table.names)
-        for table in context.versions.retired(connection)
-        if table.retired_by == migration_id
-    }
+    return Recorded(
+        f"{context.schema}.view_tables",
+        "retired table",
+        {
+            table.table_name: TableBlueprint.from_json(table.names)
+            for table in context.versions.retired(connection)
+            if table.retired_by == migration_id
+        },
+    )
 
 
 def shadow_blueprints(
     context: Context, connection: Connection, migration_id: int
 ) -> dict[str, TableBlueprint]:
     """Return what a swap renames along with each shadow table of a migration, by plain name."""
-    return {
-        table.table_name: TableBlueprint.from_json(table.names)
-        for table in context.versions.shadows(connection, migration_id)
-    }
+    return Recorded(
+        f"{context.schema}.view_tables",
+        "new table",
+        {
+            table.table_name: TableBlueprint.from_json(table.names)
+            for table in context.versions.shadows(connection, migration_id)
+        },
+    )

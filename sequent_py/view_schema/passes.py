@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from uuid import UUID
 
+from sequent_py.errors import LostRow
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.progress import Progress
@@ -251,7 +252,9 @@ class Passes:
     def last(self) -> Pass:
         """Return the newest pass."""
         last = self._context.ledger.latest_pass(self._connection, self._migration.id)
-        assert last is not None, "a migration with tables to replay has a first pass before any other"
+        if last is None:
+            # A migration with tables to replay has a first pass before anything else.
+            raise LostRow(f"{self._context.schema}.replay_passes", f"view migration {self._migration.id}")
         return last
 
     def pending_events(self) -> int:

@@ -13,11 +13,7 @@ from sequent_py.database import is_lost
 from sequent_py.errors import SequentError
 
 FAILED = 1
-_CONTENTIONS = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-)
+_CONTENTIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _CommandLineError = typer.BadParameter.__mro__[2]
 """What all errors of parsing have in common; typer exports only this subclass of it."""
 

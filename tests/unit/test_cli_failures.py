@@ -58,7 +58,7 @@ def test_a_lost_connection_says_what_is_kept_and_what_goes_on() -> None:
     ("error", "expected"),
     [
         (psycopg.errors.LockNotAvailable, "pg_locks"),
-        (psycopg.errors.DeadlockDetected, "Run it again."),
+        (psycopg.errors.DeadlockDetected, "Run the same command again."),
         (psycopg.errors.InsufficientPrivilege, "sequent init --roles"),
         (psycopg.errors.ReadOnlySqlTransaction, "standby"),
         (psycopg.errors.DiskFull, "Make room"),

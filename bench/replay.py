@@ -55,7 +55,7 @@ ACCOUNT_COLUMNS = "aggregate_id, owner, currency, balance, transactions, status,
 STATEMENT_COLUMNS = "aggregate_id, sequence_number, kind, amount, balance, other_account, booked_at"
 
 
-class _Watch:
+class Watch:
     """Keeps the last progress of the replay."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ def database() -> Iterator[str]:
 
 def online(app: Sequent, workers: int) -> dict[str, float]:
     """Build both tables, then throw them away."""
-    watch = _Watch()
+    watch = Watch()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     app.view_schema.online(workers=workers, progress=watch)

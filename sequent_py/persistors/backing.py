@@ -21,18 +21,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
-from uuid import UUID
 
-from sequent_py.persistors.indexes import Lookup
+from sequent_py.persistors.ahead import Path, ReadAhead
+from sequent_py.persistors.completeness import Completeness, Reach
+from sequent_py.persistors.indexes import Lookup, end_of
 from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.operations import Filter, Key, Values, Where
 from sequent_py.persistors.relations import Relation
 from sequent_py.row_classes import Row
 
-_PAGE = 256
-"""How many rows are loaded at first where one is wanted: most filters match fewer, and are then known completely."""
-_MOST_REMEMBERED = 100_000
-"""Look-ups that are remembered as complete, at some 200 bytes each. More are forgotten all at once: remembering is only a saving."""
+_PAGE = 16
+"""How many rows are loaded at first where one is wanted: many filters match fewer, and are then known completely. Each further page is larger."""
+_PAGE_AHEAD = 2
+"""The same for each value that is read ahead: tells a value of one row, which is then known completely, from others."""
+_FEW_ROWS = 16
+"""All rows of the coming events' aggregates are read ahead, for look-ups in them that cannot be foreseen, where there are no more of each."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +44,6 @@ class RowDelta:
 
     inserted: int
     deleted: int
-
-
-class AggregateFilter:
-    """Which aggregates a spill may have rows of, as a Bloom filter of fixed size.
-
-    Without it every new aggregate would cost a query once something has been spilled. Two bits in 2 MiB: of a million aggregates 1 % are
-    asked for in vain, of five million 20 %.
-    """
-
-    __slots__ = ("_bits",)
-    _MASK = (1 << 24) - 1
-
-    def __init__(self) -> None:
-        self._bits = bytearray((self._MASK + 1) // 8)
-
-    def add(self, aggregate: Any) -> None:
-        """Remember an aggregate."""
-        for place in self._places(aggregate):
-            self._bits[place >> 3] |= 1 << (place & 7)
-
-    def __contains__(self, aggregate: Any) -> bool:
-        """Whether the aggregate may have been added."""
-        return all(self._bits[place >> 3] >> (place & 7) & 1 for place in self._places(aggregate))
-
-    def _places(self, aggregate: Any) -> tuple[int, int]:
-        # Multiplied, because ids that somebody numbers differ in few bits.
-        mixed = hash(aggregate) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        return mixed >> 40, mixed >> 16 & self._MASK
 
 
 class Residency:
@@ -81,9 +56,9 @@ class Residency:
         self._gone: dict[Key, Values] = {}
         self._dirty: dict[Key, None] = dict.fromkeys(memory.rows)
         self._recent: dict[Key, None] = dict.fromkeys(memory.rows)
-        self._complete: set[tuple[tuple[str, ...], Any]] = {((), ())} if is_relation_empty else set()
-        self._complete_aggregates: set[Any] = set()
-        self._seen = AggregateFilter() if is_relation_empty else None
+        self._known = Completeness(is_relation_empty=is_relation_empty)
+        self.ahead: ReadAhead | None = None
+        """What knows the coming events; None where each look-up reads for itself."""
         self._aggregate_of = (
             self._operations.compile_key(("aggregate_id",))
             if self._operations.shape.has_aggregate_id
@@ -114,31 +89,28 @@ class Residency:
         """Whether memory has every row that matches one value of a look-up."""
         if lookup.index is None and (value in self._held or value in self._memory.rows):
             return True
-        if "aggregate_id" in lookup.attributes:
-            place = lookup.attributes.index("aggregate_id")
-            aggregate = value if len(lookup.attributes) == 1 else value[place]
-            if aggregate in self._complete_aggregates:
-                return True
-            if self._seen is not None and aggregate not in self._seen:
-                return True
-        return (lookup.attributes, value) in self._complete or ((), ()) in self._complete
+        return self._known.covers(lookup, value)
 
     def load_all(self, lookup: Lookup, filters: Sequence[Filter]) -> None:
         """Load every matching row."""
         values = self._missing(lookup, filters)
-        if values:
+        if values and not self._load_ahead(lookup, filters, values, ""):
             self._keep(self.relation.select(filters))
-            self._remember(lookup, values)
+            self._known.remember(lookup, values)
 
-    def load_first_of(self, lookup: Lookup, where: Where) -> bool:
-        """Do as :meth:`load_first` for single values that need no conversion; whether anything was missing."""
-        if self.is_complete(lookup, lookup.key(where)):
+    def load_end_of(self, lookup: Lookup, where: Where, order: str) -> bool:
+        """Do as :meth:`load_end` for single values that need no conversion; whether anything may have been missing."""
+        value = lookup.key(where)
+        if self.is_complete(lookup, value):
             return False
-        self.load_first(lookup, self._operations.filters(where), "ASC")
+        reach = self._known.reach(lookup, value, order)
+        if reach is not None and reach.decides(end_of(lookup.probe(where), order), order):
+            return False
+        self.load_end(lookup, self._operations.filters(where), order)
         return True
 
-    def load_first(self, lookup: Lookup, filters: Sequence[Filter], order: str) -> None:
-        """Load as many matching rows as decide which one comes first."""
+    def load_end(self, lookup: Lookup, filters: Sequence[Filter], order: str) -> None:
+        """Load as many matching rows as decide which one comes first in the order."""
         if lookup.index is None:
             # By primary key there is one row for each value.
             self.load_all(lookup, filters)
@@ -146,25 +118,106 @@ class Residency:
         values = self._missing(lookup, filters)
         if not values:
             return
-        size, offset = _PAGE, 0
+        reach = None
+        if len(filters) == len(lookup.attributes) and all(item.is_scalar for item in filters):
+            reach = self._known.reach(lookup, values[0], order)
+            if reach is None and self._load_ahead(lookup, filters, values, order):
+                reach = self._known.reach(lookup, values[0], order)
+                if reach is None:
+                    return
+            if reach is not None and reach.decides(self._memory.best(lookup, filters, order), order):
+                return
+        self._load_pages(lookup, filters, values, order, _PAGE if reach is None else reach.size * 4)
+
+    def _load_pages(
+        self, lookup: Lookup, filters: Sequence[Filter], values: Sequence[Any], order: str, size: int
+    ) -> None:
+        """Load rows from one end of the order on until it is decided which one comes first."""
+        offset = 0
         while True:
             page = self.relation.select_page(filters, order, size, offset)
             self._keep(page)
             if len(page) < size:
-                self._remember(lookup, values)
+                self._known.remember(lookup, values)
                 return
             # Every row of the relation up to the page's end is in memory or replaced there, so that memory's answer up to there is final.
-            end, best = self._operations.key_of(page[-1]), self._memory.best(lookup, filters, order)
-            if best is not None and (best <= end if order == "ASC" else best >= end):
+            reach = Reach(self._operations.key_of(page[-1]), offset + size)
+            if all(item.is_scalar for item in filters):
+                self._known.remember_reach(lookup, values[0], order, reach)
+            if reach.decides(self._memory.best(lookup, filters, order), order):
                 return
             offset, size = offset + size, size * 4
 
-    def prefetch(self, aggregate_ids: Iterable[UUID]) -> None:
-        """Load all rows of these aggregates in one statement; nothing for records without aggregates."""
-        if self._aggregate_of is None:
-            return
-        filters = self._operations.filters({"aggregate_id": list(aggregate_ids)})
-        self.load_all(self._memory.lookup(("aggregate_id",)), filters)
+    def _load_ahead(
+        self, lookup: Lookup, filters: Sequence[Filter], values: Sequence[Any], order: str
+    ) -> bool:
+        """Load what a look-up that misses asks for, and with it what coming events will; False where that cannot be foreseen.
+
+        ``order`` is empty where every matching row is wanted.
+        """
+        if self.ahead is None or len(values) != 1:
+            return False
+        path = self.ahead.path(self._names_of(filters, order), filters)
+        if path is not None:
+            return self._load_path(path, lookup, values[0], filters, order)
+        of_aggregate = [item for item in filters if item.column.attribute == "aggregate_id"]
+        if not of_aggregate or len(filters) == 1:
+            return False
+        # Which rows of an aggregate are wanted cannot be foreseen, but of which aggregates.
+        path = self.ahead.path(self._names_of(of_aggregate, ""), of_aggregate)
+        if path is None or path.rows_per_key > _FEW_ROWS:
+            return False
+        whole = self._memory.lookup(("aggregate_id",))
+        (value,) = whole.values(of_aggregate)
+        return self._load_path(path, whole, value, of_aggregate, "")
+
+    def _names_of(self, filters: Sequence[Filter], order: str) -> tuple[str, ...]:
+        return self._operations.name, order, *(item.column.attribute for item in filters)
+
+    def _load_path(
+        self, path: Path, lookup: Lookup, value: Any, filters: Sequence[Filter], order: str
+    ) -> bool:
+        most_rows = (self._memory.limit - len(self._memory.rows)) // 2
+        most_keys = min(path.most_keys, most_rows)
+        keys = {value: tuple(item.values[0] for item in filters)}
+        covered = -1
+        assert self.ahead is not None
+        for place, guess in self.ahead.guesses(path):
+            if len(keys) >= most_keys:
+                break
+            covered = place
+            (value,) = lookup.values(
+                [Filter(column, (part,), True) for column, part in zip(path.columns, guess, strict=True)]
+            )
+            if value not in keys and not self._is_known(lookup, value, order):
+                keys[value] = guess
+        if len(keys) == 1:
+            return False
+        rows = self.relation.select_keys(path.columns, list(keys.values()), order, _PAGE_AHEAD)
+        self._keep(rows)
+        if order:
+            self._remember_ends(lookup, keys, rows, order)
+        else:
+            self._known.remember(lookup, keys)
+        path.note_read(len(keys), len(rows), most_rows, covered)
+        return True
+
+    def _remember_ends(self, lookup: Lookup, values: Iterable[Any], rows: Iterable[Row], order: str) -> None:
+        assert lookup.index is not None
+        value_of, key_of = lookup.index.value_of, self._operations.key_of
+        found: dict[Any, list[Key]] = {value: [] for value in values}
+        for row in rows:
+            found[value_of(row)].append(key_of(row))
+        self._known.remember(lookup, [value for value, keys in found.items() if len(keys) < _PAGE_AHEAD])
+        for value, keys in found.items():
+            if len(keys) >= _PAGE_AHEAD:
+                end = max(keys) if order == "ASC" else min(keys)
+                self._known.remember_reach(lookup, value, order, Reach(end, _PAGE_AHEAD))
+
+    def _is_known(self, lookup: Lookup, value: Any, order: str) -> bool:
+        return self.is_complete(lookup, value) or (
+            order != "" and self._known.reach(lookup, value, order) is not None
+        )
 
     def has(self, row: Row) -> bool:
         """Whether the relation has a row under the primary key of ``row`` that memory does not speak for.
@@ -172,7 +225,7 @@ class Residency:
         Loads nothing and makes no room: it is asked in the middle of changes.
         """
         key = self._operations.key_of(row)
-        if key in self._held or (self._operations.key_attributes, key) in self._complete:
+        if key in self._held or self._known.covers_key(self._operations.key_attributes, key):
             return False
         return bool(self.relation.select(self._operations.filters(self._operations.key_values(row))))
 
@@ -201,15 +254,6 @@ class Residency:
             held.add(key)
             self._recent[key] = None
 
-    def _remember(self, lookup: Lookup, values: Iterable[Any]) -> None:
-        if len(self._complete) + len(self._complete_aggregates) > _MOST_REMEMBERED:
-            self._complete.clear()
-            self._complete_aggregates.clear()
-        if lookup.attributes == ("aggregate_id",):
-            self._complete_aggregates.update(values)
-        else:
-            self._complete.update((lookup.attributes, value) for value in values)
-
     # Done by the server
 
     def is_narrow(self, filters: Sequence[Filter]) -> bool:
@@ -220,8 +264,8 @@ class Residency:
     def update_all(self, filters: Sequence[Filter], values: Values) -> int:
         """Set columns of all matching rows in the relation."""
         self.write_back()
-        if self._seen is not None and "aggregate_id" in values:
-            self._seen.add(self._operations.value_key("aggregate_id")(values["aggregate_id"]))
+        if "aggregate_id" in values:
+            self._known.note_written([self._operations.value_key("aggregate_id")(values["aggregate_id"])])
         updated = self.relation.update_matching(filters, values)
         self.forget()
         return updated
@@ -247,9 +291,8 @@ class Residency:
         if new:
             self._inserted += self.relation.insert(new)
         held.update(self._dirty)
-        if self._seen is not None and self._aggregate_of is not None:
-            for key in self._dirty:
-                self._seen.add(self._aggregate_of(rows[key]))
+        if self._aggregate_of is not None:
+            self._known.note_written(self._aggregate_of(rows[key]) for key in self._dirty)
         self._dirty.clear()
 
     def evict(self, keep: int) -> None:
@@ -262,21 +305,20 @@ class Residency:
         if aggregate_of is not None:
             lost = {aggregate_of(row) for key, row in memory.rows.items() if key not in kept}
             remaining = {aggregate_of(row) for row in kept.values()} - lost
-            if ((), ()) not in self._complete:
-                remaining &= self._complete_aggregates
+            if not self._known.is_whole:
+                remaining &= self._known.aggregates
         else:
             remaining = set()
         self.forget()
         self._keep(kept.values())
-        self._complete_aggregates = remaining
+        self._known.aggregates = remaining
 
     def forget(self) -> None:
         """Forget all rows; everything must be written back."""
         self._memory.clear()
         self._held.clear()
         self._recent.clear()
-        self._complete.clear()
-        self._complete_aggregates.clear()
+        self._known.forget()
 
     def take_delta(self) -> RowDelta:
         """Return what was added and taken since the last call."""

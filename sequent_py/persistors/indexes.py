@@ -101,6 +101,13 @@ class Index:
             del self.entries[value]
 
 
+def end_of(found: Any, order: str) -> Key:
+    """Return the first key in the order, "ASC" or "DESC", of what an index has: a key, a bucket or None."""
+    if found.__class__ is Bucket:
+        return found.first() if order == "ASC" else found.last()
+    return found
+
+
 CONVERT = object()
 """What a compiled look-up answers when a filter is a list, None or not yet of the column's type."""
 

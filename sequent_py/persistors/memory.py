@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sequent_py.errors import RecordNotFound
-from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup
+from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup, end_of
 from sequent_py.persistors.operations import Filter, Key, RowOperations, Values, Where, operations_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.row_classes import Row
@@ -129,13 +129,6 @@ class MemoryTable:
 
     def first(self, where: Where) -> Key:
         """Return the lowest key among matching rows; None where no row matches."""
-        lookup = self._lookups.get(tuple(where))
-        if lookup is not None:
-            found = lookup.probe(where)
-            if found is not CONVERT:
-                if self.residency is not None and self.residency.load_first_of(lookup, where):
-                    found = lookup.probe(where)
-                return found.first() if found.__class__ is Bucket else found
         return self._end(where, "ASC")
 
     def last(self, where: Where) -> Key:
@@ -143,19 +136,24 @@ class MemoryTable:
         return self._end(where, "DESC")
 
     def _end(self, where: Where, order: str) -> Key:
+        lookup = self._lookups.get(tuple(where))
+        if lookup is not None:
+            found = lookup.probe(where)
+            if found is not CONVERT:
+                if self.residency is not None and self.residency.load_end_of(lookup, where, order):
+                    found = lookup.probe(where)
+                return end_of(found, order) if found.__class__ is Bucket else found
         filters = self.operations.filters(where)
         lookup = self.lookup(tuple(where))
         if self.residency is not None:
-            self.residency.load_first(lookup, filters, order)
+            self.residency.load_end(lookup, filters, order)
         return self.best(lookup, filters, order)
 
     def best(self, lookup: Lookup, filters: Sequence[Filter], order: str) -> Key:
         """Return the first key in order among matching rows in memory; None where none matches."""
         best = None
         for found in self._found(lookup, filters):
-            key = found
-            if found.__class__ is Bucket:
-                key = found.first() if order == "ASC" else found.last()
+            key = end_of(found, order)
             if best is None or (key < best if order == "ASC" else key > best):
                 best = key
         return best

@@ -19,7 +19,15 @@ from sequent_py.persistors.copying import copier_of
 from sequent_py.persistors.operations import Filter, Values, operations_of
 from sequent_py.persistors.statements import Statements
 from sequent_py.persistors.tables import TableShape
+from sequent_py.records import ColumnShape
 from sequent_py.row_classes import Row
+
+_INDEXED = """
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = %s::regclass AND i.indisvalid AND i.indpred IS NULL AND a.attname = ANY (%s))"""
+"""Whether an index begins with one of these columns."""
 
 
 class Relation:
@@ -33,6 +41,7 @@ class Relation:
         self._copier = copier_of(table)
         self._identifier = sql.Identifier(*self.name)
         self._column_list = sql.SQL(", ").join(sql.Identifier(column.name) for column in self.shape.columns)
+        self._indexed: dict[tuple[str, ...], bool] = {}
 
     def cursor(self) -> psycopg.Cursor[tuple[Any, ...]]:
         """Return a cursor of plain rows."""
@@ -58,6 +67,28 @@ class Relation:
             return [
                 self.operations.load(values) for values in cursor.execute(query, [*parameters, size, offset])
             ]
+
+    def select_keys(
+        self, columns: Sequence[ColumnShape], keys: Sequence[Sequence[Any]], order: str, most_each: int
+    ) -> list[Row]:
+        """Return the rows that have one of ``keys`` in ``columns``; with an order at most so many of each key, from its beginning."""
+        by_index = not order or self._is_indexed(columns)
+        query, parameters = self.statements.select_keys(
+            columns, keys, order=order, most_each=most_each, by_index=by_index
+        )
+        with self.cursor() as cursor:
+            return [self.operations.load(values) for values in cursor.execute(query, parameters)]
+
+    def _is_indexed(self, columns: Sequence[ColumnShape]) -> bool:
+        """Whether rows can be found by these columns without going through all of them."""
+        names = sorted(column.name for column in columns)
+        found = self._indexed.get(tuple(names))
+        if found is None:
+            with self.cursor() as cursor:
+                row = cursor.execute(_INDEXED, (self._identifier.as_string(cursor), names)).fetchone()
+            assert row is not None
+            found = self._indexed[tuple(names)] = bool(row[0])
+        return found
 
     def insert(self, rows: Iterable[Row]) -> int:
         """Append rows by COPY and return how many.
@@ -148,7 +179,7 @@ class Spill(Relation):
 
     def __init__(self, connection: psycopg.Connection[Any], table: TableShape) -> None:
         super().__init__(connection, table, (f"sequent_spill_{uuid4().hex}",))
-        self._indexed: set[tuple[str, ...]] = set()
+        self._prepared: set[tuple[str, ...]] = set()
         with self.cursor() as cursor:
             # A plain copy of the columns: the table's own NOT NULLs could be on columns that only its defaults fill.
             cursor.execute(
@@ -166,7 +197,7 @@ class Spill(Relation):
 
     def prepare(self, attributes: Sequence[str]) -> None:
         """Index the columns of a filter when it is first used, so that the cost of look-ups does not grow with the spill."""
-        if attributes and tuple(sorted(attributes)) not in self._indexed:
+        if attributes and tuple(sorted(attributes)) not in self._prepared:
             self._create_index(attributes, is_unique=False)
 
     def _create_index(self, attributes: Sequence[str], *, is_unique: bool) -> None:
@@ -175,7 +206,7 @@ class Spill(Relation):
         template = "CREATE UNIQUE INDEX ON {} ({})" if is_unique else "CREATE INDEX ON {} ({})"
         with self.cursor() as cursor:
             cursor.execute(sql.SQL(template).format(self._identifier, names))
-        self._indexed.add(tuple(sorted(attributes)))
+        self._prepared.add(tuple(sorted(attributes)))
 
     def move_to(self, target: Relation) -> int:
         """Append all rows to ``target``, drop the spill and return how many rows that were."""

@@ -20,6 +20,7 @@ from uuid import UUID
 import psycopg
 
 from sequent_py.errors import RecordNotFound, RecordNotManaged
+from sequent_py.persistors.ahead import AccessPaths, Coming, ReadAhead
 from sequent_py.persistors.backing import Residency, RowDelta
 from sequent_py.persistors.blocks import MemoryUpdate, MemoryUpsert
 from sequent_py.persistors.memory import MemoryTable
@@ -57,6 +58,7 @@ class ReplayPersistor:
         self._budget = max_rows_in_memory
         self.writing: TableShape | None = None
         """The table that was written last; after a failure in :meth:`flush` the one whose rows were refused."""
+        self._ahead: ReadAhead | None = None
         self._tables = _MemoryTables()
         for record, table in tables.items():
             memory = self._tables[record] = MemoryTable(table, DefaultSource(connection, table))
@@ -129,16 +131,12 @@ class ReplayPersistor:
         """How many rows are held now."""
         return sum(len(table.rows) for table in self._tables.values())
 
-    def prefetch(self, aggregate_ids: Iterable[UUID]) -> None:
-        """Load all rows of these aggregates at once, in one statement per table.
-
-        Worth a call per batch of events with any backing: what is in memory already, or was never spilled, costs nothing.
-        """
-        residencies = [table.residency for table in self._tables.values() if table.residency is not None]
-        # Nothing to read from: a lazy iterable is not even begun.
-        wanted = list(aggregate_ids) if residencies else []
-        for residency in residencies:
-            residency.prefetch(wanted)
+    def read_ahead(self, coming: Coming, paths: AccessPaths) -> None:
+        """From now on let a look-up that misses read what coming events will ask for, too, as far as ``paths`` tells; they learn from it."""
+        self._ahead = ReadAhead(coming, paths)
+        for table in self._tables.values():
+            if table.residency is not None:
+                table.residency.ahead = self._ahead
 
     def delete_aggregates(self, aggregate_ids: Sequence[UUID]) -> None:
         """Delete all rows of these aggregates from the tables, before anything of them is projected; they count in the next flush.
@@ -192,6 +190,7 @@ class ReplayPersistor:
             if largest.residency is None:
                 spill = Spill(self._connection, largest.operations.table)
                 largest.residency = Residency(largest, spill, is_relation_empty=True)
+                largest.residency.ahead = self._ahead
             self.writing = largest.operations.table
             largest.residency.evict(len(largest.rows) // 2)
             spare = self._budget - self.rows_in_memory

@@ -6,7 +6,7 @@ matter. No statement locks more than the rows it names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,9 @@ class Statements:
         self._selected = sql.SQL(", ").join(
             selected(table, column, identifier(column.name)) for column in self.columns
         )
+        self._selected_of_t = [
+            selected(table, column, identifier("t", column.name)) for column in self.columns
+        ]
 
     def dump(self, attribute: str, value: Any) -> Any:
         """Return a row's value as a parameter."""
@@ -50,9 +53,8 @@ class Statements:
                 sql.SQL("SELECT {} FROM {}").format(self._selected, self.relation),
                 condition,
             ]
-            terms = (
-                self._order(filters, sql.SQL("DESC") if order == "DESC" else sql.SQL("ASC")) if order else []
-            )
+            constant = [item.column for item in filters if item.is_scalar]
+            terms = self._order(constant, order) if order else []
             if terms:
                 parts.append(sql.SQL("ORDER BY {}").format(sql.SQL(", ").join(terms)))
             if limit:
@@ -63,6 +65,63 @@ class Statements:
             return sql.SQL(" ").join(parts)
 
         return self._once(("select", _shape_of(filters), order, limit, lock), compose), parameters
+
+    def select_keys(
+        self,
+        columns: Sequence[ColumnShape],
+        keys: Sequence[Sequence[Any]],
+        *,
+        order: str = "",
+        most_each: int = 1,
+        by_index: bool = True,
+    ) -> tuple[Query, list[Any]]:
+        """Select the rows that have one of ``keys`` in ``columns``, none of them NULL.
+
+        With an ``order``, "ASC" or "DESC", at most ``most_each`` of every key: looked for key by key, or, without an index to do it by,
+        in one go through the relation.
+        """
+        template = sql.SQL(
+            "SELECT {selected} FROM {relation} AS t JOIN {keys} ON {matches}"
+            if not order
+            else "SELECT f.* FROM {keys} CROSS JOIN LATERAL"
+            " (SELECT {selected} FROM {relation} AS t WHERE {matches} ORDER BY {order} LIMIT %s) AS f"
+            if by_index
+            else "SELECT {numbered} FROM (SELECT {aliased}, row_number() OVER (PARTITION BY {parts} ORDER BY {order}) AS place"
+            " FROM {relation} AS t JOIN {keys} ON {matches}) AS f WHERE f.place <= %s"
+        )
+
+        def compose() -> sql.Composable:
+            names = [sql.Identifier("k", f"k{number}") for number in range(len(columns))]
+            aliases = [sql.Identifier(f"c{number}") for number in range(len(self.columns))]
+            comma = sql.SQL(", ")
+            return template.format(
+                selected=comma.join(self._selected_of_t),
+                numbered=comma.join(aliases),
+                aliased=comma.join(
+                    sql.SQL("{} AS {}").format(value, alias)
+                    for value, alias in zip(self._selected_of_t, aliases, strict=True)
+                ),
+                relation=self.relation,
+                keys=self._keys(columns),
+                matches=_matches(columns, names),
+                parts=comma.join(names),
+                # Of a whole key there is one row: any order will do.
+                order=comma.join(self._order(columns, order, "t") or self._order((), order, "t")),
+            )
+
+        parameters: list[Any] = [
+            [self.dump(column.attribute, key[number]) for key in keys]
+            for number, column in enumerate(columns)
+        ]
+        named = tuple(column.attribute for column in columns)
+        query = self._once(("select_keys", named, order, by_index), compose)
+        return query, [*parameters, most_each] if order else parameters
+
+    def _keys(self, columns: Sequence[ColumnShape]) -> sql.Composable:
+        """Return the relation ``k`` of an array of parameters for each column."""
+        arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(self.cast(column)) for column in columns)
+        names = sql.SQL(", ").join(sql.Identifier(f"k{number}") for number in range(len(columns)))
+        return sql.SQL("unnest({}) AS k({})").format(arrays, names)
 
     def insert(self, given: Sequence[str], rows: int, *, returning: bool) -> Query:
         """Insert ``rows`` rows of parameters in the order of ``given``; other columns get the table's defaults."""
@@ -116,14 +175,9 @@ class Statements:
         columns = self.shape.key_columns
 
         def compose() -> sql.Composable:
-            names = [sql.Identifier(f"k{number}") for number in range(len(columns))]
-            arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(self.cast(column)) for column in columns)
-            matches = sql.SQL(" AND ").join(
-                sql.SQL("t.{} = k.{}").format(identifier(column.name), name)
-                for column, name in zip(columns, names, strict=True)
-            )
-            return sql.SQL("DELETE FROM {} AS t USING unnest({}) AS k({}) WHERE {}").format(
-                self.relation, arrays, sql.SQL(", ").join(names), matches
+            names = [sql.Identifier("k", f"k{number}") for number in range(len(columns))]
+            return sql.SQL("DELETE FROM {} AS t USING {} WHERE {}").format(
+                self.relation, self._keys(columns), _matches(columns, names)
             )
 
         parameters = [[self.dump(c.attribute, key[c.attribute]) for key in keys] for c in columns]
@@ -172,23 +226,25 @@ class Statements:
     def _parameter(self, column: ColumnShape) -> sql.Composable:
         return sql.SQL("%s::{}").format(self.cast(column))
 
-    def _order(self, filters: Sequence[Filter], direction: sql.SQL) -> list[sql.Composable]:
-        """Return the terms of the primary key's order, but for columns that the filters make constant.
+    def _order(
+        self, constant: Collection[ColumnShape], direction: str, *qualifier: str
+    ) -> list[sql.Composable]:
+        """Return the terms of the primary key's order, but for columns that the filters make ``constant``.
 
         The server sees that only where the collations agree, and would sort all rows of an owner, say, to find the newest one that
         the key's index has at its end: each append would cost more than the one before.
         """
         terms: list[sql.Composable] = []
-        constant = {item.column.attribute for item in filters if item.is_scalar and _is_identity(item.column)}
+        alike = {column.attribute for column in constant if _is_identity(column)}
         for column in self.shape.key_columns:
-            if column.attribute in constant:
+            if column.attribute in alike:
                 continue
-            name: sql.Composable = identifier(column.name)
+            name: sql.Composable = identifier(*qualifier, column.name)
             if column.type.family == "text":
                 # By code point, as Python sorts; enums and citext are cast because they have orders of their own.
                 is_plain = column.type.name in ("text", "varchar", "bpchar")
                 name = sql.SQL('{} COLLATE "C"' if is_plain else '{}::text COLLATE "C"').format(name)
-            terms.append(sql.SQL("{} {}").format(name, direction))
+            terms.append(sql.SQL("{} DESC" if direction == "DESC" else "{} ASC").format(name))
         return terms
 
     def _once(self, key: Any, compose: Any) -> Query:
@@ -201,6 +257,14 @@ class Statements:
 def _is_identity(column: ColumnShape) -> bool:
     """Whether values that are equal to the server sort alike: not those of citext."""
     return column.type.family != "text" or column.type.name in ("text", "varchar", "bpchar")
+
+
+def _matches(columns: Sequence[ColumnShape], keys: Sequence[sql.Composable]) -> sql.Composable:
+    """Return the condition that a row of ``t`` has the values ``keys`` in these columns."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(identifier("t", column.name), key)
+        for column, key in zip(columns, keys, strict=True)
+    )
 
 
 def dump_parameter(column: ColumnShape) -> Any:

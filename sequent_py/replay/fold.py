@@ -6,7 +6,7 @@ decode and its handlers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -84,6 +84,48 @@ class Fold:
             self._routes[type_id] = (event_types.decoder(event_type_of(event_class)), handlers)
         self._event_classes = handled
         self._aggregate_ids = _AggregateIds()
+        self._events: Sequence[RawEvent] = ()
+        self._decoded: dict[int, Event] = {}
+        self._first = 0
+        """The number of the batch's first event."""
+        self.place = -1
+        """The current event's number; every batch goes on counting."""
+        self.current: Event | None = None
+        """The event that handlers are at, or were at last."""
+
+    def following(self) -> Iterator[tuple[int, Event]]:
+        """Yield the events of the current one's type that come after it in its batch, with their numbers.
+
+        Ends before one whose payload does not validate, which is said when its turn comes.
+        """
+        if not self._events:
+            return
+        now = self.place - self._first
+        type_id = self._events[now][4]
+        decode = self._routes[type_id][0]
+        for place in range(now + 1, len(self._events)):
+            raw = self._events[place]
+            if raw[4] != type_id:
+                continue
+            event = self._decoded.get(place)
+            if event is None:
+                try:
+                    event = decode(raw[5])
+                except _FAULTS:
+                    return
+                set_envelope(event, self._aggregate_ids[raw[2]], raw[3], raw[1], raw[0], raw[6])
+                self._decoded[place] = event
+            yield self._first + place, event
+
+    def apply_batch(self, raw_events: Sequence[RawEvent]) -> int:
+        """Do as :meth:`apply` with events of which the later ones can be looked at while handlers are at an earlier one."""
+        self._events = raw_events
+        try:
+            return self.apply(raw_events)
+        finally:
+            self._events, self.current = (), None
+            self._first += len(raw_events)
+            self._decoded.clear()
 
     def event_type(self, type_id: int) -> str:
         """Return the type of an event that is handled, by its stored id."""
@@ -102,19 +144,24 @@ class Fold:
             No fault of the handler's: a lost connection, a deadlock, a lock that could not be had…
         """
         routes, aggregate_ids = self._routes, self._aggregate_ids
+        decoded, first = self._decoded, self._first
         count = 0
         for position, created_at, raw_id, sequence_number, type_id, payload, metadata in raw_events:
             decode, handlers = routes[type_id]
-            try:
-                event = decode(payload)
-            except _FAULTS as error:
-                raise InvalidPayload(
-                    event_type_of(self._event_classes[type_id]),
-                    aggregate_ids[raw_id],
-                    sequence_number,
-                    describe_cause(error),
-                ) from error
-            set_envelope(event, aggregate_ids[raw_id], sequence_number, created_at, position, metadata)
+            if count in decoded:
+                event = decoded.pop(count)
+            else:
+                try:
+                    event = decode(payload)
+                except _FAULTS as error:
+                    raise InvalidPayload(
+                        event_type_of(self._event_classes[type_id]),
+                        aggregate_ids[raw_id],
+                        sequence_number,
+                        describe_cause(error),
+                    ) from error
+                set_envelope(event, aggregate_ids[raw_id], sequence_number, created_at, position, metadata)
+            self.current, self.place = event, first + count
             handler: Handler | None = None
             try:
                 for handler in handlers:  # named in the error below

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from psycopg import sql
 
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
+from sequent_py.persistors.ahead import AccessPaths
 from sequent_py.persistors.deferred import DeferredConstraints
 from sequent_py.persistors.replay import AGGREGATES_PER_STATEMENT, ReplayPersistor
 from sequent_py.persistors.tables import TableShape
@@ -31,7 +32,7 @@ from sequent_py.replay.reader import RawEvent, aggregates_query, group_query, in
 from sequent_py.replay.refold import SpecialAggregate
 
 BATCH_EVENTS = 20_000
-"""In catch-up, and once rows have spilled, the rows of this many events' aggregates are read at once: few round trips, bounded memory."""
+"""So far can be read ahead in catch-up, and once rows have spilled: few round trips, bounded memory."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Folding:
     event_types: EventTypes
     deferred: DeferredConstraints
     max_rows_in_memory: int
+    paths: AccessPaths = field(default_factory=AccessPaths)
+    """What handlers look up, learned from one group for the next."""
 
 
 class GroupFold:
@@ -142,7 +145,9 @@ class GroupFold:
             backing="none" if self.claimed.since is None else "table",
             max_rows_in_memory=self._folding.max_rows_in_memory,
         )
-        return persistor, Fold(self.projectors, persistor, self._folding.event_types, self._stored_types)
+        fold = Fold(self.projectors, persistor, self._folding.event_types, self._stored_types)
+        persistor.read_ahead(fold, self._folding.paths)
+        return persistor, fold
 
     def _check_deferred(self) -> None:
         self._persistor.writing = None
@@ -225,6 +230,5 @@ class GroupFold:
         events = 0
         stream = iter(raw_events)
         while batch := list(islice(stream, BATCH_EVENTS)):
-            self._persistor.prefetch(UUID(bytes=aggregate_id) for aggregate_id in {raw[2] for raw in batch})
-            events += self._fold.apply(batch)
+            events += self._fold.apply_batch(batch)
         return events

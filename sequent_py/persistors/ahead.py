@@ -1,0 +1,208 @@
+"""Reading ahead: what the events that come next will look up.
+
+In catch-up a row that is not in memory costs a round trip, longer than all else that is done for an event. But most handlers take their filters from the
+event itself: its aggregate, a field, its sequence number less one. So from a look-up that misses one learns *how* its values come out of the event, and
+the same miss reads what the following events of that type will ask for, in one statement.
+
+What is learned is a guess and nothing hangs on it: rows that are read in vain stay unchanged in memory and are never written, rows that were not guessed are
+read when they are asked for. Guesses that fail narrow what a value can come from, and a look-up whose guesses keep failing is left alone.
+
+Pure: asks no database and calls no handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+from sequent_py.errors import SequentError
+from sequent_py.persistors.operations import Filter
+from sequent_py.records import ColumnShape
+
+FIRST_KEYS = 64
+"""So many values are read ahead by a guess that was never tried."""
+MOST_KEYS = 4_096
+"""Beyond it the parameters of a statement cost more than round trips."""
+MOST_ALTERNATIVES = 4
+"""Of one handler's look-ups in one table by the same columns: a transfer looks an account up twice."""
+MOST_MISSES = 64
+"""So often may a look-up miss that no guess explains; then it is left alone."""
+_GROWTH = 8
+
+Values = tuple[Any, ...]
+
+
+class Coming(Protocol):
+    """Who knows the events that are being projected, in their order."""
+
+    @property
+    def current(self) -> Any:
+        """The event that handlers are at; None between events."""
+
+    @property
+    def place(self) -> int:
+        """The current event's number; those of later events are higher."""
+
+    def following(self) -> Iterator[tuple[int, Any]]:
+        """Yield the events of the current one's class that come after it, with their numbers, as far as they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a filter's value comes from: an attribute of the event, perhaps with 1 more or less or as text; or it is always the same."""
+
+    attribute: str | None
+    offset: int = 0
+    constant: Any = None
+
+    def of(self, event: Any, column: ColumnShape) -> Any:
+        """Return the value for an event; None where it has none that the column takes."""
+        if self.attribute is None:
+            return self.constant
+        return _converted(getattr(event, self.attribute), self.offset, column)
+
+
+@dataclass(slots=True)
+class Path:
+    """One look-up of one handler: for each column that it filters by, where its value can come from, the likeliest first."""
+
+    columns: tuple[ColumnShape, ...]
+    sources: list[list[Source]]
+    explained: int = 0
+    """How many misses it has explained since the one that it was learned from."""
+    most_keys: int = FIRST_KEYS
+    rows_per_key: int = 1
+    """As of the last time."""
+    covered: int = -1
+    """The number of the last event that was read ahead for."""
+
+    @property
+    def is_promising(self) -> bool:
+        """Whether other events will ask for other values."""
+        return any(sources[0].attribute is not None for sources in self.sources)
+
+    def narrowed(self, event: Any, values: Values) -> list[list[Source]] | None:
+        """Return the sources that explain these values, too; None where those of a column do not."""
+        explaining = [
+            [source for source in sources if source.of(event, column) == value]
+            for column, sources, value in zip(self.columns, self.sources, values, strict=True)
+        ]
+        return explaining if all(explaining) else None
+
+    def values(self, event: Any) -> Values | None:
+        """Guess what an event will look up; None where it cannot be told."""
+        found = tuple(
+            sources[0].of(event, column) for column, sources in zip(self.columns, self.sources, strict=True)
+        )
+        return None if None in found else found
+
+    def note_read(self, keys: int, rows: int, most_rows: int, covered: int) -> None:
+        """Take note of what reading ahead has brought: the next time more, but no more than ``most_rows``."""
+        self.covered = covered
+        self.rows_per_key = max(1, -(-rows // keys))
+        self.most_keys = max(1, min(self.most_keys * _GROWTH, MOST_KEYS, most_rows // self.rows_per_key))
+
+    def note_failed(self) -> None:
+        """Take note that the value of an event that was read ahead for was not read."""
+        self.most_keys = max(1, self.most_keys // (_GROWTH * _GROWTH))
+
+
+@dataclass(slots=True)
+class _Alternatives:
+    paths: list[Path] = field(default_factory=list)
+    unexplained: int = 0
+
+
+@dataclass(slots=True)
+class AccessPaths:
+    """What has been learned; may be kept for as long as the handlers are the same."""
+
+    by_lookup: dict[tuple[Any, ...], _Alternatives] = field(default_factory=dict)
+
+    def path(self, event: Any, place: int, lookup: tuple[Any, ...], filters: Sequence[Filter]) -> Path | None:
+        """Return how the values of a look-up that has missed come out of the event, after learning from it; None where they don't."""
+        known = self.by_lookup.get((type(event), *lookup))
+        if known is None:
+            known = self.by_lookup[type(event), *lookup] = _Alternatives()
+        values = tuple(item.values[0] for item in filters)
+        for path in known.paths:
+            sources = path.narrowed(event, values)
+            if sources is not None:
+                if place <= path.covered:
+                    path.note_failed()
+                path.sources = sources
+                path.explained += 1
+                return path if path.is_promising else None
+        known.unexplained += 1
+        if known.unexplained > MOST_MISSES:
+            return None
+        path = _learned(event, filters, values)
+        if len(known.paths) == MOST_ALTERNATIVES:
+            known.paths.remove(min(known.paths, key=lambda item: item.explained))
+        known.paths.append(path)
+        return path if path.is_promising else None
+
+
+def _learned(event: Any, filters: Sequence[Filter], values: Values) -> Path:
+    columns = tuple(item.column for item in filters)
+    attributes = ("aggregate_id", *type(event).model_fields, "sequence_number", "position", "created_at")
+    return Path(
+        columns,
+        [
+            [*_sources(event, attributes, column, value), Source(None, constant=value)]
+            for column, value in zip(columns, values, strict=True)
+        ],
+    )
+
+
+def _sources(event: Any, attributes: Sequence[str], column: ColumnShape, value: Any) -> Iterator[Source]:
+    for offset in (0, -1, 1):
+        for attribute in attributes:
+            if _converted(getattr(event, attribute), offset, column) == value:
+                yield Source(attribute, offset)
+
+
+def _converted(value: Any, offset: int, column: ColumnShape) -> Any:
+    """Return an event's value as the column has it; None where it takes no such value."""
+    if value is None:
+        return None
+    if offset:
+        if type(value) is not int:
+            return None
+        value += offset
+    try:
+        if column.type.family == "text" and not isinstance(value, str) and column.type.members is None:
+            value = str(value)
+        return column.coerce(value)
+    except SequentError:
+        return None
+
+
+class ReadAhead:
+    """The events to come, and what has been learned of them."""
+
+    def __init__(self, coming: Coming, paths: AccessPaths) -> None:
+        self._coming, self._paths = coming, paths
+
+    def path(self, lookup: tuple[Any, ...], filters: Sequence[Filter]) -> Path | None:
+        """Return how the values of a look-up that has missed come out of the current event; None where nothing can be read ahead.
+
+        ``lookup`` tells look-ups apart that are not alike: the table, the columns, and which of the rows are wanted.
+        """
+        event = self._coming.current
+        if event is None or not filters or not all(_is_plain(item) for item in filters):
+            return None
+        return self._paths.path(event, self._coming.place, lookup, filters)
+
+    def guesses(self, path: Path) -> Iterator[tuple[int, Values]]:
+        """Yield what the coming events will look up, with their numbers; not endlessly, if most of it is known already."""
+        for place, event in islice(self._coming.following(), _GROWTH * path.most_keys):
+            values = path.values(event)
+            if values is not None:
+                yield place, values
+
+
+def _is_plain(item: Filter) -> bool:
+    return item.is_scalar and item.values[0] is not None

@@ -12,10 +12,12 @@ Pure: asks no database and calls no handler.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Protocol
+from uuid import UUID
 
 from sequent_py.errors import SequentError
 from sequent_py.persistors.operations import Filter
@@ -63,6 +65,20 @@ class Source:
             return self.constant
         return _converted(getattr(event, self.attribute), self.offset, column)
 
+    def compiled(self, column: ColumnShape) -> Callable[[Any], Any]:
+        """Return :meth:`of` as a function of the event: it runs for every event of a window, and several times."""
+        if self.attribute is None:
+            return lambda _event: self.constant
+        get, offset = attrgetter(self.attribute), self.offset
+        if column.type.family == "uuid" and offset == 0:
+
+            def of_uuid(event: Any) -> Any:
+                value = get(event)
+                return value if value.__class__ is UUID else _converted(value, 0, column)
+
+            return of_uuid
+        return lambda event: _converted(get(event), offset, column)
+
 
 @dataclass(slots=True)
 class Path:
@@ -70,6 +86,8 @@ class Path:
 
     columns: tuple[ColumnShape, ...]
     sources: list[list[Source]]
+    guess: Callable[[Any], Values | None] = field(init=False)
+    """From an event to what it will look up; None where that cannot be told."""
     explained: int = 0
     """How many misses it has explained since the one that it was learned from."""
     most_keys: int = FIRST_KEYS
@@ -77,6 +95,9 @@ class Path:
     """As of the last time."""
     covered: int = -1
     """The number of the last event that was read ahead for."""
+
+    def __post_init__(self) -> None:
+        self.take(self.sources)
 
     @property
     def is_promising(self) -> bool:
@@ -91,12 +112,16 @@ class Path:
         ]
         return explaining if all(explaining) else None
 
-    def values(self, event: Any) -> Values | None:
-        """Guess what an event will look up; None where it cannot be told."""
-        found = tuple(
-            sources[0].of(event, column) for column, sources in zip(self.columns, self.sources, strict=True)
-        )
-        return None if None in found else found
+    def take(self, sources: list[list[Source]]) -> None:
+        """Guess by these sources from now on."""
+        self.sources = sources
+        getters = [each[0].compiled(column) for column, each in zip(self.columns, sources, strict=True)]
+
+        def guess(event: Any) -> Values | None:
+            values = tuple([get(event) for get in getters])
+            return None if None in values else values
+
+        self.guess = guess
 
     def note_read(self, keys: int, rows: int, most_rows: int, covered: int) -> None:
         """Take note of what reading ahead has brought: the next time more, but no more than ``most_rows``."""
@@ -132,17 +157,21 @@ class AccessPaths:
             if sources is not None:
                 if place <= path.covered:
                     path.note_failed()
-                path.sources = sources
+                if sources != path.sources:
+                    path.take(sources)
                 path.explained += 1
                 return path if path.is_promising else None
         known.unexplained += 1
         if known.unexplained > MOST_MISSES:
             return None
         path = _learned(event, filters, values)
+        if not path.is_promising:
+            return None
         if len(known.paths) == MOST_ALTERNATIVES:
-            known.paths.remove(min(known.paths, key=lambda item: item.explained))
+            # The newest of those that explain least: the first one learned is seldom a coincidence, and is not asked again while it covers what comes.
+            known.paths.remove(min(reversed(known.paths), key=lambda item: item.explained))
         known.paths.append(path)
-        return path if path.is_promising else None
+        return path
 
 
 def _learned(event: Any, filters: Sequence[Filter], values: Values) -> Path:
@@ -198,8 +227,9 @@ class ReadAhead:
 
     def guesses(self, path: Path) -> Iterator[tuple[int, Values]]:
         """Yield what the coming events will look up, with their numbers; not endlessly, if most of it is known already."""
+        guess = path.guess
         for place, event in islice(self._coming.following(), _GROWTH * path.most_keys):
-            values = path.values(event)
+            values = guess(event)
             if values is not None:
                 yield place, values
 

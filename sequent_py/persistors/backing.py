@@ -101,6 +101,8 @@ class Residency:
     def load_end_of(self, lookup: Lookup, where: Where, order: str) -> bool:
         """Do as :meth:`load_end` for single values that need no conversion; whether anything may have been missing."""
         value = lookup.key(where)
+        if lookup.is_by_aggregate and value in self._known.aggregates:
+            return False
         if self.is_complete(lookup, value):
             return False
         reach = self._known.reach(lookup, value, order)
@@ -182,13 +184,12 @@ class Residency:
         keys = {value: tuple(item.values[0] for item in filters)}
         covered = -1
         assert self.ahead is not None
+        value_from = lookup.value_from
         for place, guess in self.ahead.guesses(path):
             if len(keys) >= most_keys:
                 break
             covered = place
-            (value,) = lookup.values(
-                [Filter(column, (part,), True) for column, part in zip(path.columns, guess, strict=True)]
-            )
+            value = value_from(guess)
             if value not in keys and not self._is_known(lookup, value, order):
                 keys[value] = guess
         if len(keys) == 1:
@@ -287,7 +288,7 @@ class Residency:
         held.difference_update(self._gone)
         self._gone.clear()
         self.relation.update([rows[key] for key in self._dirty if key in held])
-        new = [rows[key] for key in self._dirty if key not in held]
+        new = [rows[key] for key in sorted(key for key in self._dirty if key not in held)]
         if new:
             self._inserted += self.relation.insert(new)
         held.update(self._dirty)

@@ -104,7 +104,7 @@ class Completeness:
     def remember(self, lookup: Lookup, values: Iterable[Any]) -> None:
         """Note that every row is in memory that matches these values of a look-up."""
         self._make_room()
-        if lookup.attributes == ("aggregate_id",):
+        if lookup.is_by_aggregate:
             self.aggregates.update(values)
         else:
             self._values.update((lookup.attributes, value) for value in values)

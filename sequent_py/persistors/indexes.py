@@ -115,7 +115,7 @@ CONVERT = object()
 class Lookup:
     """How filters given by the names ``names``, in that order, are answered: from an index, or by primary key from ``rows`` themselves."""
 
-    __slots__ = ("_keys", "_operations", "attributes", "index", "key", "probe")
+    __slots__ = ("_keys", "_operations", "_parts", "attributes", "index", "is_by_aggregate", "key", "probe")
 
     def __init__(
         self, operations: RowOperations, names: tuple[str, ...], index: Index | None, rows: dict[Key, Row]
@@ -124,6 +124,7 @@ class Lookup:
         self.index = index
         """None when the filters are exactly the primary key."""
         self.attributes = operations.key_attributes if index is None else index.attributes
+        self.is_by_aggregate = self.attributes == ("aggregate_id",)
         self.key: Callable[[Where], Any] = operations.compile_lookup(names, self.attributes, CONVERT)
         """From filters to the index's value, or CONVERT."""
         found = "key if key in rows else None" if index is None else "get(key)"
@@ -137,6 +138,13 @@ class Lookup:
         )
         """From filters to what the index has: a key, a bucket or None; or CONVERT."""
         self._keys = {name: operations.value_key(name) for name in names}
+        self._parts = [(names.index(name), self._keys[name]) for name in self.attributes]
+
+    def value_from(self, values: Sequence[Any]) -> Any:
+        """Return the value of the index for converted values in the order of the names, none of them None."""
+        if len(self._parts) == 1:
+            return self._parts[0][1](values[0])
+        return tuple([key(values[place]) for place, key in self._parts])
 
     def values(self, filters: Sequence[Filter]) -> Iterator[Any]:
         """Yield every value of the index that the filters ask for."""

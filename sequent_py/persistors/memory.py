@@ -140,7 +140,10 @@ class MemoryTable:
         if lookup is not None:
             found = lookup.probe(where)
             if found is not CONVERT:
-                if self.residency is not None and self.residency.load_end_of(lookup, where, order):
+                residency = self.residency
+                # A row that is found by its primary key is the only one, whatever the relation has.
+                is_open = residency is not None and (found is None or lookup.index is not None)
+                if is_open and residency.load_end_of(lookup, where, order):
                     found = lookup.probe(where)
                 return end_of(found, order) if found.__class__ is Bucket else found
         filters = self.operations.filters(where)

@@ -117,6 +117,13 @@ class Statements:
         query = self._once(("select_keys", named, order, by_index), compose)
         return query, [*parameters, most_each] if order else parameters
 
+    def _array(self, column: ColumnShape, values: Sequence[Any]) -> Any:
+        """Return values, none of them None, as the parameter of an array."""
+        if column.type.family == "uuid":
+            # The driver looks at every element for what has to be quoted: half the cost of a statement with thousands of them.
+            return f"{{{','.join([value.hex for value in values])}}}"
+        return [self.dump(column.attribute, value) for value in values]
+
     def _keys(self, columns: Sequence[ColumnShape]) -> sql.Composable:
         """Return the relation ``k`` of an array of parameters for each column."""
         arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(self.cast(column)) for column in columns)

@@ -18,7 +18,7 @@ from sequent_py.windows import window_condition
 EXACT_BYTES = 32 * 1024 * 1024
 """A partition up to this size is counted; it takes some 20 ms."""
 SAMPLE_ROWS = 2_000
-"""Sampled aggregate ids per partition: enough for even groups, and cheap."""
+"""Sampled aggregate ids per partition, or of a whole window: enough for even groups, and cheap."""
 _PAGE_BYTES = 8192
 
 
@@ -77,23 +77,24 @@ def estimate_window(
     ).fetchall()
     counts = dict.fromkeys(range(PARTITION_COUNT), 0)
     for name, count in rows:
-        counts[int(str(name).rstrip('"')[-2:])] = int(count)  # type: ignore[call-overload]
-    samples: dict[int, PartitionSample] = {}
-    for partition, count in counts.items():
-        ids: list[UUID] = []
-        if count > SAMPLE_ROWS:
-            table = for_parameters(sql.Identifier(schema, f"events_{partition:02d}"))
-            ids = [
-                row[0]  # type: ignore[misc]
-                for row in connection.execute(
-                    sql.SQL("SELECT aggregate_id FROM {} WHERE {} AND position %% %s = 0").format(
-                        table, window_condition(since, until)
-                    ),
-                    (max(count // SAMPLE_ROWS, 1),),
-                )
-            ]
-        samples[partition] = PartitionSample(count, ids)
-    return samples
+        counts[_partition_of(name)] = int(count)  # type: ignore[call-overload]
+    ids: dict[int, list[UUID]] = {partition: [] for partition in counts}
+    total = sum(counts.values())
+    if total > SAMPLE_ROWS:
+        sampled = connection.execute(
+            sql.SQL(
+                "SELECT right(tableoid::regclass::text, 200), aggregate_id FROM {} WHERE {} AND position %% %s = 0"
+            ).format(events, window_condition(since, until)),
+            (total // SAMPLE_ROWS,),
+        )
+        for name, aggregate_id in sampled:
+            ids[_partition_of(name)].append(aggregate_id)  # type: ignore[arg-type]
+    return {partition: PartitionSample(count, ids[partition]) for partition, count in counts.items()}
+
+
+def _partition_of(name: object) -> int:
+    """Return the number of a partition from the end of its name, which may be quoted."""
+    return int(str(name).rstrip('"')[-2:])
 
 
 def _counted(

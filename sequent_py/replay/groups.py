@@ -21,6 +21,10 @@ PARTITION_COUNT = 16
 SINGLE_GROUP_EVENTS = 5_000
 """Below this many events the fixed cost of a group outweighs parallel work: the pass is one group."""
 
+WINDOW_GROUP_EVENTS = 20_000
+"""A window's groups are not made smaller: each begins with nothing in memory and reads what it needs, in a few statements if they serve many events.
+As many are caught up in the coordinator's process, one group after another."""
+
 SLICES_PER_WORKER = 2
 """Enough that a worker which finishes early finds another slice."""
 
@@ -54,15 +58,20 @@ WHOLE_STORE = Group(partition=None, lower=None, upper=None, estimated_events=0)
 
 
 def cut_pass(
-    samples: Mapping[Ordering, Mapping[int, PartitionSample]], *, target_events: int, workers: int
+    samples: Mapping[Ordering, Mapping[int, PartitionSample]],
+    *,
+    target_events: int,
+    workers: int,
+    is_window: bool = False,
 ) -> tuple[Group, ...]:
-    """Cut a pass into groups for every ordering that has a sample, the largest first."""
+    """Cut a pass into groups for every ordering that has a sample, the largest first; ``is_window`` tells catch-up from a first pass."""
     groups: list[Group] = []
     for ordering, sampled in samples.items():
         total = events_of(sampled)
         match ordering:
             case "aggregate":
-                groups += cut(sampled, target_events=target_events, workers=workers)
+                cut_aggregates = cut_window if is_window else cut
+                groups += cut_aggregates(sampled, target_events=target_events, workers=workers)
             case "partition":
                 groups += cut_partition_keys(total, target_events=target_events, workers=workers)
             case "global":
@@ -104,6 +113,23 @@ def cut(samples: Mapping[int, PartitionSample], *, target_events: int, workers: 
     return tuple(
         sorted(groups, key=lambda group: (-group.estimated_events, group.partition, str(group.lower or "")))
     )
+
+
+def cut_window(
+    samples: Mapping[int, PartitionSample], *, target_events: int, workers: int
+) -> tuple[Group, ...]:
+    """Cut a window into ranges of aggregates across all partitions, the largest first.
+
+    A window is read by the transactions that wrote it, so that a partition is no shorter way to its events, and sixteen small groups only cost
+    sixteen times what every group costs. There are two for each worker if they are not too small, so that one that finishes early finds another.
+    """
+    total = events_of(samples)
+    per_worker = -(-total // (SLICES_PER_WORKER * max(workers, 1)))
+    pieces = max(1, round(total / min(target_events, max(WINDOW_GROUP_EVENTS, per_worker))))
+    aggregate_ids = [each for sample in samples.values() for each in sample.aggregate_ids]
+    edges: list[UUID | None] = [None, *_boundaries(aggregate_ids, pieces), None]
+    share = total // (len(edges) - 1)
+    return tuple(Group(None, lower, upper, share) for lower, upper in pairwise(edges))
 
 
 def _cut_partition(partition: int, sample: PartitionSample, target_events: int) -> list[Group]:

@@ -22,8 +22,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -43,7 +43,7 @@ from sequent_py.replay.group_fold import Folding, GroupFold
 from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.quarantine import OFFER, Quarantine
 from sequent_py.replay.refold import SpecialAggregate
-from sequent_py.replay.violations import Failure, failures_of
+from sequent_py.replay.violations import COLLECTED_EVENTS, Failure, failures_of
 from sequent_py.roles.assume import assume
 from sequent_py.roles.rules import RoleKind
 from sequent_py.view_schema.migrations import Migrations, definition, served_definitions
@@ -134,10 +134,13 @@ class GroupReplayer:
         """
         self.prepare(writer)
         groups = 0
-        while (done := self._replay_next(reader, writer)) is not None:
-            groups += 1
-            if on_done is not None:
-                on_done(done)
+        with _collector_paused() as is_paused:
+            while (done := self._replay_next(reader, writer)) is not None:
+                groups += 1
+                if is_paused and done.events > COLLECTED_EVENTS:
+                    gc.collect()
+                if on_done is not None:
+                    on_done(done)
         return groups
 
     def prepare(self, connection: Connection) -> None:
@@ -258,6 +261,18 @@ class GroupReplayer:
         since = special.since if special is not None else claimed.since
         self._quarantine.set_aside(writer, claimed.migration_id, claimed.pass_number, error, since=since)
         return True
+
+
+@contextmanager
+def _collector_paused() -> Iterator[bool]:
+    """Keep the cyclic collector from walking a group's rows again and again, a fifth of a window's time; whether it was at work before."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield was_enabled
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 _FORM = 'Name a Migrations class: [tool.sequent] migrations_class = "package.module:Class"'

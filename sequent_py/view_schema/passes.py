@@ -151,7 +151,7 @@ class Passes:
         samples = {
             ordering: sampled for ordering, sampled in samples.items() if events_of(sampled) or specials
         }
-        groups = cut_pass(samples, target_events=self._target, workers=self._workers)
+        groups = cut_pass(samples, target_events=self._target, workers=self._workers, is_window=True)
         new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
         self._create(new, groups, specials)
         return new

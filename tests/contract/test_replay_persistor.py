@@ -1,18 +1,20 @@
-"""What is the replay persistor's alone: batches, row deltas, prefetching, and staying within memory."""
+"""What is the replay persistor's alone: batches, row deltas, reading ahead, and staying within memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
+from foresight import Foresight
 from persistor_kinds import LedgerRecord, PlaceRecord, Tables, WideRecord, create_tables
 from psycopg import errors, sql
 
 from sequent_py.persistors import DuplicateRecord
-from sequent_py.persistors.backing import AggregateFilter
+from sequent_py.persistors.ahead import AccessPaths
+from sequent_py.persistors.completeness import AggregateFilter
 from sequent_py.persistors.indexes import Bucket
 from sequent_py.persistors.replay import ReplayPersistor, RowDelta
 
@@ -110,26 +112,137 @@ def test_a_deletion_by_the_server_counts(connection: psycopg.Connection[Any], ta
     assert delta.inserted - delta.deleted == -2
 
 
-def test_prefetching_replaces_single_reads(connection: psycopg.Connection[Any], tables: Tables) -> None:
+def filled(connection: psycopg.Connection[Any], tables: Tables, aggregates: int, each: int) -> None:
     setup = ReplayPersistor(connection, tables)
-    setup.create_records(LedgerRecord, [{"aggregate_id": each} for each in AGGREGATES[:100] * 2])
+    setup.create_records(
+        LedgerRecord,
+        [
+            {"aggregate_id": aggregate, "balance": number, "owner": f"{aggregate.int >> 64}"}
+            for number in range(each)
+            for aggregate in AGGREGATES[:aggregates]
+        ],
+    )
     setup.flush()
-    statements = Statements(connection)
-    persistor = ReplayPersistor(connection, tables, backing="table")
-    persistor.prefetch(AGGREGATES[:150])
-    assert statements.take() <= 3
 
-    for each in AGGREGATES[:150]:
-        persistor.find_records(LedgerRecord, {"aggregate_id": each, "owner": None})
-        with persistor.create_or_update_record(LedgerRecord, {"aggregate_id": each}, {}) as row:
-            row.balance += 1
-        persistor.update_all_records(LedgerRecord, {"aggregate_id": each}, {"flag": False})
-        persistor.last_record(LedgerRecord, {"aggregate_id": each})
-        assert persistor.find_record(WideRecord, {"aggregate_id": each}) is None
-    persistor.prefetch(AGGREGATES[:150])
-    assert statements.take() <= 1  # A block of ids for the new rows.
+
+def ahead(
+    connection: psycopg.Connection[Any], tables: Tables, asked: Sequence[Mapping[str, Any]]
+) -> tuple[ReplayPersistor, Foresight]:
+    persistor = ReplayPersistor(connection, tables, backing="table")
+    foresight = Foresight(asked)
+    persistor.read_ahead(foresight, AccessPaths())
+    return persistor, foresight
+
+
+class TestReadingAhead:
+    def test_a_look_up_that_misses_reads_what_the_coming_events_ask_for(
+        self, connection: psycopg.Connection[Any], tables: Tables
+    ) -> None:
+        filled(connection, tables, 100, 2)
+        persistor, foresight = ahead(
+            connection, tables, [{"aggregate_id": each} for each in AGGREGATES[:150]]
+        )
+        statements = Statements(connection)
+        for foresight.place, each in enumerate(AGGREGATES[:150]):
+            persistor.find_records(LedgerRecord, {"aggregate_id": each, "owner": None})
+            with persistor.create_or_update_record(LedgerRecord, {"aggregate_id": each}, {}) as row:
+                row.balance += 1
+            persistor.update_all_records(LedgerRecord, {"aggregate_id": each}, {"flag": False})
+            persistor.last_record(LedgerRecord, {"aggregate_id": each})
+            assert persistor.find_record(WideRecord, {"aggregate_id": each}) is None
+        # Twice for each of five look-ups, whether the table has an index for it, and a block of ids for the new rows.
+        assert statements.take() <= 15
+        persistor.flush()
+        assert len(stored(connection)) == 250
+
+    @pytest.mark.parametrize("is_indexed", [True, False])
+    def test_of_long_histories_only_the_end_is_read(
+        self, connection: psycopg.Connection[Any], tables: Tables, is_indexed: bool
+    ) -> None:
+        filled(connection, tables, 50, 40)
+        if is_indexed:
+            connection.execute("CREATE INDEX ON views.ledger_records (aggregate_id)")
+        persistor, foresight = ahead(connection, tables, [{"aggregate_id": each} for each in AGGREGATES[:50]])
+        for foresight.place, each in enumerate(AGGREGATES[:50]):
+            for _ in range(2):
+                last = persistor.last_record(LedgerRecord, {"aggregate_id": each})
+                assert last is not None
+                persistor.create_record(LedgerRecord, {"aggregate_id": each, "balance": last.balance + 1})
+            assert persistor.get_record(LedgerRecord, {"aggregate_id": each}).balance == 0
+        assert persistor.rows_in_memory <= 50 * (2 + 2 + 2)
+        persistor.flush()
+        last_balances = connection.execute(
+            "SELECT DISTINCT max(balance), count(*) FROM views.ledger_records GROUP BY aggregate_id"
+        ).fetchall()
+        assert last_balances == [(41, 42)]
+
+    def test_what_cannot_be_foreseen_is_read_one_by_one(
+        self, connection: psycopg.Connection[Any], tables: Tables
+    ) -> None:
+        filled(connection, tables, 300, 1)
+        persistor, foresight = ahead(
+            connection, tables, [{"aggregate_id": each} for each in AGGREGATES[:300]]
+        )
+        backwards = list(reversed(AGGREGATES[:300]))
+        for foresight.place, each in enumerate(backwards):
+            assert persistor.get_record(LedgerRecord, {"owner": f"{each.int >> 64}"}).aggregate_id == each
+
+    def test_one_of_two_look_ups_alike_is_foreseen(
+        self, connection: psycopg.Connection[Any], tables: Tables
+    ) -> None:
+        filled(connection, tables, 300, 1)
+        persistor, foresight = ahead(
+            connection, tables, [{"aggregate_id": each} for each in AGGREGATES[:150]]
+        )
+        statements = Statements(connection)
+        for foresight.place, each in enumerate(AGGREGATES[:150]):
+            persistor.get_record(LedgerRecord, {"aggregate_id": each})
+            other = AGGREGATES[150 + foresight.place * 7 % 150]
+            assert persistor.get_record(LedgerRecord, {"aggregate_id": other}).aggregate_id == other
+        assert statements.take() <= 150 + 10
+
+    def test_an_aggregates_few_rows_are_read_for_look_ups_in_it_that_cannot_be_foreseen(
+        self, connection: psycopg.Connection[Any], tables: Tables
+    ) -> None:
+        filled(connection, tables, 300, 3)
+        persistor, foresight = ahead(
+            connection, tables, [{"aggregate_id": each} for each in AGGREGATES[:300]]
+        )
+        statements = Statements(connection)
+        for foresight.place, each in enumerate(AGGREGATES[:300]):
+            where = {"aggregate_id": each, "balance": foresight.place * 7919 % 1009}
+            persistor.find_records(LedgerRecord, where)
+        assert statements.take() <= 100
+
+
+def test_the_last_of_many_rows_is_read_once(connection: psycopg.Connection[Any], tables: Tables) -> None:
+    filled(connection, tables, 100, 20)
+    persistor = ReplayPersistor(connection, tables, backing="table")
+    statements = Statements(connection)
+    for number in range(500):
+        last = persistor.last_record(LedgerRecord, {})
+        assert last is not None
+        assert last.balance == (19 if number == 0 else number)
+        persistor.create_record(LedgerRecord, {"aggregate_id": A, "balance": number + 1})
+    assert statements.take() <= 2
+    assert persistor.rows_in_memory < 600
+
+
+def test_a_queue_is_emptied_from_its_end_in_ever_larger_pages(
+    connection: psycopg.Connection[Any], tables: Tables
+) -> None:
+    filled(connection, tables, 100, 20)
+    persistor = ReplayPersistor(connection, tables, backing="table")
+    statements = Statements(connection)
+    for number in range(2000):
+        first = persistor.find_record(LedgerRecord, {})
+        assert first is not None
+        assert first.balance == number // 100
+        persistor.delete_record(LedgerRecord, first)
+    assert persistor.find_record(LedgerRecord, {}) is None
+    assert statements.take() <= 8
     persistor.flush()
-    assert len(stored(connection)) == 250
+    assert stored(connection) == []
 
 
 def test_a_miss_is_read_once(connection: psycopg.Connection[Any], tables: Tables) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from foresight import Foresight
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from persistor_kinds import (
@@ -28,7 +29,16 @@ from psycopg.pq import TransactionStatus
 
 from sequent_py.errors import DefinitionError, SequentError
 from sequent_py.persistors import DuplicateRecord, live
+from sequent_py.persistors.ahead import AccessPaths
 from sequent_py.persistors.live import LiveTable
+from sequent_py.persistors.replay import ReplayPersistor
+
+AHEAD: dict[str, dict[str, Any]] = {
+    "catch_up_ahead": {"backing": "table"},
+    "catch_up_ahead_small": {"backing": "table", "max_rows_in_memory": 15},
+    "spill_ahead": {"max_rows_in_memory": 9},
+}
+"""Kinds that read ahead what the coming operations filter by."""
 
 AGGREGATES = [UUID(int=number) for number in (1, 2, 3 << 64, 2**128 - 1)]
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
@@ -171,6 +181,11 @@ def operations(draw: st.DrawFn) -> tuple[Any, ...]:
     return name, record, draw(filters(record)), changes, touched, inner, ending
 
 
+def filtered_by(operation: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the filters of an operation, or the values of a row that it creates."""
+    return operation[2] if len(operation) > 2 and isinstance(operation[2], dict) else {}
+
+
 class Interrupted(Exception):
     """What blocks raise."""
 
@@ -186,8 +201,8 @@ class GuardedTable(LiveTable):
 class Driver:
     """Applies operations to one persistor and writes down what happens."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+    def __init__(self, subject: Subject, foresight: Foresight | None = None) -> None:
+        self.subject, self.foresight = subject, foresight
         self.held: list[tuple[Any, str]] = []
         self.errors: list[str] = []
 
@@ -284,7 +299,7 @@ def prepared(server_url: str, database_prefix: str) -> Iterator[Prepared]:
     ):
         # A zone with an offset in minutes: rows must be in UTC in spite of it.
         connection.execute("SET TIME ZONE 'Asia/Kolkata'")
-        tables = {kind: create_tables(connection, kind) for kind in KINDS}
+        tables = {kind: create_tables(connection, kind) for kind in (*KINDS, *AHEAD)}
         connection.commit()
         yield Prepared(connection, tables)
     patch.undo()
@@ -302,13 +317,21 @@ def test_every_persistor_gives_the_same_rows_values_and_errors(
     connection, tables = prepared.connection, prepared.tables
     connection.rollback()
     drivers = {}
-    for kind, build in KINDS.items():
+    for kind in (*KINDS, *AHEAD):
         sequence = sql.Identifier(kind, "ledger_records_id_seq").as_string(connection)
         connection.execute("SELECT setval(%s::regclass, 1, false)", (sequence,))
+    for kind, build in KINDS.items():
         drivers[kind] = Driver(Subject(kind, build(connection, tables[kind]), tables[kind], connection))
-    for operation in script:
+    for kind, settings_ in AHEAD.items():
+        persistor = ReplayPersistor(connection, tables[kind], **settings_)
+        foresight = Foresight([filtered_by(operation) for operation in script])
+        persistor.read_ahead(foresight, AccessPaths())
+        drivers[kind] = Driver(Subject(kind, persistor, tables[kind], connection), foresight)
+    for place, operation in enumerate(script):
         for driver in drivers.values():
             driver.errors.clear()
+            if driver.foresight is not None:
+                driver.foresight.place = place
         expected = drivers["live"].apply(operation)
         for kind in [kind for kind in drivers if kind != "live"]:
             connection.execute("SAVEPOINT before")

@@ -330,6 +330,9 @@ class StallLimitExceeded(MigrationError):
 class CatchUpTooSlow(MigrationError):
     """Events come in faster than the replay, so that the last window never becomes small; nothing was swapped."""
 
+    is_final = False
+    """Whether passes were measured not to get shorter, so that trying again at once is in vain."""
+
 
 class VerificationFailed(MigrationError):
     """Tables differ from a fresh fold of the events, or from what their files create; nothing was promoted."""

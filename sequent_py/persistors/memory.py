@@ -142,8 +142,11 @@ class MemoryTable:
             if found is not CONVERT:
                 residency = self.residency
                 # A row that is found by its primary key is the only one, whatever the relation has.
-                is_open = residency is not None and (found is None or lookup.index is not None)
-                if is_open and residency.load_end_of(lookup, where, order):
+                if (
+                    residency is not None
+                    and (found is None or lookup.index is not None)
+                    and residency.load_end_of(lookup, where, order)
+                ):
                     found = lookup.probe(where)
                 return end_of(found, order) if found.__class__ is Bucket else found
         filters = self.operations.filters(where)

@@ -179,7 +179,7 @@ class _CutOver(Generic[R]):
                 return self._try_some_times(), self._stall()
             except CatchUpTooSlow as error:
                 given_back += 1
-                if given_back == MOST_GIVEN_BACK:
+                if error.is_final or given_back == MOST_GIVEN_BACK or time.monotonic() > deadline:
                     raise
                 self._progress.note(f"{error.message} Catching up again.")
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,28 @@ class Altering(Migrations):
     versions = {1: [OrderProjector, LineProjector], 2: [alter_table(LineRecord)]}
 
 
+SLEEP_MILLISECONDS = 4.0
+
+
+class SlowOrderProjector(OrderProjector):
+    """Takes its time when it is replayed."""
+
+    is_slow = True
+
+    @on(OrderPlaced, LineAdded)
+    def dawdles(self, event: OrderPlaced | LineAdded) -> None:
+        if type(self._persistor).__name__ == "ReplayPersistor":
+            time.sleep(SLEEP_MILLISECONDS / 1000)
+
+
+class Slow(Migrations):
+    """Version 2 is slow to build; its code also serves version 1."""
+
+    version = 2
+    versions = {1: [SlowOrderProjector, LineProjector], 2: [SlowOrderProjector]}
+    also_serves = (Shop1,)
+
+
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     """Version 1 is live; the code carries both."""
@@ -85,6 +108,38 @@ def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 def order(number: int) -> UUID:
     return UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128)
+
+
+@dataclass
+class Batches:
+    """A thread that appends many events at a time."""
+
+    app: Sequent
+    size: int = 100
+    pause_seconds: float = 0.0
+    failures: list[BaseException] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._write)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.stop.set()
+            thread.join(60)
+            assert self.failures == []
+
+    def _write(self) -> None:
+        count = 0
+        try:
+            while not self.stop.wait(self.pause_seconds):
+                lines = [LineAdded(product="p", cents=number) for number in range(self.size)]
+                self.app.store.append(order(90_000_000 + count), [OrderPlaced(customer="c"), *lines])
+                count += 1
+        except BaseException as error:
+            self.failures.append(error)
 
 
 @dataclass
@@ -487,6 +542,42 @@ class TestFailures:
         assert "--max-delta" in caught.value.remedy
         assert app.view_schema.status().state == "online_done"
         place_orders(app, [1_000])
+
+    def test_passes_that_do_not_get_ahead_of_the_writers_are_an_error_with_both_rates(
+        self, store_database_url: str, connection: psycopg.Connection[Any]
+    ) -> None:
+        with shop(store_database_url) as first:
+            first.view_schema.online()
+            first.view_schema.golive()
+        with shop(store_database_url, Slow) as app:
+            app.view_schema.online()
+            before = connection.execute("SELECT max(number) FROM sequent_schema.replay_passes").fetchone()
+            with Batches(app).running(), pytest.raises(CatchUpTooSlow) as caught:
+                app.view_schema.golive(max_delta_events=50)
+            after = connection.execute("SELECT max(number) FROM sequent_schema.replay_passes").fetchone()
+            status = app.view_schema.status()
+        message = caught.value.message
+        caught_up, appended = (
+            int(rate.replace(",", "")) for rate in re.findall(r"([\d,]+) events/s", message)
+        )
+        assert 0 < caught_up < min(1_000 / SLEEP_MILLISECONDS, appended / 0.85), message
+        assert "offline" in caught.value.remedy
+        assert status.state == "online_done"
+        assert before is not None
+        assert after is not None
+        assert after[0] - before[0] <= 12, "it is said as soon as passes are long"
+
+    def test_a_slow_projector_catches_up_with_slower_writers(
+        self, store_database_url: str, connection: psycopg.Connection[Any]
+    ) -> None:
+        with shop(store_database_url) as first:
+            first.view_schema.online()
+            first.view_schema.golive()
+        with shop(store_database_url, Slow) as app:
+            app.view_schema.online()
+            with Batches(app, size=5, pause_seconds=0.1).running():
+                app.view_schema.golive(max_delta_events=50)
+        assert actual_rows(connection) == expected_rows(connection)
 
 
 SCRIPT = """

@@ -45,7 +45,7 @@ class Coming(Protocol):
 
     @property
     def place(self) -> int:
-        """The current event's number; those of later events are higher."""
+        """The current event's number; later ones have higher numbers."""
 
     def following(self) -> Iterator[tuple[int, Any]]:
         """Yield the events of the current one's class that come after it, with their numbers, as far as they are known."""
@@ -80,7 +80,7 @@ class Source:
         return lambda event: _converted(get(event), offset, column)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Path:
     """One look-up of one handler: for each column that it filters by, where its value can come from, the likeliest first."""
 
@@ -93,8 +93,6 @@ class Path:
     most_keys: int = FIRST_KEYS
     rows_per_key: int = 1
     """As of the last time."""
-    covered: int = -1
-    """The number of the last event that was read ahead for."""
 
     def __post_init__(self) -> None:
         self.take(self.sources)
@@ -123,15 +121,14 @@ class Path:
 
         self.guess = guess
 
-    def note_read(self, keys: int, rows: int, most_rows: int, covered: int) -> None:
+    def note_read(self, keys: int, rows: int, most_rows: int) -> None:
         """Take note of what reading ahead has brought: the next time more, but no more than ``most_rows``."""
-        self.covered = covered
         self.rows_per_key = max(1, -(-rows // keys))
         self.most_keys = max(1, min(self.most_keys * _GROWTH, MOST_KEYS, most_rows // self.rows_per_key))
 
     def note_failed(self) -> None:
         """Take note that the value of an event that was read ahead for was not read."""
-        self.most_keys = max(1, self.most_keys // (_GROWTH * _GROWTH))
+        self.most_keys = max(2, self.most_keys // (_GROWTH * _GROWTH))
 
 
 @dataclass(slots=True)
@@ -146,7 +143,7 @@ class AccessPaths:
 
     by_lookup: dict[tuple[Any, ...], _Alternatives] = field(default_factory=dict)
 
-    def path(self, event: Any, place: int, lookup: tuple[Any, ...], filters: Sequence[Filter]) -> Path | None:
+    def path(self, event: Any, lookup: tuple[Any, ...], filters: Sequence[Filter]) -> Path | None:
         """Return how the values of a look-up that has missed come out of the event, after learning from it; None where they don't."""
         known = self.by_lookup.get((type(event), *lookup))
         if known is None:
@@ -155,8 +152,6 @@ class AccessPaths:
         for path in known.paths:
             sources = path.narrowed(event, values)
             if sources is not None:
-                if place <= path.covered:
-                    path.note_failed()
                 if sources != path.sources:
                     path.take(sources)
                 path.explained += 1
@@ -214,6 +209,8 @@ class ReadAhead:
 
     def __init__(self, coming: Coming, paths: AccessPaths) -> None:
         self._coming, self._paths = coming, paths
+        self._covered: dict[Path, int] = {}
+        """The numbers of the last events that were read ahead for."""
 
     def path(self, lookup: tuple[Any, ...], filters: Sequence[Filter]) -> Path | None:
         """Return how the values of a look-up that has missed come out of the current event; None where nothing can be read ahead.
@@ -223,7 +220,15 @@ class ReadAhead:
         event = self._coming.current
         if event is None or not filters or not all(_is_plain(item) for item in filters):
             return None
-        return self._paths.path(event, self._coming.place, lookup, filters)
+        path = self._paths.path(event, lookup, filters)
+        if path is not None and self._coming.place <= self._covered.get(path, -1):
+            path.note_failed()
+        return path
+
+    def note_read(self, path: Path, covered: int, *, keys: int, rows: int, most_rows: int) -> None:
+        """Take note of what a path has brought that was followed as far as the event number ``covered``."""
+        self._covered[path] = covered
+        path.note_read(keys, rows, most_rows)
 
     def guesses(self, path: Path) -> Iterator[tuple[int, Values]]:
         """Yield what the coming events will look up, with their numbers; not endlessly, if most of it is known already."""

@@ -200,7 +200,7 @@ class Residency:
             self._remember_ends(lookup, keys, rows, order)
         else:
             self._known.remember(lookup, keys)
-        path.note_read(len(keys), len(rows), most_rows, covered)
+        self.ahead.note_read(path, covered, keys=len(keys), rows=len(rows), most_rows=most_rows)
         return True
 
     def _remember_ends(self, lookup: Lookup, values: Iterable[Any], rows: Iterable[Row], order: str) -> None:

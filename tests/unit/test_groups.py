@@ -15,6 +15,7 @@ from sequent_py.replay.groups import (
     cut,
     cut_partition_keys,
     cut_pass,
+    cut_window,
 )
 
 samples = st.dictionaries(
@@ -40,6 +41,26 @@ def test_every_aggregate_is_in_exactly_one_group(
     groups = cut(sampled, target_events=max(target, 20_000), workers=workers)
     for candidate in (aggregate_id, *sampled[partition].aggregate_ids):
         assert sum(covers(group, partition, candidate) for group in groups) == 1
+
+
+@given(samples, st.integers(1, 500_000), st.integers(0, 8), st.integers(0, PARTITION_COUNT - 1), st.uuids())
+def test_every_aggregate_of_a_window_is_in_exactly_one_group(
+    sampled: dict[int, PartitionSample], target: int, workers: int, partition: int, aggregate_id: UUID
+) -> None:
+    groups = cut_window(sampled, target_events=max(target, 20_000), workers=workers)
+    for candidate in (aggregate_id, *sampled[partition].aggregate_ids):
+        assert sum(covers(group, partition, candidate) for group in groups) == 1
+
+
+def test_a_window_is_cut_into_few_groups_across_partitions() -> None:
+    ids = [UUID(int=number << 96) for number in range(2_000)]
+    small = {number: PartitionSample(1_250, ids) for number in range(PARTITION_COUNT)}
+    large = {number: PartitionSample(12_500, ids) for number in range(PARTITION_COUNT)}
+    assert cut_window(small, target_events=100_000, workers=2) == (Group(None, None, None, 20_000),)
+    groups = cut_pass({"aggregate": large}, target_events=100_000, workers=2, is_window=True)
+    assert len(groups) == 4
+    assert {group.partition for group in groups} == {None}
+    assert len(cut_window(large, target_events=20_000, workers=2)) == 10
 
 
 @given(samples, st.integers(0, 8))

@@ -4,7 +4,7 @@ The public names are those below; everything else is inside. The package's layou
 
     errors, config                      what goes wrong, what is set
     events, upcasting, records,         pure: what a user writes, as values
-    projectors
+    projectors, declared
     database                            the only place that connects
     store, gate, persistors,            one owner per table
     replay, view_schema, schema_migrations
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from sequent_py.app import Sequent
 from sequent_py.config import Config
+from sequent_py.declared import TableProjection
 from sequent_py.errors import SequentError
 from sequent_py.events import Event
 from sequent_py.projectors import Projector, on
@@ -32,6 +33,7 @@ __all__ = [
     "Record",
     "Sequent",
     "SequentError",
+    "TableProjection",
     "alter_table",
     "on",
     "upcaster",

@@ -54,6 +54,11 @@ def on(*event_classes: type[Event]) -> Callable[[H], H]:
     return mark
 
 
+def is_handler(member: Any) -> bool:
+    """Whether :func:`on` has marked this member of a class."""
+    return getattr(member, _MARK, None) is not None
+
+
 class Projector:
     """Subclass it, name the records in ``manages_tables`` and mark handlers with :func:`on`.
 

@@ -23,6 +23,7 @@ from decimal import Decimal
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from sequent_py.declared.projection import TableProjection
 from sequent_py.events import Event
 from sequent_py.projectors import Projector
 from sequent_py.records import Record
@@ -70,6 +71,7 @@ def table_code(definition: MigrationsDefinition, table_name: str, files: Mapping
     collector = _Collector()
     for projector in definition.projectors_of(table_name):
         collector.add_class(projector.projector, by_method=True)
+        collector.add_declaration(projector.projector)
         for event_class in projector.event_classes:
             collector.add_class(event_class)
     if table_name in definition.records:
@@ -104,6 +106,11 @@ class _Collector:
             if _is_application(base) and id(base) not in self._seen:
                 self._seen.add(id(base))
                 self._add_own(base, by_method)
+
+    def add_declaration(self, cls: type[Projector]) -> None:
+        """Digest the rules of a declared projection as values: its source may name them instead of spelling them out."""
+        if issubclass(cls, TableProjection):
+            self.parts[f"{cls.__qualname__}.on_event"] = _digest(str(cls.declaration))
 
     def _add_own(self, cls: type, by_method: bool) -> None:
         tree = _class_tree(cls)

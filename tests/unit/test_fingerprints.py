@@ -179,3 +179,47 @@ def test_accepted_code_passes_and_the_built_one_still_does(code_of: CodeOf) -> N
     assert accepted.covers(before)
     assert accepted.covers(after)
     assert TableCode.from_json(accepted.to_json()) == accepted
+
+
+DECLARED = """
+from uuid import UUID
+
+from sequent_py import Event, Migrations, Record, TableProjection
+from sequent_py.declared import field, insert
+from sqlalchemy.orm import Mapped, mapped_column
+
+
+class Opened(Event):
+    owner: str
+    name: str
+
+
+class AccountRecord(Record):
+    __tablename__ = "account_records"
+    aggregate_id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+
+
+OPENED = insert(owner=field("owner"))
+
+
+class AccountTable(TableProjection):
+    table = AccountRecord
+    on_event = {Opened: OPENED}
+
+
+class BankMigrations(Migrations):
+    version = 1
+    versions = {1: [AccountTable]}
+"""
+
+
+def test_the_rules_of_a_declared_projection_count_by_value(code_of: CodeOf) -> None:
+    before, after = (
+        code_of(DECLARED),
+        code_of(DECLARED.replace('owner=field("owner")', 'owner=field("name")')),
+    )
+    assert changed_parts(before, after) == ["AccountTable.on_event"]
+    assert before.covers(
+        code_of(DECLARED.replace('insert(owner=field("owner"))', 'insert(\n    owner=field("owner")\n)'))
+    )

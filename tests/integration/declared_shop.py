@@ -1,0 +1,42 @@
+"""The shop with declared projections; its rows are the same."""
+
+from __future__ import annotations
+
+from shop import LineAdded, LineRecord, OrderCancelled, OrderPlaced, OrderRecord
+
+from sequent_py import Migrations, TableProjection
+from sequent_py.declared import count, delete, delete_all, field, increment, insert, update
+
+
+class OrderTable(TableProjection):
+    table = OrderRecord
+    on_event = {
+        OrderPlaced: insert(
+            customer=field("customer"),
+            total=0,
+            lines=0,
+            updated_at=field("created_at"),
+            sequence_number=field("sequence_number"),
+        ),
+        LineAdded: update(total=increment(field("cents")), lines=count()),
+        OrderCancelled: delete(),
+    }
+
+
+class LineTable(TableProjection):
+    table = LineRecord
+    key = {"number": field("sequence_number")}
+    on_event = {
+        LineAdded: insert(product=field("product"), cents=field("cents")),
+        OrderCancelled: delete_all(),
+    }
+
+
+class DeclaredShop1(Migrations):
+    version = 1
+    versions = {1: [OrderTable, LineTable]}
+
+
+class DeclaredShop2(Migrations):
+    version = 2
+    versions = {1: [OrderTable, LineTable], 2: [OrderTable, LineTable]}

@@ -8,7 +8,8 @@ Reads events on the reader, writes rows on the writer, in the caller's transacti
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,6 +17,7 @@ from uuid import UUID
 
 from psycopg import sql
 
+from sequent_py.declared.groups import FoldedInSql, compile_tables, fold_in_sql
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.persistors.ahead import AccessPaths
@@ -25,10 +27,17 @@ from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, record_shape
 from sequent_py.replay.edits import edited_after
-from sequent_py.replay.fold import Fold
+from sequent_py.replay.fold import Fold, handled_type_ids
 from sequent_py.replay.ledger import ClaimedGroup, Connection
 from sequent_py.replay.quarantine import Quarantine
-from sequent_py.replay.reader import RawEvent, aggregates_query, group_query, in_order, read_events
+from sequent_py.replay.reader import (
+    RawEvent,
+    aggregates_query,
+    group_source,
+    in_order,
+    in_position_order,
+    read_events,
+)
 from sequent_py.replay.refold import SpecialAggregate
 
 BATCH_EVENTS = 20_000
@@ -89,15 +98,37 @@ class GroupFold:
         Special aggregates that were set aside before and fold now are released.
         """
         events = self._refold()
-        with closing(read_events(self._reader, self._window_query())) as raw_events:
-            events += self._fold_in_batches(raw_events)
+        row_changes = Counter[str]()
+        done_in_sql, folded = self._run_in_sql() if self.claimed.since is None else ([], None)
+        if folded is not None:
+            events += folded.events
+            row_changes.update(folded.row_changes)
+            others = [item for item in self.projectors if item not in done_in_sql]
+            self._fold = Fold(others, self._persistor, self._folding.event_types, self._stored_types)
+        if self._fold.event_type_ids:
+            with closing(read_events(self._reader, self._window_query())) as raw_events:
+                events += self._fold_in_batches(raw_events)
         # One flush for special and other aggregates: what one of them gives up and another takes (a unique name) is then no conflict.
-        changes = self._persistor.flush()
+        for record, delta in self._persistor.flush().items():
+            row_changes[record_shape(record).table_name] += delta.inserted - delta.deleted
         self._check_deferred()
-        return events, {
-            record_shape(record).table_name: delta.inserted - delta.deleted
-            for record, delta in changes.items()
-        }
+        return events, dict(row_changes)
+
+    def _run_in_sql(self) -> tuple[list[type[Projector]], FoldedInSql | None]:
+        """Write the rows of declared projections that SQL can do, of the window of a first pass; which they are, and what that came to.
+
+        None where SQL finds something odd: nothing is written then, and the handlers fold all of it.
+        """
+        compiled, _ = compile_tables(self.projectors, self.tables, self._stored_types)
+        if not compiled:
+            return [], None
+        others = [item for item in self.projectors if item not in compiled]
+        # An event of the group counts once, however many projectors read it.
+        counted_elsewhere = handled_type_ids(others, self._stored_types)
+        source = self._window_source()
+        return list(compiled), fold_in_sql(
+            self.writer, list(compiled.values()), source, counted_elsewhere=counted_elsewhere
+        )
 
     def aggregates(self) -> list[SpecialAggregate]:
         """Return what the group folds, in the order of its beginning in the window; those that were set aside before come last."""
@@ -181,19 +212,24 @@ class GroupFold:
         }
 
     def _window_query(self) -> sql.Composed:
+        return in_position_order(self._window_source()(self._fold.event_type_ids))
+
+    def _window_source(self) -> Callable[[Sequence[int]], sql.Composed]:
+        """Return the group's window, of which each reader names the event types that it wants."""
         schema, claimed = self._folding.event_store_schema, self.claimed
-        return group_query(
+        # As this transaction knows them: a pass that is one transaction with its groups has committed neither. Those edited after
+        # the pass's snapshot, in contrast, must be as the reading statement sees them.
+        left_out = {
+            *(special.aggregate_id for special in self._specials),
+            *self._quarantine.left_out_of_all(self.writer, self._physical_names()),
+        }
+        return lambda event_type_ids: group_source(
             schema,
             claimed.group,
-            event_type_ids=self._fold.event_type_ids,
+            event_type_ids=event_type_ids,
             since=claimed.since,
             until=claimed.until,
-            # As this transaction knows them: a pass that is one transaction with its groups has committed neither. Those edited after
-            # the pass's snapshot, in contrast, must be as the reading statement sees them.
-            left_out={
-                *(special.aggregate_id for special in self._specials),
-                *self._quarantine.left_out_of_all(self.writer, self._physical_names()),
-            },
+            left_out=left_out,
             left_out_query=edited_after(schema, claimed.until),
         )
 

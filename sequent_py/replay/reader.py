@@ -48,7 +48,33 @@ def group_query(
     left_out: Collection[UUID] = (),
     left_out_query: sql.Composable | None = None,
 ) -> sql.Composed:
-    """Compose the SELECT of a group's events in position order, which keeps the order within every scope of the group's ordering.
+    """Compose the SELECT of a group's events in position order, which keeps the order within every scope of the group's ordering; see
+    :func:`group_source` for what is read.
+    """
+    return in_position_order(
+        group_source(
+            schema,
+            group,
+            event_type_ids=event_type_ids,
+            since=since,
+            until=until,
+            left_out=left_out,
+            left_out_query=left_out_query,
+        )
+    )
+
+
+def group_source(
+    schema: str,
+    group: Group,
+    *,
+    event_type_ids: Sequence[int],
+    since: str | None,
+    until: str,
+    left_out: Collection[UUID] = (),
+    left_out_query: sql.Composable | None = None,
+) -> sql.Composed:
+    """Compose ``FROM … AS e WHERE …`` of a group's events of some types.
 
     Not read are the aggregates ``left_out``, and those that ``left_out_query`` selects by the time of reading.
     """
@@ -64,7 +90,7 @@ def group_query(
         conditions.append(sql.SQL("aggregate_id <> ALL ({}::uuid[])").format(sql.Literal(ids)))
     if group.slices is not None and group.slices > 1:
         conditions.append(_in_slice(schema, group))
-    return _select(schema, table, [*conditions, *_but_for(left_out_query)], event_type_ids)
+    return _source(schema, table, [*conditions, *_but_for(left_out_query)], event_type_ids)
 
 
 def _in_slice(schema: str, group: Group) -> sql.Composed:
@@ -96,7 +122,7 @@ def aggregates_query(
     """Compose the SELECT of some aggregates' events visible in ``until`` and not in ``since``, in position order; see :func:`group_query`."""
     ids = sql.SQL("aggregate_id = ANY({}::uuid[])").format(sql.Literal([str(item) for item in aggregate_ids]))
     conditions = [ids, window_condition(since, until), *_but_for(left_out_query)]
-    return _select(schema, "events", conditions, event_type_ids)
+    return in_position_order(_source(schema, "events", conditions, event_type_ids))
 
 
 def _but_for(left_out_query: sql.Composable | None) -> list[sql.Composable]:
@@ -104,15 +130,19 @@ def _but_for(left_out_query: sql.Composable | None) -> list[sql.Composable]:
     return [] if left_out_query is None else [sql.SQL("aggregate_id NOT IN ({})").format(left_out_query)]
 
 
-def _select(
+def _source(
     schema: str, table: str, conditions: Sequence[sql.Composable], event_type_ids: Sequence[int]
 ) -> sql.Composed:
-    return sql.SQL(
-        "SELECT position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata"
-        " FROM {} AS e WHERE {} AND event_type_id = ANY({}::int[]) ORDER BY position"
-    ).format(
+    return sql.SQL("FROM {} AS e WHERE {} AND event_type_id = ANY({}::int[])").format(
         sql.Identifier(schema, table), sql.SQL(" AND ").join(conditions), sql.Literal(list(event_type_ids))
     )
+
+
+def in_position_order(source: sql.Composable) -> sql.Composed:
+    """Compose the SELECT of raw events from a ``FROM … AS e WHERE …``."""
+    return sql.SQL(
+        "SELECT position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata {} ORDER BY position"
+    ).format(source)
 
 
 def in_order(raw_events: Iterable[RawEvent]) -> Iterator[RawEvent]:

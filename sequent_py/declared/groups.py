@@ -1,0 +1,115 @@
+"""Replaying a group in SQL: which projections can be, and running them, or giving the group back.
+
+Everything runs on the connection that holds the group's claim, in its transaction, within a savepoint of its own: what was written before something odd was found is
+taken back, and nothing of it shows. Commits nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from sequent_py.declared.compiler import CompiledTable, Source, compile_table
+from sequent_py.declared.payloads import Inexpressible
+from sequent_py.declared.projection import TableProjection
+from sequent_py.events import Event, aliases_of, event_type_of
+from sequent_py.persistors.tables import TableShape
+from sequent_py.projectors import Projector, projector_definition
+from sequent_py.records import Record, record_shape
+
+WORK_MEM = "64MB"
+"""Holds the sort of a group of 100 000 events, of which nothing but the fields that count is sorted."""
+
+
+class _Odd(Exception):
+    """A statement found what is for handlers to judge."""
+
+
+@dataclass(frozen=True)
+class FoldedInSql:
+    """What the statements of a group did."""
+
+    events: int
+    row_changes: Mapping[str, int]
+    """By plain table name."""
+
+
+def why_not(projector: type[TableProjection], projectors: Sequence[type[Projector]]) -> str:
+    """Say why a declared projection is replayed by handlers as far as its class tells, ``projectors`` being all that are replayed; empty where it is not."""
+    if projector.ordering != "aggregate":
+        return f'its ordering is "{projector.ordering}"'
+    others = [other.__name__ for other in projectors if other is not projector and projector.table in projector_definition(other).records]  # fmt: skip
+    return f"{others[0]} writes to its table, too" if others else ""
+
+
+def compile_tables(
+    projectors: Sequence[type[Projector]],
+    tables: Mapping[type[Record], TableShape],
+    stored_types: Mapping[str, int],
+) -> tuple[dict[type[Projector], CompiledTable], dict[type[Projector], str]]:
+    """Return what can be replayed as SQL, and of the other declared projections why they cannot."""
+    compiled: dict[type[Projector], CompiledTable] = {}
+    refused: dict[type[Projector], str] = {}
+    for projector in projectors:
+        if not issubclass(projector, TableProjection):
+            continue
+        refused[projector] = why_not(projector, projectors)
+        if refused[projector]:
+            continue
+        type_ids = {cls: stored_ids(cls, stored_types) for cls in projector.declaration.rules}
+        try:
+            compiled[projector] = compile_table(projector.declaration, tables[projector.table], type_ids)
+        except Inexpressible as error:
+            refused[projector] = str(error)
+        else:
+            del refused[projector]
+    return compiled, refused
+
+
+def stored_ids(event_class: type[Event], stored_types: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the ids under which events of a class are stored, aliases included."""
+    names = (event_type_of(event_class), *aliases_of(event_class))
+    return tuple(dict.fromkeys(stored_types[name] for name in names if name in stored_types))
+
+
+def fold_in_sql(
+    connection: psycopg.Connection[Any],
+    tables: Sequence[CompiledTable],
+    source: Source,
+    *,
+    counted_elsewhere: Collection[int] = (),
+) -> FoldedInSql | None:
+    """Write the rows of all tables; None, and nothing written, where something is for the handlers to judge.
+
+    Events of the types ``counted_elsewhere`` are not counted, others once.
+
+    Raises
+    ------
+    psycopg.Error
+        Of any other kind than data and constraints: the connection, a lock, the disk.
+    """
+    events, row_changes, uncounted = 0, Counter[str](), set(counted_elsewhere)
+    try:
+        with connection.transaction():
+            connection.execute(
+                "SELECT set_config('work_mem', %s, true), set_config('jit', 'off', true)", (WORK_MEM,)
+            )
+            for table in tables:
+                if not table.type_ids:
+                    continue
+                counted = [type_id for type_id in table.type_ids if type_id not in uncounted]
+                row = connection.execute(table.statement(source, counted)).fetchone()
+                assert row is not None
+                if row[1]:
+                    raise _Odd
+                events += row[0]
+                row_changes[record_shape(table.declaration.record).table_name] += row[2]
+                uncounted.update(counted)
+    except (_Odd, errors.DataError, errors.IntegrityError):
+        return None
+    return FoldedInSql(events, row_changes)

@@ -1,0 +1,180 @@
+"""Lives: what a column of a row comes to over the events between the row's creation and its end.
+
+A *life* of a key begins with an insert (or an upsert) and ends before a deletion. Within it the insert comes first, so that aggregate
+functions can say what the handlers' steps come to, in four ways; a column whose changes mix them is :class:`Inexpressible`.
+
+========  ==============================================================================================
+initial   assigned by inserts alone: the one value there is
+assigned  the value of the last event that assigns it
+summed    the initial value and all amounts; NULLs add nothing
+first     the first that is not NULL, the initial value included; ``last`` likewise
+========  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from psycopg import sql
+
+from sequent_py.declared.payloads import Inexpressible
+from sequent_py.declared.rules import ChangeKind, RuleKind
+
+_HAS_MAX = ("integer", "numeric", "float", "timestamptz", "timestamp", "date")
+
+
+class Course(StrEnum):
+    """How a column's changes come together."""
+
+    INITIAL = "initial"
+    ASSIGNED = "assigned"
+    SUMMED = "summed"
+    FIRST = "first"
+    LAST = "last"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the events of some types do to a column: ``value`` is of the column's type."""
+
+    type_ids: tuple[int, ...]
+    rule_kind: RuleKind
+    kind: ChangeKind
+    value: sql.Composable
+    may_sink: bool = False
+    """Whether adding the value may make a sum smaller."""
+
+
+@dataclass(frozen=True)
+class ColumnLife:
+    """A column and all that happens to it. ``default`` is what upserts begin with; None for NULL, or where there are none."""
+
+    name: str
+    family: str
+    type: sql.Composable
+    effects: tuple[Effect, ...]
+    insert_ids: tuple[int, ...] = ()
+    """The event types that begin lives by an insert; others begin them by an upsert."""
+    may_begin_by_upsert: bool = False
+    default: sql.Composable | None = None
+    bound: int | None = None
+    """No sum may reach it on the way; None where none can."""
+
+    @property
+    def course(self) -> Course:
+        """How the effects come together.
+
+        Raises
+        ------
+        Inexpressible
+            Their result depends on more than one of these ways can say.
+        """
+        later = {effect.kind for effect in self.effects if effect.rule_kind is not RuleKind.INSERT}
+        match later:
+            case _ if not later:
+                return Course.INITIAL
+            case _ if later == {ChangeKind.ASSIGN}:
+                return Course.ASSIGNED
+            case _ if later == {ChangeKind.INCREMENT}:
+                return Course.SUMMED
+            case _ if later == {ChangeKind.FIRST}:
+                return Course.FIRST
+            case _ if later == {ChangeKind.LAST}:
+                return Course.LAST
+        raise Inexpressible(f"{self.name} is changed in several ways: {', '.join(sorted(later))}")
+
+    def contribution(self) -> sql.Composable:
+        """Return what an event contributes; NULL for those that do nothing to the column."""
+        return case_by_type({effect.type_ids: effect.value for effect in self.effects})
+
+    def result(self) -> sql.Composable:
+        """Return the column's value at the end of a life, as an aggregate over its events."""
+        value = self._aggregate()
+        if self.default is None:
+            return value
+        return sql.SQL("CASE WHEN count(*) FILTER (WHERE {}) = 0 THEN {} ELSE {} END").format(
+            is_of(self.insert_ids), self._from_default(value), value
+        )
+
+    def _from_default(self, value: sql.Composable) -> sql.Composable:
+        assert self.default is not None
+        match self.course:
+            case Course.SUMMED:
+                return sql.SQL("({} + coalesce({}, 0))::{}").format(self.default, value, self.type)
+            case Course.FIRST:
+                return self.default
+            case Course.LAST:
+                return sql.SQL("coalesce({}, {})").format(value, self.default)
+        return sql.SQL("CASE WHEN count(*) FILTER (WHERE {}) = 0 THEN {} ELSE {} END").format(
+            is_of(self._type_ids), self.default, value
+        )
+
+    def _aggregate(self) -> sql.Composable:
+        value = self.contribution()
+        match self.course:
+            case Course.INITIAL if self._is_constant:
+                return self.effects[0].value
+            case Course.INITIAL if self.family in _HAS_MAX:
+                return sql.SQL("max({})").format(value)
+            case Course.INITIAL:
+                return sql.SQL("(array_agg({}) FILTER (WHERE {}))[1]").format(value, is_of(self._type_ids))
+            case Course.ASSIGNED:
+                # One order for all of them: the server sorts once for every aggregate function that asks for the same.
+                return sql.SQL("(array_agg({} ORDER BY position DESC) FILTER (WHERE {}))[1]").format(
+                    value, is_of(self._type_ids)
+                )
+            case Course.SUMMED:
+                return sql.SQL("sum({})::{}").format(value, self.type)
+            case Course.FIRST:
+                return sql.SQL(
+                    "(array_agg({0} ORDER BY position DESC) FILTER (WHERE {0} IS NOT NULL))[count({0})]"
+                ).format(value)
+            case Course.LAST:
+                return sql.SQL(
+                    "(array_agg({0} ORDER BY position DESC) FILTER (WHERE {0} IS NOT NULL))[1]"
+                ).format(value)
+
+    @property
+    def _type_ids(self) -> tuple[int, ...]:
+        return tuple(type_id for effect in self.effects for type_id in effect.type_ids)
+
+    @property
+    def _is_constant(self) -> bool:
+        """Whether every life has the same value."""
+        values = {effect.value.as_string(None) for effect in self.effects}
+        are_constant = all(isinstance(effect, ConstantEffect) for effect in self.effects)
+        return are_constant and len(values) == 1 and not self.may_begin_by_upsert
+
+    def is_beyond(self) -> sql.Composable | None:
+        """Return whether a sum could have left the column's range on the way, whatever it came to; None where it cannot."""
+        if self.course is not Course.SUMMED or self.bound is None:
+            return None
+        return sql.SQL("coalesce(sum(abs({})), 0) + abs({}) >= {}").format(
+            self.contribution(), self.default or sql.SQL("0"), sql.Literal(self.bound)
+        )
+
+
+@dataclass(frozen=True)
+class ConstantEffect(Effect):
+    """An effect whose value is the same for every event."""
+
+
+def is_of(type_ids: tuple[int, ...]) -> sql.Composed:
+    """Return whether an event is of one of these types."""
+    if not type_ids:
+        return sql.Composed([sql.SQL("false")])
+    return sql.SQL("event_type_id IN ({})").format(sql.SQL(", ").join(map(sql.Literal, type_ids)))
+
+
+def case_by_type(values: Mapping[tuple[int, ...], sql.Composable]) -> sql.Composed:
+    """Return an expression that differs by event type; NULL for others."""
+    cases = [
+        sql.SQL("WHEN {} THEN {}").format(is_of(type_ids), value)
+        for type_ids, value in values.items()
+        if type_ids
+    ]
+    if not cases:
+        return sql.Composed([sql.SQL("NULL")])
+    return sql.SQL("CASE {} END").format(sql.SQL(" ").join(cases))

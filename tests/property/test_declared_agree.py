@@ -1,0 +1,565 @@
+"""Declared projections give the same rows whichever way they are run, whatever is declared and whatever has happened.
+
+Five ways: a naive fold written here, handlers live, handlers in a replay, SQL, and SQL for a beginning and handlers for the rest. Where handlers
+raise, SQL gives the events back; where SQL answers, it is right.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import event as note
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from pydantic import Field as Limits
+from sqlalchemy import Enum, Integer, Numeric, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from sequent_py import Event, Record, TableProjection
+from sequent_py.declared import (
+    Field,
+    Rule,
+    count,
+    delete,
+    delete_all,
+    field,
+    first,
+    increment,
+    insert,
+    last,
+    running,
+    update,
+    upsert,
+)
+from sequent_py.declared.groups import compile_tables, fold_in_sql
+from sequent_py.declared.rules import ChangeKind, RuleKind
+from sequent_py.errors import InvalidPayload, InvalidValue, ProjectionFailed
+from sequent_py.events import EventTypes, event_type_of
+from sequent_py.persistors.live import LivePersistor
+from sequent_py.persistors.replay import ReplayPersistor
+from sequent_py.persistors.tables import TableShape, read_table_shape
+from sequent_py.records import record_shape
+from sequent_py.replay.fold import Fold
+from sequent_py.replay.reader import RawEvent, in_position_order, read_events
+from sequent_py.schema_migrations.event_store import install_event_store
+from sequent_py.testing.server import fresh_database
+
+MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
+EAST = timezone(timedelta(hours=5, minutes=30))
+
+
+class Mood(enum.Enum):
+    GOOD = "g"
+    BAD = "b"
+
+
+class Grade(enum.StrEnum):
+    HIGH = "high"
+    LOW = "low"
+
+
+class Base(Event):
+    product: str
+    amount: int
+    price: Decimal
+    size: Annotated[int | None, Limits(ge=-5, le=99)] = None
+    label: Annotated[str | None, Limits(max_length=6)] = None
+    at: datetime | None = None
+    ref: UUID | None = None
+    flag: bool = False
+    mood: Mood = Mood.GOOD
+    grade: Grade = Grade.LOW
+
+
+class Alpha(Base):
+    pass
+
+
+class Beta(Base):
+    pass
+
+
+class Gamma(Base):
+    pass
+
+
+class Delta(Base, aliases=("Echo",)):
+    pass
+
+
+CLASSES: tuple[type[Base], ...] = (Alpha, Beta, Gamma, Delta)
+NAMES = ("Alpha", "Beta", "Gamma", "Delta", "Echo")
+
+
+class ThingColumns:
+    big: Mapped[int | None]
+    small: Mapped[int | None] = mapped_column(Integer)
+    money: Mapped[Decimal | None] = mapped_column(Numeric(8, 2))
+    exact: Mapped[Decimal | None] = mapped_column(Numeric)
+    text: Mapped[str | None]
+    short: Mapped[str | None] = mapped_column(String(5))
+    at: Mapped[datetime | None]
+    ref: Mapped[UUID | None]
+    flag: Mapped[bool | None]
+    mood: Mapped[Mood | None] = mapped_column(Enum(Mood, name="mood"))
+    total: Mapped[int]
+    """NOT NULL DEFAULT 7."""
+    updated_at: Mapped[datetime | None]
+    sequence_number: Mapped[int | None]
+
+
+class OneRecord(ThingColumns, Record):
+    __tablename__ = "one_records"
+    aggregate_id: Mapped[UUID] = mapped_column(primary_key=True)
+
+
+class SerialRecord(ThingColumns, Record):
+    __tablename__ = "serial_records"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    aggregate_id: Mapped[UUID]
+
+
+class KeyedRecord(ThingColumns, Record):
+    __tablename__ = "keyed_records"
+    aggregate_id: Mapped[UUID] = mapped_column(primary_key=True)
+    product: Mapped[str] = mapped_column(primary_key=True)
+
+
+class LineRecord(ThingColumns, Record):
+    __tablename__ = "line_records"
+    aggregate_id: Mapped[UUID] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+
+
+KEYS: dict[type[Record], dict[str, Field]] = {
+    OneRecord: {},
+    SerialRecord: {},
+    KeyedRecord: {"product": field("product")},
+    LineRecord: {"number": field("sequence_number")},
+}
+_COLUMNS = """
+    big bigint, small integer, money numeric(8,2), exact numeric, text text, short varchar(5), at timestamptz, ref uuid, flag boolean,
+    mood view_schema.mood, total bigint NOT NULL DEFAULT 7, updated_at timestamptz, sequence_number bigint
+"""
+TABLES = f"""
+    CREATE SCHEMA view_schema;
+    CREATE TYPE view_schema.mood AS ENUM ('GOOD', 'BAD');
+    CREATE TABLE view_schema.one_records (aggregate_id uuid PRIMARY KEY, {_COLUMNS});
+    CREATE TABLE view_schema.serial_records (id bigserial PRIMARY KEY, aggregate_id uuid NOT NULL UNIQUE, {_COLUMNS});
+    CREATE TABLE view_schema.keyed_records (aggregate_id uuid, product text, PRIMARY KEY (aggregate_id, product), {_COLUMNS});
+    CREATE TABLE view_schema.line_records (aggregate_id uuid, number integer, PRIMARY KEY (aggregate_id, number), {_COLUMNS});
+"""
+
+# What may go into which column.
+SOURCES: dict[str, st.SearchStrategy[Any]] = {
+    "big": st.sampled_from([field("amount"), -field("amount"), field("size"), field("position"), 2**62, 0, None]),
+    "small": st.sampled_from([field("amount"), field("size"), field("sequence_number"), -1, 2**31 - 1, None]),
+    "money": st.sampled_from([field("price"), -field("price"), field("amount"), Decimal("0.01"), 0, None]),
+    "exact": st.sampled_from([field("price"), -field("price"), field("amount"), Decimal("1.50"), None]),
+    "text": st.sampled_from([field("product"), field("label"), field("grade"), "a'\\", None]),
+    "short": st.sampled_from([field("label"), field("grade"), "x", None]),
+    "at": st.sampled_from([field("at"), field("created_at"), MOMENT, None]),
+    "ref": st.sampled_from([field("ref"), field("aggregate_id"), UUID(int=7), None]),
+    "flag": st.sampled_from([field("flag"), True, None]),
+    "mood": st.sampled_from([field("mood"), Mood.BAD, None]),
+    "total": st.sampled_from([field("amount"), field("size"), 0, 3]),
+    "updated_at": st.sampled_from([field("created_at"), MOMENT]),
+    "sequence_number": st.sampled_from([field("sequence_number"), 0]),
+}  # fmt: skip
+NUMBERS = ("big", "small", "money", "exact", "total")
+
+
+@st.composite
+def courses(draw: st.DrawFn) -> dict[str, ChangeKind]:
+    """What updates do to each column: mostly one thing, as declarations do."""
+    kinds = st.sampled_from([ChangeKind.ASSIGN, ChangeKind.FIRST, ChangeKind.LAST])
+    return {
+        name: draw(st.one_of(st.just(ChangeKind.INCREMENT), kinds) if name in NUMBERS else kinds)
+        for name in SOURCES
+    }
+
+
+@st.composite
+def changes(draw: st.DrawFn, course: dict[str, ChangeKind], *, is_insert: bool) -> dict[str, Any]:
+    names = draw(st.lists(st.sampled_from(sorted(SOURCES)), unique=True, max_size=5))
+    found: dict[str, Any] = {}
+    for name in names:
+        source = draw(SOURCES[name])
+        kind = course[name] if draw(st.integers(0, 19)) else ChangeKind.ASSIGN
+        if is_insert or kind is ChangeKind.ASSIGN:
+            found[name] = source
+        elif kind is ChangeKind.INCREMENT:
+            found[name] = count() if source is None else increment(source)
+        elif source is not None:
+            found[name] = first(source) if kind is ChangeKind.FIRST else last(source)
+    return found
+
+
+@st.composite
+def rules(draw: st.DrawFn, record: type[Record]) -> dict[type[Event], Rule]:
+    course = draw(courses())
+    totals = record is LineRecord and draw(st.booleans())
+    usual: list[RuleKind] = [RuleKind.INSERT, RuleKind.UPDATE, RuleKind.UPDATE, RuleKind.UPSERT, RuleKind.DELETE, RuleKind.DELETE_ALL]  # fmt: skip
+    if record is LineRecord:
+        usual = [RuleKind.INSERT] * 4 + [RuleKind.DELETE_ALL] + ([] if totals else [RuleKind.UPSERT])
+    found: dict[type[Event], Rule] = {}
+    for number, event_class in enumerate(CLASSES):
+        kind = draw(
+            st.sampled_from([RuleKind.INSERT, RuleKind.INSERT, RuleKind.UPSERT] if not number else usual)
+        )
+        if totals and kind is RuleKind.UPSERT:
+            kind = RuleKind.INSERT
+        if draw(st.integers(0, 9)) == 0 and number:
+            continue
+        match kind:
+            case RuleKind.INSERT:
+                values = draw(changes(course, is_insert=True))
+                if totals:
+                    values |= {"total": running(draw(st.sampled_from([field("amount"), field("size"), 2]))), "exact": running(field("price"))}  # fmt: skip
+                found[event_class] = insert(**values)
+            case RuleKind.UPDATE:
+                found[event_class] = update(
+                    touch=draw(st.booleans()), **draw(changes(course, is_insert=False))
+                )
+            case RuleKind.UPSERT:
+                found[event_class] = upsert(
+                    touch=draw(st.booleans()), **draw(changes(course, is_insert=False))
+                )
+            case RuleKind.DELETE:
+                found[event_class] = delete()
+            case RuleKind.DELETE_ALL:
+                found[event_class] = delete_all()
+    return found
+
+
+PAYLOADS = st.fixed_dictionaries(
+    {
+        "product": st.sampled_from(["p", "q", "é"]),
+        "amount": st.sampled_from([0, 1, 5, -3, 2**31, 2**53 + 1, -(2**62)]) | st.integers(-9, 9),
+        "price": st.sampled_from([Decimal(0), Decimal("1.5"), Decimal("1.50"), Decimal("-0.05"), Decimal("0.005"), Decimal("99999.99")]),
+    },
+    optional={
+        "size": st.sampled_from([None, 1, 99, -5]),
+        "label": st.sampled_from([None, "", "a", "日本", "sixsix"]),
+        "at": st.sampled_from([None, MOMENT, MOMENT.astimezone(EAST), MOMENT.replace(microsecond=0), MOMENT.replace(tzinfo=None)]),
+        "ref": st.sampled_from([None, UUID(int=1), UUID(int=2**127)]),
+        "flag": st.booleans(),
+        "mood": st.sampled_from(list(Mood)),
+        "grade": st.sampled_from(list(Grade)),
+    },
+)  # fmt: skip
+# What somebody may have stored by hand: some of it valid to pydantic, some not.
+TAMPERED = st.sampled_from(
+    [
+        ("amount", "12"), ("amount", 1.0), ("amount", 1.5), ("amount", None), ("amount", True), ("amount", 2**70), ("price", 1.5), ("price", 2),
+        ("price", "NaN"), ("price", "1e3"), ("price", " 1"), ("size", 100), ("size", "1"), ("label", "seven77"), ("label", 7), ("flag", "true"),
+        ("flag", 1), ("ref", "00000000000000000000000000000001"), ("ref", "{00000000-0000-0000-0000-000000000001}"), ("ref", "x"),
+        ("ref", "0000-00000000-0000-0000-0000-00000001"), ("at", "2024-02-30T00:00:00Z"), ("at", "2024-02-29"), ("at", 7), ("at", "2024-02-29T24:00:00Z"),
+        ("at", "0001-01-01T00:00:00+05:00"), ("at", "2024-02-29T12:00:00.1234567Z"), ("at", "2024-02-29T23:59:60Z"), ("mood", "x"), ("mood", "GOOD"), ("grade", None), ("unknown", [1]),
+        ("amount", ...), ("price", ...), ("product", ...), ("product", 5), ("at", ...), ("grade", ...),
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[int, str, dict[str, Any], tuple[str, Any] | None, int]]:
+    """Events as (aggregate, type, payload, tampering, how unlikely to be kept where it does not fit)."""
+    return [
+        (
+            draw(st.integers(0, 2)),
+            draw(st.sampled_from(NAMES)),
+            draw(PAYLOADS),
+            draw(TAMPERED) if draw(st.integers(0, 59)) == 0 else None,
+            draw(st.integers(0, 39)),
+        )
+        for _ in range(draw(st.integers(1, 14)))
+    ]
+
+
+def fitting(
+    projection: type[TableProjection], history: Sequence[tuple[int, str, dict[str, Any], Any, int]]
+) -> list[tuple[UUID, str, dict[str, Any], Any]]:
+    """Leave out most events for which there is no row to change, or one too many to create; what is left is mostly projected."""
+    alive: set[tuple[int, Any]] = set()
+    found = []
+    classes = {"Echo": Delta} | {event_type_of(cls): cls for cls in CLASSES}
+    for aggregate, name, payload, tampering, luck in history:
+        rule = projection.declaration.rules.get(classes[name])
+        key = (aggregate, payload["product"] if projection.table is KeyedRecord else len(found) if projection.table is LineRecord else None)  # fmt: skip
+        if rule is not None and luck:
+            if rule.kind is RuleKind.INSERT and key in alive:
+                continue
+            if rule.kind is RuleKind.UPDATE and key not in alive:
+                continue
+        if rule is not None and rule.kind in (RuleKind.INSERT, RuleKind.UPSERT):
+            alive.add(key)
+        if rule is not None and rule.kind is RuleKind.DELETE:
+            alive.discard(key)
+        if rule is not None and rule.kind is RuleKind.DELETE_ALL:
+            alive = {item for item in alive if item[0] != aggregate}
+        found.append((UUID(int=(aggregate + 1) << 90), name, payload, tampering))
+    return found
+
+
+class Store:
+    """A database with the events of one example at a time."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+        self.stored_types: dict[str, int] = {}
+        self.event_types = EventTypes(CLASSES)
+        self.tables: dict[type[Record], TableShape] = {}
+        self.ways: Counter[str] = Counter()
+
+    def write(self, events: Sequence[tuple[UUID, str, dict[str, Any], Any]]) -> list[int]:
+        sequence_numbers: Counter[UUID] = Counter()
+        classes = {"Echo": Delta} | {event_type_of(cls): cls for cls in CLASSES}
+        positions = []
+        for number, (aggregate_id, name, payload, tampering) in enumerate(events):
+            sequence_numbers[aggregate_id] += 1
+            stored = json.loads(self.event_types.encode(classes[name](**payload)))
+            if not payload.keys() & {"size"}:
+                # As if it had been stored before the field was there.
+                stored.pop("size")
+                stored.pop("grade", None) if "grade" not in payload else None
+            if tampering is not None:
+                field_name, value = tampering
+                stored.pop(field_name, None) if value is ... else stored.update({field_name: value})
+            row = self.connection.execute(
+                "INSERT INTO sequent_schema.events (aggregate_id, sequence_number, event_type_id, created_at, payload)"
+                " VALUES (%s, %s, %s, %s, %s) RETURNING position",
+                (aggregate_id, sequence_numbers[aggregate_id], self.stored_types[name], MOMENT - timedelta(seconds=number), Jsonb(stored)),
+            ).fetchone()  # fmt: skip
+            assert row is not None
+            positions.append(row[0])
+        return positions
+
+    def source(self, *, after: int | None = None, until: int | None = None) -> Any:
+        def compose(event_type_ids: Sequence[int]) -> sql.Composed:
+            return sql.SQL(
+                "FROM sequent_schema.events AS e WHERE position > {} AND position <= {} AND event_type_id = ANY({}::int[])"
+            ).format(sql.Literal(after or 0), sql.Literal(until or 2**60), sql.Literal(list(event_type_ids)))
+
+        return compose
+
+    def raw(self, fold: Fold, **window: int | None) -> list[RawEvent]:
+        query = in_position_order(self.source(**window)(fold.event_type_ids))
+        return list(read_events(self.connection, query))
+
+    def rows(self, projection: type[TableProjection]) -> list[tuple[str, ...]]:
+        """Every column but a drawn key, as the server prints it: 1.50 is not 1.5."""
+        shape = record_shape(projection.table)
+        names = [sql.Identifier(column.name) for column in shape.columns if column.attribute != "id"]
+        query = sql.SQL("SELECT {} FROM view_schema.{}").format(
+            sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in names),
+            sql.Identifier(shape.table_name),
+        )
+        return sorted(map(repr, self.connection.execute(query).fetchall()))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def store(server_url: str, database_prefix: str) -> Iterator[Store]:
+    with fresh_database(server_url, f"{database_prefix}_declared") as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            install_event_store(connection, "sequent_schema")
+            connection.execute(TABLES)
+        with psycopg.connect(url) as connection:
+            connection.execute("SET TIME ZONE 'Asia/Kolkata'")
+            store = Store(connection)
+            for name in NAMES:
+                row = connection.execute(
+                    "INSERT INTO sequent_schema.event_types (name) VALUES (%s) RETURNING id", (name,)
+                ).fetchone()
+                assert row is not None
+                store.stored_types[name] = row[0]
+            for record in KEYS:
+                shape = record_shape(record)
+                store.tables[record] = read_table_shape(connection, shape, "view_schema", shape.table_name)
+            connection.commit()
+            yield store
+    # The test would be worthless if SQL always gave up.
+    assert store.ways["sql"] > store.ways["given back"] / 2, store.ways
+    assert store.ways["sql"] > store.ways["not compiled"], store.ways
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(data=st.data(), record=st.sampled_from(list(KEYS)), history=histories())
+def test_handlers_live_replay_and_sql_give_the_same_rows(
+    store: Store, data: st.DataObject, record: type[Record], history: list[Any]
+) -> None:
+    connection = store.connection
+    connection.rollback()
+    on_event = data.draw(rules(record))
+    projection = type(
+        "Declared", (TableProjection,), {"table": record, "key": KEYS[record], "on_event": on_event}
+    )
+    events = fitting(projection, history)
+    positions = store.write(events)
+
+    expected = _replayed(store, projection)
+    assert _live(store, projection) == expected
+    oracle = _naive(store, projection)
+    if expected is not None:
+        assert oracle == expected
+    in_sql, is_compiled = _in_sql(store, projection)
+    if in_sql is not None:
+        assert in_sql == expected
+    way = "sql" if in_sql is not None else "given back" if is_compiled else "not compiled"
+    if expected is None:
+        note("failing")
+    else:
+        store.ways[way] += 1
+        note(way)
+    if in_sql is not None and positions:
+        cut = data.draw(st.sampled_from(positions))
+        assert _caught_up(store, projection, cut) == expected
+
+
+def _replayed(store: Store, projection: type[TableProjection]) -> list[Any] | None:
+    """Rows by handlers in memory; None where they raise."""
+    with store.connection.transaction(force_rollback=True):
+        persistor = ReplayPersistor(store.connection, {projection.table: store.tables[projection.table]})
+        fold = Fold([projection], persistor, store.event_types, store.stored_types)
+        try:
+            fold.apply(store.raw(fold))
+        except (ProjectionFailed, InvalidPayload):
+            return None
+        persistor.flush()
+        return store.rows(projection)
+    return None
+
+
+def _live(store: Store, projection: type[TableProjection]) -> list[Any] | None:
+    with suppress(psycopg.errors.InFailedSqlTransaction), store.connection.transaction(force_rollback=True):
+        persistor = LivePersistor(store.connection, {projection.table: store.tables[projection.table]})
+        fold = Fold([projection], persistor, store.event_types, store.stored_types)
+        try:
+            fold.apply(store.raw(fold))
+        except (ProjectionFailed, InvalidPayload):
+            return None
+        return store.rows(projection)
+    return None
+
+
+def _in_sql(store: Store, projection: type[TableProjection]) -> tuple[list[Any] | None, bool]:
+    compiled, _ = compile_tables([projection], store.tables, store.stored_types)
+    with store.connection.transaction(force_rollback=True):
+        if projection not in compiled:
+            return None, False
+        done = fold_in_sql(store.connection, list(compiled.values()), store.source())
+        rows = store.rows(projection)
+        if done is None:
+            assert rows == []
+            return None, True
+        ids = compiled[projection].type_ids
+        (counted,) = store.connection.execute(
+            "SELECT count(*) FROM sequent_schema.events WHERE event_type_id = ANY(%s)", (list(ids),)
+        ).fetchone() or (None,)
+        assert done.events == counted
+        assert sum(done.row_changes.values()) == len(rows)
+        return rows, True
+    raise AssertionError
+
+
+def _caught_up(store: Store, projection: type[TableProjection], cut: int) -> list[Any] | None:
+    """Rows by SQL up to a position, and by handlers on top of them from there."""
+    compiled, _ = compile_tables([projection], store.tables, store.stored_types)
+    with store.connection.transaction(force_rollback=True):
+        assert fold_in_sql(store.connection, list(compiled.values()), store.source(until=cut)) is not None
+        persistor = ReplayPersistor(
+            store.connection, {projection.table: store.tables[projection.table]}, backing="table"
+        )
+        fold = Fold([projection], persistor, store.event_types, store.stored_types)
+        fold.apply(store.raw(fold, after=cut))
+        persistor.flush()
+        return store.rows(projection)
+    return None
+
+
+def _naive(store: Store, projection: type[TableProjection]) -> list[Any] | None:
+    """The rules by their plain meaning, in dictionaries; rows are put into the table by one INSERT each, for the server to print."""
+    found = projection.declaration
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    persistor = ReplayPersistor(store.connection, {projection.table: store.tables[projection.table]})
+    fold = Fold([projection], persistor, store.event_types, store.stored_types)
+    columns = {column.attribute: column for column in store.tables[projection.table].record_shape.columns}
+    by_id = {type_id: name for name, type_id in store.stored_types.items()}
+    for position, created_at, aggregate, number, type_id, payload, _ in store.raw(fold):
+        try:
+            event = store.event_types.decoder(by_id[type_id])(payload)
+        except Exception:
+            return None
+        envelope = {
+            "aggregate_id": UUID(bytes=bytes(aggregate)),
+            "sequence_number": number,
+            "created_at": datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=created_at),
+            "position": position,
+        }
+
+        def value(source: Any, event: Any = event, envelope: dict[str, Any] = envelope) -> Any:
+            if not isinstance(source, Field):
+                return source
+            plain = envelope[source.name] if source.name in envelope else getattr(event, source.name)
+            return plain if plain is None or not source.is_negated else plain * -1
+
+        rule = found.rules[type(event)]  # type: ignore[index]
+        key = (envelope["aggregate_id"], *(value(source) for source in found.key.values()))
+        if rule.kind is RuleKind.DELETE_ALL:
+            rows = {other: row for other, row in rows.items() if other[0] != key[0]}
+            continue
+        if rule.kind is RuleKind.DELETE:
+            rows.pop(key, None)
+            continue
+        if (key in rows) is (rule.kind is RuleKind.INSERT) and rule.kind is not RuleKind.UPSERT:
+            return None
+        if key not in rows:
+            previous = [row for other, row in rows.items() if other[0] == key[0]]
+            rows[key] = dict.fromkeys(columns) | {"aggregate_id": key[0], "total": 7}
+            rows[key].update(zip(found.key, key[1:], strict=True))
+            rows[key]["before"] = previous[-1] if previous else {}
+        row = rows[key]
+        if rule.kind is not RuleKind.INSERT and rule.touch:
+            row |= {"updated_at": envelope["created_at"], "sequence_number": number}
+        for name, change in rule.changes.items():
+            new, old = value(change.source), row[name]
+            if change.kind is ChangeKind.RUNNING:
+                old = row["before"].get(name)
+            if change.kind in (ChangeKind.INCREMENT, ChangeKind.RUNNING):
+                new = old if new is None else new if old is None else old + new
+            if change.kind is ChangeKind.FIRST:
+                new = new if old is None else old
+            if change.kind is ChangeKind.LAST:
+                new = old if new is None else new
+            try:
+                row[name] = columns[name].coerce(new)
+            except InvalidValue:
+                return None
+    with store.connection.transaction(force_rollback=True):
+        for row in rows.values():
+            row.pop("before", None)
+            row.pop("id", None)
+            with_defaults = {
+                name: item.name if isinstance(item, enum.Enum) else item for name, item in row.items()
+            }
+            query = sql.SQL("INSERT INTO view_schema.{} ({}) VALUES ({})").format(
+                sql.Identifier(projection.table.__tablename__),
+                sql.SQL(", ").join(map(sql.Identifier, with_defaults)),
+                sql.SQL(", ").join(sql.Placeholder() * len(with_defaults)),
+            )
+            store.connection.execute(query, list(with_defaults.values()))
+        return store.rows(projection)
+    return None

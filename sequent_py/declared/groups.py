@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import errors
 
 from sequent_py.declared.compiler import CompiledTable, Source, compile_table
-from sequent_py.declared.payloads import Inexpressible
+from sequent_py.declared.payloads import Inexpressible, payload_fields
 from sequent_py.declared.projection import TableProjection
 from sequent_py.events import Event, aliases_of, event_type_of
+from sequent_py.persistors.refusals import refusal_of
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, record_shape
@@ -39,12 +39,35 @@ class FoldedInSql:
     """By plain table name."""
 
 
-def why_not(projector: type[TableProjection], projectors: Sequence[type[Projector]]) -> str:
-    """Say why a declared projection is replayed by handlers as far as its class tells, ``projectors`` being all that are replayed; empty where it is not."""
+def replayed_by_handlers(projectors: Sequence[type[Projector]]) -> dict[type[Projector], str]:
+    """Return the declared projections among those to be replayed that SQL cannot do, and why, as far as their classes tell."""
+    found: dict[type[Projector], str] = {}
+    for projector in projectors:
+        if issubclass(projector, TableProjection) and (why := _why_not(projector, projectors)):
+            found[projector] = why
+    return found
+
+
+def described(refused: Mapping[type[Projector], str]) -> tuple[str, ...]:
+    """Say what will be slower than it was declared for."""
+    return tuple(
+        f"{projector.__name__} will be replayed by handlers instead of SQL: {why}."
+        for projector, why in refused.items()
+    )
+
+
+def _why_not(projector: type[TableProjection], projectors: Sequence[type[Projector]]) -> str:
     if projector.ordering != "aggregate":
         return f'its ordering is "{projector.ordering}"'
-    others = [other.__name__ for other in projectors if other is not projector and projector.table in projector_definition(other).records]  # fmt: skip
-    return f"{others[0]} writes to its table, too" if others else ""
+    for other in projectors:
+        if other is not projector and projector.table in projector_definition(other).records:
+            return f"{other.__name__} writes to its table, too"
+    for event_class in projector.declaration.rules:
+        try:
+            payload_fields(event_class)
+        except Inexpressible as error:
+            return str(error)
+    return ""
 
 
 def compile_tables(
@@ -58,16 +81,14 @@ def compile_tables(
     for projector in projectors:
         if not issubclass(projector, TableProjection):
             continue
-        refused[projector] = why_not(projector, projectors)
-        if refused[projector]:
+        if why := _why_not(projector, projectors):
+            refused[projector] = why
             continue
         type_ids = {cls: stored_ids(cls, stored_types) for cls in projector.declaration.rules}
         try:
             compiled[projector] = compile_table(projector.declaration, tables[projector.table], type_ids)
         except Inexpressible as error:
             refused[projector] = str(error)
-        else:
-            del refused[projector]
     return compiled, refused
 
 
@@ -91,7 +112,7 @@ def fold_in_sql(
     Raises
     ------
     psycopg.Error
-        Of any other kind than data and constraints: the connection, a lock, the disk.
+        It says nothing of the rows: the connection, a lock, the disk.
     """
     events, row_changes, uncounted = 0, Counter[str](), set(counted_elsewhere)
     try:
@@ -110,6 +131,11 @@ def fold_in_sql(
                 events += row[0]
                 row_changes[record_shape(table.declaration.record).table_name] += row[2]
                 uncounted.update(counted)
-    except (_Odd, errors.DataError, errors.IntegrityError):
+    except _Odd:
+        return None
+    except psycopg.Error as error:
+        # A payload that cannot be cast, a value out of range, a constraint, a trigger: the handlers will say whose fault it is.
+        if refusal_of(error) is None:
+            raise
         return None
     return FoldedInSql(events, row_changes)

@@ -98,16 +98,17 @@ class GroupFold:
         Special aggregates that were set aside before and fold now are released.
         """
         events = self._refold()
-        row_changes = Counter[str]()
+        fold, row_changes = self._fold, Counter[str]()
         done_in_sql, folded = self._run_in_sql() if self.claimed.since is None else ([], None)
         if folded is not None:
             events += folded.events
             row_changes.update(folded.row_changes)
             others = [item for item in self.projectors if item not in done_in_sql]
-            self._fold = Fold(others, self._persistor, self._folding.event_types, self._stored_types)
-        if self._fold.event_type_ids:
-            with closing(read_events(self._reader, self._window_query())) as raw_events:
-                events += self._fold_in_batches(raw_events)
+            fold = Fold(others, self._persistor, self._folding.event_types, self._stored_types)
+        if fold.event_type_ids:
+            query = in_position_order(self._window_source()(fold.event_type_ids))
+            with closing(read_events(self._reader, query)) as raw_events:
+                events += self._fold_in_batches(raw_events, fold)
         # One flush for special and other aggregates: what one of them gives up and another takes (a unique name) is then no conflict.
         for record, delta in self._persistor.flush().items():
             row_changes[record_shape(record).table_name] += delta.inserted - delta.deleted
@@ -262,9 +263,10 @@ class GroupFold:
             self.last_event = raw
             yield raw
 
-    def _fold_in_batches(self, raw_events: Iterable[RawEvent]) -> int:
-        events = 0
+    def _fold_in_batches(self, raw_events: Iterable[RawEvent], fold: Fold | None = None) -> int:
+        """Fold events by all of the group's projectors, or by those of another fold into the same persistor."""
+        events, fold = 0, fold or self._fold
         stream = iter(raw_events)
         while batch := list(islice(stream, BATCH_EVENTS)):
-            events += self._fold.apply_batch(batch)
+            events += fold.apply_batch(batch)
         return events

@@ -16,6 +16,7 @@ from uuid import UUID
 from psycopg import sql
 
 from sequent_py.checks.determinism import CLOCK_SHIFT_SECONDS, Circumstances, compare_folds, fold_sample
+from sequent_py.declared.groups import compile_tables, described
 from sequent_py.errors import InvalidPayload, MigrationError, ProjectionFailed
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
@@ -153,10 +154,11 @@ def _replay_sample(
         )
         with context.connect("reading") as reader:
             differing = _fold_twice(context, connection, reader, resolved, aggregates[:FOLDED_TWICE], until)
+        _, by_handlers = compile_tables(replayed_projectors(resolved), tables, stored_types)
     rows = {
         record_shape(record).table_name: delta.inserted - delta.deleted for record, delta in changes.items()
     }
-    return len(aggregates), events, rows, differing
+    return len(aggregates), events, rows, (*differing, *described(by_handlers))
 
 
 def _fold_twice(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sequent_py.declared.groups import described, replayed_by_handlers
 from sequent_py.errors import InvalidTransition, SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.health import coverage, coverage_findings
@@ -22,7 +23,12 @@ from sequent_py.replay.quarantine import QuarantinedAggregate, accepting_options
 from sequent_py.view_schema import dependents, swap, table_files
 from sequent_py.view_schema.acceptance import accepted_differences
 from sequent_py.view_schema.code_records import tables_of_plan
-from sequent_py.view_schema.context import Context, live_blueprints, replayed_event_names
+from sequent_py.view_schema.context import (
+    Context,
+    live_blueprints,
+    replayed_event_names,
+    replayed_projectors,
+)
 from sequent_py.view_schema.generations import generations
 from sequent_py.view_schema.moment import at_one_moment
 from sequent_py.view_schema.passes import pending_events
@@ -129,8 +135,8 @@ def report_plan(context: Context) -> PlanReport:
     with context.reporting("migrate plan") as connection:
         if connection is None:
             plan = current_plan(context, None)
-            _with_files(context, plan)
-            return PlanReport(plan, 0, True, plan.warnings)
+            resolved = _with_files(context, plan)
+            return PlanReport(plan, 0, True, (*plan.warnings, *_left_to_handlers(resolved)))
         plan, resolved, warnings = at_one_moment(
             connection, context.schema, lambda: _checked_plan(context, connection)
         )
@@ -150,7 +156,12 @@ def _checked_plan(context: Context, connection: Connection) -> tuple[Plan, Resol
     plan = current_plan(context, connection)
     resolved = _with_files(context, plan)
     warnings = check_swap(context, connection, plan, tries_views=False)
-    return plan, resolved, (*plan.warnings, *warnings, *_code_warnings(context, connection, plan))
+    warnings += _code_warnings(context, connection, plan)
+    return plan, resolved, (*plan.warnings, *_left_to_handlers(resolved), *warnings)
+
+
+def _left_to_handlers(resolved: ResolvedPlan) -> tuple[str, ...]:
+    return described(replayed_by_handlers(replayed_projectors(resolved)))
 
 
 def _with_files(context: Context, plan: Plan) -> ResolvedPlan:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from shop import LineAdded, LineRecord, OrderCancelled, OrderPlaced, OrderRecord
+from typing import Any
 
-from sequent_py import Migrations, TableProjection
+from shop import LineAdded, LineProjector, LineRecord, OrderCancelled, OrderPlaced, OrderRecord
+
+from sequent_py import Migrations, TableProjection, upcaster
 from sequent_py.declared import count, delete, delete_all, field, increment, insert, update
 
 
@@ -40,3 +42,25 @@ class DeclaredShop1(Migrations):
 class DeclaredShop2(Migrations):
     version = 2
     versions = {1: [OrderTable, LineTable], 2: [OrderTable, LineTable]}
+
+
+class MixedShop(Migrations):
+    version = 1
+    versions = {1: [OrderTable, LineProjector]}
+
+
+class OrderReplaced(OrderPlaced):
+    @upcaster
+    @staticmethod
+    def named(payload: dict[str, Any]) -> dict[str, Any]:
+        return payload
+
+
+class UpcastTable(TableProjection):
+    table = OrderRecord
+    on_event = {**OrderTable.on_event, OrderReplaced: delete()}
+
+
+class UpcastShop(Migrations):
+    version = 1
+    versions = {1: [UpcastTable, LineTable]}

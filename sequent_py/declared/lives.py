@@ -33,7 +33,7 @@ def column_lives(
     for name, column in table.record_shape.by_attribute.items():
         if name == "aggregate_id" or name in key:
             continue
-        if any(_change(reading, name) is not None for reading in readings):
+        if any(_change(table, reading, name) is not None for reading in readings):
             life = _life(table, column, readings)
             if life.effects:
                 lives.append(life)
@@ -105,13 +105,14 @@ def _life(table: TableShape, column: ColumnShape, readings: Sequence[RuleReading
     return life
 
 
-def _change(reading: RuleReading, attribute: str) -> Change | None:
+def _change(table: TableShape, reading: RuleReading, attribute: str) -> Change | None:
     """Return what a rule does to a column, what every update notes of its event included."""
     change = reading.rule.changes.get(attribute)
     is_noted = (
         reading.rule.kind in (RuleKind.UPDATE, RuleKind.UPSERT)
         and reading.rule.touch
         and attribute in _TOUCHED
+        and attribute not in {column.attribute for column in table.record_shape.key_columns}
     )
     if not is_noted:
         return change
@@ -121,7 +122,7 @@ def _change(reading: RuleReading, attribute: str) -> Change | None:
 
 
 def _effect(table: TableShape, column: ColumnShape, reading: RuleReading) -> Effect | None:
-    change, kind = _change(reading, column.attribute), reading.rule.kind
+    change, kind = _change(table, reading, column.attribute), reading.rule.kind
     if change is None:
         if kind is not RuleKind.INSERT:
             return None
@@ -141,7 +142,7 @@ def _begun_with(
     upserts = [reading for reading in readings if reading.rule.kind is RuleKind.UPSERT]
     if not upserts:
         return None
-    is_always_set = all(_change(reading, column.attribute) is not None for reading in upserts)
+    is_always_set = all(_change(table, reading, column.attribute) is not None for reading in upserts)
     filled_by_table = {*table.record_shape.python_defaults, *table.drawn_defaults, *table.constant_defaults}
     if is_always_set and column.attribute not in filled_by_table:
         # NULL, and not for long: a rule's value for a column that is NOT NULL is checked not to be.

@@ -170,9 +170,14 @@ def is_of(type_ids: tuple[int, ...]) -> sql.Composed:
 
 def case_by_type(values: Mapping[tuple[int, ...], sql.Composable]) -> sql.Composed:
     """Return an expression that differs by event type; NULL for others."""
+    # One case for all types of which the same is said: every event is tried against one after the other.
+    ids_by_text: dict[str, tuple[tuple[int, ...], sql.Composable]] = {}
+    for type_ids, value in values.items():
+        text = value.as_string(None)
+        ids_by_text[text] = (ids_by_text.get(text, ((), value))[0] + type_ids, value)
     cases = [
         sql.SQL("WHEN {} THEN {}").format(is_of(type_ids), value)
-        for type_ids, value in values.items()
+        for type_ids, value in ids_by_text.values()
         if type_ids
     ]
     if not cases:

@@ -1,22 +1,24 @@
-"""The statement of a table: all rows that a window's events make, in one INSERT.
+"""The statement of a group: all rows that a window's events make in all of its tables, in one reading of them.
 
 ::
 
-    w        the window's events; fields of payloads by name, is_plain           (fenced: each is computed once)
-    v        the key (k0, k1, …) and is_sound
+    w        the window's events, by aggregate and position: fields of payloads by name, and every check of them      (materialized)
+
+    of each table:
+    k        the key (k0, k1, …)
     l        how many deletions came before: the life that an event is in        (only where rules delete)
     t        running totals                                                      (only where there are any)
-    folded   one row per life: its columns, whether it is the key's last, whether something was odd
-    written  INSERT of those that are alive
+    f0, f1   one row per life: its columns, whether it is the key's last, whether something was odd       (materialized)
+    w0, w1   INSERT of those that are alive
 
 Where no two events have one key and nothing is deleted, every event is a row, and nothing is folded.
 
-It reads in one statement, and so in one snapshot; it locks what an INSERT locks. It is only right for tables that hold no row of its aggregates yet.
+It reads in one snapshot; it locks what an INSERT locks. It is only right for tables that hold no row of its aggregates yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -25,7 +27,8 @@ from sequent_py.declared.declaration import Declaration
 from sequent_py.declared.life import case_by_type, is_of
 from sequent_py.declared.lives import column_lives, running_totals
 from sequent_py.declared.payloads import Inexpressible
-from sequent_py.declared.readings import Names, RuleReading
+from sequent_py.declared.projection import TableProjection
+from sequent_py.declared.readings import EventReadings, RuleReading
 from sequent_py.declared.rules import Change, ChangeKind, RuleKind
 from sequent_py.events import Event
 from sequent_py.persistors.tables import TableShape
@@ -41,60 +44,121 @@ _ENDS = (RuleKind.DELETE, RuleKind.DELETE_ALL)
 
 @dataclass(frozen=True)
 class CompiledTable:
-    """A declared projection as SQL, for the event types that are stored."""
+    """A declared projection as parts of a statement, over the event types that are stored."""
 
     declaration: Declaration
-    table: TableShape
     type_ids: tuple[int, ...]
-    compose: Callable[[Source, tuple[int, ...]], sql.Composed]
+    needs_order: bool
+    """Whether anything depends on which event came first."""
+    compose: Callable[[int, bool], TableParts]
+    """From its number in the statement, and whether other tables read events of other types."""
 
-    def statement(self, source: Source, counted: Sequence[int]) -> sql.Composed:
-        """Return the statement that writes the rows of a window.
 
-        It answers with one row: how many events of the types ``counted`` there were, how many lives in which something was odd, how many
-        rows were written. What is odd may also be an error of its own (SQLSTATE class 22 or 23).
+@dataclass(frozen=True)
+class TableParts:
+    """What a table adds to a statement."""
+
+    queries: tuple[sql.Composable, ...]
+    """For WITH."""
+    odd: sql.Composable
+    """How many lives there are in which something is odd, as an expression."""
+    rows: sql.Composable
+    """How many rows are written, as an expression."""
+
+
+@dataclass(frozen=True)
+class CompiledTables:
+    """Declared projections that one statement runs."""
+
+    by_projector: Mapping[type[TableProjection], CompiledTable]
+    events: EventReadings
+
+    @property
+    def stored(self) -> tuple[type[TableProjection], ...]:
+        """Those with events in the store."""
+        return tuple(projector for projector, table in self.by_projector.items() if table.type_ids)
+
+    def statement(self, source: Source, counted: Collection[int]) -> sql.Composed:
+        """Return the statement that writes the rows of a window for all of :attr:`stored`, of which there must be some.
+
+        It answers with one row: how many events of the types ``counted`` there were, in how many lives something was odd, and an array of how
+        many rows were written of each. What is odd may also be an error of its own (SQLSTATE class 22 or 23).
         """
-        return self.compose(source, tuple(type_id for type_id in self.type_ids if type_id in counted))
+        tables = [self.by_projector[projector] for projector in self.stored]
+        type_ids = self.events.type_ids
+        parts = [
+            table.compose(number, set(table.type_ids) != set(type_ids)) for number, table in enumerate(tables)
+        ]
+        is_ordered = any(table.needs_order for table in tables)
+        window = self.events.select(source(type_ids), is_ordered=is_ordered)
+        counted_ids = tuple(type_id for type_id in type_ids if type_id in counted)
+        return sql.SQL(
+            "WITH w AS MATERIALIZED ({}), {} SELECT (SELECT count(*) FROM w {}), {}, ARRAY[{}]"
+        ).format(
+            window,
+            sql.SQL(", ").join([query for part in parts for query in part.queries]),
+            _where_of(counted_ids, is_partial=set(counted_ids) != set(type_ids)),
+            sql.SQL(" + ").join([part.odd for part in parts]),
+            sql.SQL(", ").join([part.rows for part in parts]),
+        )
 
 
 def compile_table(
-    declaration: Declaration, table: TableShape, type_ids: Mapping[type[Event], tuple[int, ...]]
+    declaration: Declaration,
+    table: TableShape,
+    type_ids: Mapping[type[Event], tuple[int, ...]],
+    events: EventReadings,
 ) -> CompiledTable:
     """Compile a declared projection; ``type_ids`` are the stored types of its event classes, aliases included.
+
+    What it reads is added to ``events``, which is spoiled if this raises.
 
     Raises
     ------
     Inexpressible
         SQL cannot do what its handlers do.
     """
-    stored = tuple(type_id for event_class in declaration.rules for type_id in type_ids.get(event_class, ()))
-    return CompiledTable(declaration, table, stored, _Compiler(declaration, table, type_ids).statement)
+    compiler = _Compiler(declaration, table, type_ids, events)
+    return CompiledTable(declaration, compiler.type_ids, compiler.needs_order, compiler.compose)
+
+
+def _where_of(type_ids: tuple[int, ...], *, is_partial: bool) -> sql.Composable:
+    return sql.SQL("WHERE {}").format(is_of(type_ids)) if is_partial else sql.SQL("")
 
 
 class _Compiler:
     def __init__(
-        self, declaration: Declaration, table: TableShape, type_ids: Mapping[type[Event], tuple[int, ...]]
+        self,
+        declaration: Declaration,
+        table: TableShape,
+        type_ids: Mapping[type[Event], tuple[int, ...]],
+        events: EventReadings,
     ) -> None:
         self._declaration, self._table = declaration, table
-        self._names = Names()
         self._readings = [
-            RuleReading(table, event_class, rule, type_ids.get(event_class, ()), self._names)
+            RuleReading(table, rule, events.of(event_class, type_ids.get(event_class, ())))
             for event_class, rule in declaration.rules.items()
         ]
-        self._types = tuple(type_id for reading in self._readings for type_id in reading.type_ids)
+        self.type_ids = tuple(type_id for reading in self._readings for type_id in reading.type_ids)
         self._keys = self._key_values()
         self._totals = running_totals(table, self._readings)
         self._lives = column_lives(table, self._readings, declaration.key)
         self._refuse_odd_primary_key()
         self._has_ends = any(reading.rule.kind in _ENDS for reading in self._readings)
-
-    def statement(self, source: Source, counted: tuple[int, ...]) -> sql.Composed:
-        """Compose the statement; see :class:`CompiledTable`."""
-        if self._declaration.is_per_event and all(
+        self._are_events_rows = declaration.is_per_event and all(
             reading.rule.kind is RuleKind.INSERT for reading in self._readings
-        ):
-            return self._events_as_rows(source, counted)
-        return self._lives_as_rows(source, counted)
+        )
+        self.needs_order = (
+            bool(self._totals)
+            or self._has_ends
+            or (not self._are_events_rows and any(life.needs_order for life in self._lives))
+        )
+
+    def compose(self, number: int, is_partial: bool) -> TableParts:
+        """Compose the table's parts; see :class:`CompiledTable`."""
+        events = self._sum_up(self._tell_lives(self._add_keys(is_partial)))
+        make = self._events_as_rows if self._are_events_rows else self._lives_as_rows
+        return make(events, number, is_partial)
 
     def _key_values(self) -> list[sql.Composable]:
         values: list[sql.Composable] = []
@@ -125,36 +189,25 @@ class _Compiler:
 
     # The steps of a statement
 
-    def _read_events(self, source: Source) -> sql.Composable:
-        """w: OFFSET 0 keeps the planner from computing an expression wherever its name stands."""
-        is_plain = case_by_type({reading.type_ids: reading.is_plain() for reading in self._readings})
-        items = [sql.SQL("e.aggregate_id, e.position, e.event_type_id, e.sequence_number, e.created_at")]
-        return sql.SQL("SELECT {}, {} AS is_plain {} OFFSET 0").format(
-            sql.SQL(", ").join([*items, *self._names.selected()]), is_plain, source(self._types)
-        )
-
-    def _check_events(self, source: Source) -> sql.Composable:
-        """v"""
-        is_sound = case_by_type({reading.type_ids: reading.is_sound() for reading in self._readings})
+    def _add_keys(self, is_partial: bool) -> sql.Composable:
+        """k"""
+        where = _where_of(self.type_ids, is_partial=is_partial)
         keys = [
             sql.SQL("{} AS {}").format(value, name)
             for value, name in zip(self._keys, self._key_names, strict=True)
         ]
-        items = [sql.SQL("w.*"), *keys, sql.SQL("({}) IS TRUE AS is_sound").format(is_sound)]
-        return sql.SQL("SELECT {} FROM ({}) AS w").format(
-            sql.SQL(", ").join(items), self._read_events(source)
-        )
+        return sql.SQL("SELECT {} FROM w {}").format(sql.SQL(", ").join([sql.SQL("w.*"), *keys]), where)
 
-    def _tell_lives(self, source: Source) -> sql.Composable:
+    def _tell_lives(self, events: sql.Composable) -> sql.Composable:
         """l: life_of_all counts deletions of the aggregate's rows, life_of_key those of the key's row; an end opens the life after it."""
+        if not self._has_ends:
+            return events
         keys = self._names_of(self._key_names)
         items = [
             self._life_number("life_of_all", RuleKind.DELETE_ALL, sql.Identifier("aggregate_id")),
             self._life_number("life_of_key", RuleKind.DELETE, keys),
         ]
-        return sql.SQL("SELECT v.*, {} FROM ({}) AS v").format(
-            sql.SQL(", ").join(items), self._check_events(source)
-        )
+        return sql.SQL("SELECT k.*, {} FROM ({}) AS k").format(sql.SQL(", ").join(items), events)
 
     def _life_number(self, name: str, end: RuleKind, scope: sql.Composable) -> sql.Composed:
         ids = self._ids(end)
@@ -177,40 +230,39 @@ class _Compiler:
         ]
         return sql.SQL("SELECT l.*, {} FROM ({}) AS l").format(sql.SQL(", ").join(items), events)
 
-    def _events_as_rows(self, source: Source, counted: tuple[int, ...]) -> sql.Composed:
-        # A row that is odd must not be written, nor looked for in a second reading: its aggregate_id is an error.
-        aggregate_id = sql.SQL("CASE WHEN is_sound THEN aggregate_id ELSE ('event ' || position)::uuid END")
-        values = [aggregate_id, *self._key_names, *(life.contribution() for life in self._lives)]
-        events = self._sum_up(self._check_events(source))
-        if set(counted) == set(self._types):
-            count: sql.Composable = sql.SQL("count(*)")
-        else:
-            count = sql.SQL("(SELECT count(*) {})").format(source(counted))
-        return sql.SQL("WITH written AS ({} SELECT {} FROM ({}) AS t RETURNING 1) SELECT {}, 0, count(*) FROM written").format(
-            self._insert(), sql.SQL(", ").join(values), events, count
-        )  # fmt: skip
+    def _events_as_rows(self, events: sql.Composable, number: int, is_partial: bool) -> TableParts:
+        values = [
+            sql.Identifier("aggregate_id"),
+            *self._key_names,
+            *(life.contribution() for life in self._lives),
+        ]
+        written = sql.SQL("{} AS ({} SELECT {} FROM ({}) AS t)").format(
+            sql.Identifier(f"w{number}"), self._insert(), sql.SQL(", ").join(values), events
+        )
+        where = _where_of(self.type_ids, is_partial=is_partial)
+        return TableParts((written,), sql.SQL("0"), sql.SQL("(SELECT count(*) FROM w {})").format(where))
 
-    def _lives_as_rows(self, source: Source, counted: tuple[int, ...]) -> sql.Composed:
-        events = self._sum_up(self._tell_lives(source)) if self._has_ends else self._check_events(source)
-        results = {f"c{number}": life.result() for number, life in enumerate(self._lives)}
+    def _lives_as_rows(self, events: sql.Composable, number: int, is_partial: bool) -> TableParts:
+        results = {f"c{place}": life.result() for place, life in enumerate(self._lives)}
         items = [
             *self._by(),
-            sql.SQL("count(*) FILTER (WHERE {}) AS counted").format(is_of(counted)),
             sql.SQL("({}) AS is_odd").format(sql.SQL(" OR ").join(self._oddities())),
             sql.SQL("({}) AS is_alive").format(sql.SQL(" AND ").join(self._signs_of_life())),
             *(sql.SQL("{} AS {}").format(result, sql.Identifier(name)) for name, result in results.items()),
         ]
-        written = [sql.Identifier("aggregate_id"), *self._key_names, *map(sql.Identifier, results)]
-        return sql.SQL(
-            "WITH folded AS MATERIALIZED (SELECT {} FROM ({}) AS t GROUP BY {}),"
-            " written AS ({} SELECT {} FROM folded WHERE is_alive RETURNING 1)"
-            " SELECT coalesce(sum(counted), 0)::bigint, count(*) FILTER (WHERE is_odd IS NOT FALSE), (SELECT count(*) FROM written) FROM folded"
-        ).format(
-            sql.SQL(", ").join(items),
-            events,
-            sql.SQL(", ").join(self._by()),
-            self._insert(),
-            sql.SQL(", ").join(written),
+        lives = sql.Identifier(f"f{number}")
+        folded = sql.SQL("{} AS MATERIALIZED (SELECT {} FROM ({}) AS t GROUP BY {})").format(
+            lives, sql.SQL(", ").join(items), events, sql.SQL(", ").join(self._by())
+        )
+        columns = [sql.Identifier("aggregate_id"), *self._key_names, *map(sql.Identifier, results)]
+        written = sql.SQL("{} AS ({} SELECT {} FROM {} WHERE is_alive)").format(
+            sql.Identifier(f"w{number}"), self._insert(), sql.SQL(", ").join(columns), lives
+        )
+        count = sql.SQL("(SELECT count(*) FROM {} WHERE {})")
+        return TableParts(
+            (folded, written),
+            count.format(lives, sql.SQL("is_odd IS NOT FALSE")),
+            count.format(lives, sql.SQL("is_alive")),
         )
 
     def _by(self) -> list[sql.Composable]:
@@ -226,7 +278,6 @@ class _Compiler:
         )
         first = sql.SQL("min(position) FILTER (WHERE NOT {})").format(ends)
         oddities: list[sql.Composable] = [
-            sql.SQL("NOT bool_and(is_sound)"),
             # Something happens to a row before there is one.
             sql.SQL("min(position) FILTER (WHERE {}) IS DISTINCT FROM {}").format(begins, first),
             # There is a row already.

@@ -6,16 +6,16 @@ taken back, and nothing of it shows. Commits nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from sequent_py.declared.compiler import CompiledTable, Source, compile_table
+from sequent_py.declared.compiler import CompiledTable, CompiledTables, Source, compile_table
 from sequent_py.declared.payloads import Inexpressible, payload_fields
 from sequent_py.declared.projection import TableProjection
+from sequent_py.declared.readings import EventReadings
 from sequent_py.events import Event, aliases_of, event_type_of
 from sequent_py.persistors.refusals import refusal_of
 from sequent_py.persistors.tables import TableShape
@@ -74,22 +74,28 @@ def compile_tables(
     projectors: Sequence[type[Projector]],
     tables: Mapping[type[Record], TableShape],
     stored_types: Mapping[str, int],
-) -> tuple[dict[type[Projector], CompiledTable], dict[type[Projector], str]]:
+) -> tuple[CompiledTables, dict[type[Projector], str]]:
     """Return what can be replayed as SQL, and of the other declared projections why they cannot."""
-    compiled: dict[type[Projector], CompiledTable] = {}
-    refused: dict[type[Projector], str] = {}
-    for projector in projectors:
-        if not issubclass(projector, TableProjection):
-            continue
-        if why := _why_not(projector, projectors):
-            refused[projector] = why
-            continue
-        type_ids = {cls: stored_ids(cls, stored_types) for cls in projector.declaration.rules}
-        try:
-            compiled[projector] = compile_table(projector.declaration, tables[projector.table], type_ids)
-        except Inexpressible as error:
-            refused[projector] = str(error)
-    return compiled, refused
+    declared = [projector for projector in projectors if issubclass(projector, TableProjection)]
+    refused: dict[type[Projector], str] = {
+        projector: why for projector in declared if (why := _why_not(projector, projectors))
+    }
+    while True:
+        compiled: dict[type[TableProjection], CompiledTable] = {}
+        events, before = EventReadings(), len(refused)
+        for projector in declared:
+            if projector in refused:
+                continue
+            type_ids = {cls: stored_ids(cls, stored_types) for cls in projector.declaration.rules}
+            try:
+                compiled[projector] = compile_table(
+                    projector.declaration, tables[projector.table], type_ids, events
+                )
+            except Inexpressible as error:
+                refused[projector] = str(error)
+        if len(refused) == before:
+            return CompiledTables(compiled, events), refused
+        # Once more without them: what they asked of events before they failed need not hold.
 
 
 def stored_ids(event_class: type[Event], stored_types: Mapping[str, int]) -> tuple[int, ...]:
@@ -100,7 +106,7 @@ def stored_ids(event_class: type[Event], stored_types: Mapping[str, int]) -> tup
 
 def fold_in_sql(
     connection: psycopg.Connection[Any],
-    tables: Sequence[CompiledTable],
+    tables: CompiledTables,
     source: Source,
     *,
     counted_elsewhere: Collection[int] = (),
@@ -114,28 +120,25 @@ def fold_in_sql(
     psycopg.Error
         It says nothing of the rows: the connection, a lock, the disk.
     """
-    events, row_changes, uncounted = 0, Counter[str](), set(counted_elsewhere)
+    if not tables.stored:
+        return FoldedInSql(0, {})
+    counted = set(tables.events.type_ids) - set(counted_elsewhere)
     try:
         with connection.transaction():
             connection.execute(
                 "SELECT set_config('work_mem', %s, true), set_config('jit', 'off', true)", (WORK_MEM,)
             )
-            for table in tables:
-                if not table.type_ids:
-                    continue
-                counted = [type_id for type_id in table.type_ids if type_id not in uncounted]
-                row = connection.execute(table.statement(source, counted)).fetchone()
-                assert row is not None
-                if row[1]:
-                    raise _Odd
-                events += row[0]
-                row_changes[record_shape(table.declaration.record).table_name] += row[2]
-                uncounted.update(counted)
+            row = connection.execute(tables.statement(source, counted)).fetchone()
+            assert row is not None
+            events, odd, rows = row
+            if odd:
+                raise _Odd
     except _Odd:
         return None
     except psycopg.Error as error:
-        # A payload that cannot be cast, a value out of range, a constraint, a trigger: the handlers will say whose fault it is.
+        # A payload that is not sound, a value out of range, a constraint, a trigger: the handlers will say whose fault it is.
         if refusal_of(error) is None:
             raise
         return None
-    return FoldedInSql(events, row_changes)
+    names = [record_shape(projector.table).table_name for projector in tables.stored]
+    return FoldedInSql(events, dict(zip(names, rows, strict=True)))

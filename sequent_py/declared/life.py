@@ -85,6 +85,11 @@ class ColumnLife:
                 return Course.LAST
         raise Inexpressible(f"{self.name} is changed in several ways: {', '.join(sorted(later))}")
 
+    @property
+    def needs_order(self) -> bool:
+        """Whether the result depends on which event came first."""
+        return self.course in (Course.ASSIGNED, Course.FIRST, Course.LAST)
+
     def contribution(self) -> sql.Composable:
         """Return what an event contributes; NULL for those that do nothing to the column."""
         return case_by_type({effect.type_ids: effect.value for effect in self.effects})
@@ -121,20 +126,22 @@ class ColumnLife:
             case Course.INITIAL:
                 return sql.SQL("(array_agg({}) FILTER (WHERE {}))[1]").format(value, is_of(self._type_ids))
             case Course.ASSIGNED:
-                # One order for all of them: the server sorts once for every aggregate function that asks for the same.
-                return sql.SQL("(array_agg({} ORDER BY position DESC) FILTER (WHERE {}))[1]").format(
-                    value, is_of(self._type_ids)
-                )
+                return self._nth(value, is_of(self._type_ids), sql.SQL("count(*) FILTER (WHERE {0})"))
             case Course.SUMMED:
                 return sql.SQL("sum({})::{}").format(value, self.type)
             case Course.FIRST:
-                return sql.SQL(
-                    "(array_agg({0} ORDER BY position DESC) FILTER (WHERE {0} IS NOT NULL))[count({0})]"
-                ).format(value)
+                return self._nth(value, sql.SQL("{} IS NOT NULL").format(value), sql.SQL("1"))
             case Course.LAST:
-                return sql.SQL(
-                    "(array_agg({0} ORDER BY position DESC) FILTER (WHERE {0} IS NOT NULL))[1]"
-                ).format(value)
+                return self._nth(
+                    value, sql.SQL("{} IS NOT NULL").format(value), sql.SQL("count(*) FILTER (WHERE {0})")
+                )
+
+    @staticmethod
+    def _nth(value: sql.Composable, condition: sql.Composable, number: sql.SQL) -> sql.Composable:
+        # Events come in this order: from PostgreSQL 16 on, no aggregate function that asks for it sorts.
+        return sql.SQL("(array_agg({0} ORDER BY position) FILTER (WHERE {1}))[{2}]").format(
+            value, condition, number.format(condition)
+        )
 
     @property
     def _type_ids(self) -> tuple[int, ...]:

@@ -121,15 +121,14 @@ class GroupFold:
         None where SQL finds something odd: nothing is written then, and the handlers fold all of it.
         """
         compiled, _ = compile_tables(self.projectors, self.tables, self._stored_types)
-        if not compiled:
+        in_sql: list[type[Projector]] = list(compiled.by_projector)
+        if not in_sql:
             return [], None
-        others = [item for item in self.projectors if item not in compiled]
+        others = [item for item in self.projectors if item not in in_sql]
         # An event of the group counts once, however many projectors read it.
         counted_elsewhere = handled_type_ids(others, self._stored_types)
         source = self._window_source()
-        return list(compiled), fold_in_sql(
-            self.writer, list(compiled.values()), source, counted_elsewhere=counted_elsewhere
-        )
+        return in_sql, fold_in_sql(self.writer, compiled, source, counted_elsewhere=counted_elsewhere)
 
     def aggregates(self) -> list[SpecialAggregate]:
         """Return what the group folds, in the order of its beginning in the window; those that were set aside before come last."""

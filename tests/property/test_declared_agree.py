@@ -458,14 +458,14 @@ def _live(store: Store, projection: type[TableProjection]) -> list[Any] | None:
 def _in_sql(store: Store, projection: type[TableProjection]) -> tuple[list[Any] | None, bool]:
     compiled, _ = compile_tables([projection], store.tables, store.stored_types)
     with store.connection.transaction(force_rollback=True):
-        if projection not in compiled:
+        if projection not in compiled.by_projector:
             return None, False
-        done = fold_in_sql(store.connection, list(compiled.values()), store.source())
+        done = fold_in_sql(store.connection, compiled, store.source())
         rows = store.rows(projection)
         if done is None:
             assert rows == []
             return None, True
-        ids = compiled[projection].type_ids
+        ids = compiled.by_projector[projection].type_ids
         (counted,) = store.connection.execute(
             "SELECT count(*) FROM sequent_schema.events WHERE event_type_id = ANY(%s)", (list(ids),)
         ).fetchone() or (None,)
@@ -479,7 +479,7 @@ def _caught_up(store: Store, projection: type[TableProjection], cut: int) -> lis
     """Rows by SQL up to a position, and by handlers on top of them from there."""
     compiled, _ = compile_tables([projection], store.tables, store.stored_types)
     with store.connection.transaction(force_rollback=True):
-        assert fold_in_sql(store.connection, list(compiled.values()), store.source(until=cut)) is not None
+        assert fold_in_sql(store.connection, compiled, store.source(until=cut)) is not None
         persistor = ReplayPersistor(
             store.connection, {projection.table: store.tables[projection.table]}, backing="table"
         )

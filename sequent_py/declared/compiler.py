@@ -25,7 +25,7 @@ from psycopg import sql
 
 from sequent_py.declared.declaration import Declaration
 from sequent_py.declared.life import case_by_type, is_of
-from sequent_py.declared.lives import column_lives, running_totals
+from sequent_py.declared.lives import among_all, column_lives, running_totals
 from sequent_py.declared.payloads import Inexpressible
 from sequent_py.declared.projection import TableProjection
 from sequent_py.declared.readings import EventReadings, RuleReading
@@ -50,8 +50,8 @@ class CompiledTable:
     type_ids: tuple[int, ...]
     needs_order: bool
     """Whether anything depends on which event came first."""
-    compose: Callable[[int, bool], TableParts]
-    """From its number in the statement, and whether other tables read events of other types."""
+    compose: Callable[[int, Collection[int]], TableParts]
+    """From its number in the statement, and the types of all events that it reads."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TableParts:
     odd: sql.Composable
     """How many lives there are in which something is odd, as an expression."""
     rows: sql.Composable
-    """How many rows are written, as an expression."""
+    """How many rows are written, as an aggregate over the window's events, or an expression without them."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,16 @@ class CompiledTables:
         """
         tables = [self.by_projector[projector] for projector in self.stored]
         type_ids = self.events.type_ids
-        parts = [
-            table.compose(number, set(table.type_ids) != set(type_ids)) for number, table in enumerate(tables)
-        ]
+        parts = [table.compose(number, type_ids) for number, table in enumerate(tables)]
         is_ordered = any(table.needs_order for table in tables)
         window = self.events.select(source(type_ids), is_ordered=is_ordered)
         counted_ids = tuple(type_id for type_id in type_ids if type_id in counted)
         return sql.SQL(
-            "WITH w AS MATERIALIZED ({}), {} SELECT (SELECT count(*) FROM w {}), {}, ARRAY[{}]"
+            "WITH w AS MATERIALIZED ({}), {} SELECT count(*) FILTER (WHERE {}), {}, ARRAY[{}] FROM w"
         ).format(
             window,
             sql.SQL(", ").join([query for part in parts for query in part.queries]),
-            _where_of(counted_ids, is_partial=set(counted_ids) != set(type_ids)),
+            is_of(counted_ids, type_ids),
             sql.SQL(" + ").join([part.odd for part in parts]),
             sql.SQL(", ").join([part.rows for part in parts]),
         )
@@ -122,10 +120,6 @@ def compile_table(
     return CompiledTable(declaration, compiler.type_ids, compiler.needs_order, compiler.compose)
 
 
-def _where_of(type_ids: tuple[int, ...], *, is_partial: bool) -> sql.Composable:
-    return sql.SQL("WHERE {}").format(is_of(type_ids)) if is_partial else sql.SQL("")
-
-
 class _Compiler:
     def __init__(
         self,
@@ -139,7 +133,7 @@ class _Compiler:
             RuleReading(table, rule, events.of(event_class, type_ids.get(event_class, ())))
             for event_class, rule in declaration.rules.items()
         ]
-        self.type_ids = tuple(type_id for reading in self._readings for type_id in reading.type_ids)
+        self.type_ids = among_all(self._readings)
         self._keys = self._key_values()
         self._totals = running_totals(table, self._readings)
         self._lives = column_lives(table, self._readings, declaration.key)
@@ -154,11 +148,13 @@ class _Compiler:
             or (not self._are_events_rows and any(life.needs_order for life in self._lives))
         )
 
-    def compose(self, number: int, is_partial: bool) -> TableParts:
+    def compose(self, number: int, among: Collection[int]) -> TableParts:
         """Compose the table's parts; see :class:`CompiledTable`."""
-        events = self._sum_up(self._tell_lives(self._add_keys(is_partial)))
-        make = self._events_as_rows if self._are_events_rows else self._lives_as_rows
-        return make(events, number, is_partial)
+        is_ours = is_of(self.type_ids, among)
+        events = self._sum_up(self._tell_lives(self._add_keys(is_ours)))
+        if self._are_events_rows:
+            return self._events_as_rows(events, number, is_ours)
+        return self._lives_as_rows(events, number)
 
     def _key_values(self) -> list[sql.Composable]:
         values: list[sql.Composable] = []
@@ -172,7 +168,7 @@ class _Compiler:
                 for reading in self._readings
                 if reading.rule.kind is not RuleKind.DELETE_ALL
             }
-            values.append(case_by_type(cases))
+            values.append(case_by_type(cases, self.type_ids))
         return values
 
     def _refuse_odd_primary_key(self) -> None:
@@ -189,14 +185,15 @@ class _Compiler:
 
     # The steps of a statement
 
-    def _add_keys(self, is_partial: bool) -> sql.Composable:
+    def _add_keys(self, is_ours: sql.Composable) -> sql.Composable:
         """k"""
-        where = _where_of(self.type_ids, is_partial=is_partial)
         keys = [
             sql.SQL("{} AS {}").format(value, name)
             for value, name in zip(self._keys, self._key_names, strict=True)
         ]
-        return sql.SQL("SELECT {} FROM w {}").format(sql.SQL(", ").join([sql.SQL("w.*"), *keys]), where)
+        return sql.SQL("SELECT {} FROM w WHERE {}").format(
+            sql.SQL(", ").join([sql.SQL("w.*"), *keys]), is_ours
+        )
 
     def _tell_lives(self, events: sql.Composable) -> sql.Composable:
         """l: life_of_all counts deletions of the aggregate's rows, life_of_key those of the key's row; an end opens the life after it."""
@@ -230,7 +227,7 @@ class _Compiler:
         ]
         return sql.SQL("SELECT l.*, {} FROM ({}) AS l").format(sql.SQL(", ").join(items), events)
 
-    def _events_as_rows(self, events: sql.Composable, number: int, is_partial: bool) -> TableParts:
+    def _events_as_rows(self, events: sql.Composable, number: int, is_ours: sql.Composable) -> TableParts:
         values = [
             sql.Identifier("aggregate_id"),
             *self._key_names,
@@ -239,10 +236,9 @@ class _Compiler:
         written = sql.SQL("{} AS ({} SELECT {} FROM ({}) AS t)").format(
             sql.Identifier(f"w{number}"), self._insert(), sql.SQL(", ").join(values), events
         )
-        where = _where_of(self.type_ids, is_partial=is_partial)
-        return TableParts((written,), sql.SQL("0"), sql.SQL("(SELECT count(*) FROM w {})").format(where))
+        return TableParts((written,), sql.SQL("0"), sql.SQL("count(*) FILTER (WHERE {})").format(is_ours))
 
-    def _lives_as_rows(self, events: sql.Composable, number: int, is_partial: bool) -> TableParts:
+    def _lives_as_rows(self, events: sql.Composable, number: int) -> TableParts:
         results = {f"c{place}": life.result() for place, life in enumerate(self._lives)}
         items = [
             *self._by(),

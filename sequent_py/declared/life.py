@@ -13,7 +13,7 @@ first     the first that is not NULL, the initial value included; ``last`` likew
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -55,6 +55,8 @@ class ColumnLife:
     family: str
     type: sql.Composable
     effects: tuple[Effect, ...]
+    among: tuple[int, ...]
+    """The types of all events of the table."""
     insert_ids: tuple[int, ...] = ()
     """The event types that begin lives by an insert; others begin them by an upsert."""
     may_begin_by_upsert: bool = False
@@ -92,7 +94,7 @@ class ColumnLife:
 
     def contribution(self) -> sql.Composable:
         """Return what an event contributes; NULL for those that do nothing to the column."""
-        return case_by_type({effect.type_ids: effect.value for effect in self.effects})
+        return case_by_type({effect.type_ids: effect.value for effect in self.effects}, self.among)
 
     def result(self) -> sql.Composable:
         """Return the column's value at the end of a life, as an aggregate over its events."""
@@ -100,7 +102,7 @@ class ColumnLife:
         if self.default is None:
             return value
         return sql.SQL("CASE WHEN count(*) FILTER (WHERE {}) = 0 THEN {} ELSE {} END").format(
-            is_of(self.insert_ids), self._from_default(value), value
+            is_of(self.insert_ids, self.among), self._from_default(value), value
         )
 
     def _from_default(self, value: sql.Composable) -> sql.Composable:
@@ -113,7 +115,7 @@ class ColumnLife:
             case Course.LAST:
                 return sql.SQL("coalesce({}, {})").format(value, self.default)
         return sql.SQL("CASE WHEN count(*) FILTER (WHERE {}) = 0 THEN {} ELSE {} END").format(
-            is_of(self._type_ids), self.default, value
+            is_of(self._type_ids, self.among), self.default, value
         )
 
     def _aggregate(self) -> sql.Composable:
@@ -124,9 +126,13 @@ class ColumnLife:
             case Course.INITIAL if self.family in _HAS_MAX:
                 return sql.SQL("max({})").format(value)
             case Course.INITIAL:
-                return sql.SQL("(array_agg({}) FILTER (WHERE {}))[1]").format(value, is_of(self._type_ids))
+                return sql.SQL("(array_agg({}) FILTER (WHERE {}))[1]").format(
+                    value, is_of(self._type_ids, self.among)
+                )
             case Course.ASSIGNED:
-                return self._nth(value, is_of(self._type_ids), sql.SQL("count(*) FILTER (WHERE {0})"))
+                return self._nth(
+                    value, is_of(self._type_ids, self.among), sql.SQL("count(*) FILTER (WHERE {0})")
+                )
             case Course.SUMMED:
                 return sql.SQL("sum({})::{}").format(value, self.type)
             case Course.FIRST:
@@ -168,25 +174,29 @@ class ConstantEffect(Effect):
     """An effect whose value is the same for every event."""
 
 
-def is_of(type_ids: tuple[int, ...]) -> sql.Composed:
-    """Return whether an event is of one of these types."""
+def is_of(type_ids: tuple[int, ...], among: Collection[int] | None = None) -> sql.Composable:
+    """Return whether an event is of one of these types; ``among``: all that it can be of."""
     if not type_ids:
-        return sql.Composed([sql.SQL("false")])
+        return sql.SQL("false")
+    if among is not None and set(among) <= set(type_ids):
+        return sql.SQL("true")
     return sql.SQL("event_type_id IN ({})").format(sql.SQL(", ").join(map(sql.Literal, type_ids)))
 
 
-def case_by_type(values: Mapping[tuple[int, ...], sql.Composable]) -> sql.Composed:
-    """Return an expression that differs by event type; NULL for others."""
-    # One case for all types of which the same is said: every event is tried against one after the other.
+def case_by_type(values: Mapping[tuple[int, ...], sql.Composable], among: Collection[int]) -> sql.Composable:
+    """Return an expression that differs by event type, for events of the types ``among``; NULL for those that are not named."""
+    # One case for all types of which the same is said, and none for the last: every event is tried against one after the other.
     ids_by_text: dict[str, tuple[tuple[int, ...], sql.Composable]] = {}
     for type_ids, value in values.items():
         text = value.as_string(None)
         ids_by_text[text] = (ids_by_text.get(text, ((), value))[0] + type_ids, value)
-    cases = [
-        sql.SQL("WHEN {} THEN {}").format(is_of(type_ids), value)
-        for type_ids, value in ids_by_text.values()
-        if type_ids
-    ]
-    if not cases:
-        return sql.Composed([sql.SQL("NULL")])
-    return sql.SQL("CASE {} END").format(sql.SQL(" ").join(cases))
+    found = [(type_ids, value) for type_ids, value in ids_by_text.values() if type_ids]
+    if not found:
+        return sql.SQL("NULL")
+    otherwise: sql.Composable = sql.SQL("NULL")
+    if set(among) <= {type_id for type_ids, _ in found for type_id in type_ids}:
+        _, otherwise = found.pop()
+    if not found:
+        return otherwise
+    cases = [sql.SQL("WHEN {} THEN {}").format(is_of(type_ids), value) for type_ids, value in found]
+    return sql.SQL("CASE {} ELSE {} END").format(sql.SQL(" ").join(cases), otherwise)

@@ -58,7 +58,13 @@ def running_totals(
                 amounts.setdefault(name, {})[reading.type_ids] = reading.column_value(
                     column, change
                 ).expression
-    return {name: (case_by_type(found), types[name]) for name, found in amounts.items()}
+    among = among_all(readings)
+    return {name: (case_by_type(found, among), types[name]) for name, found in amounts.items()}
+
+
+def among_all(readings: Sequence[RuleReading]) -> tuple[int, ...]:
+    """Return the types of all events that a table reads."""
+    return tuple(type_id for reading in readings for type_id in reading.type_ids)
 
 
 def default_value(table: TableShape, column: ColumnShape) -> Any:
@@ -88,6 +94,7 @@ def _life(table: TableShape, column: ColumnShape, readings: Sequence[RuleReading
         type=cast_to(table, column),
         # Those of types that are not stored have been looked at, but cannot happen.
         effects=tuple(effect for effect in effects if effect.type_ids),
+        among=among_all(readings),
         insert_ids=tuple(
             type_id
             for reading in readings

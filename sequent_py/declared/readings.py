@@ -6,7 +6,7 @@ short name (``x0``); everything else refers to these names. A check can be of ei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,14 +45,14 @@ class Names:
     def __iter__(self) -> Iterator[str]:
         return iter(named.name for named in self._by_text.values() if named.type_ids)
 
-    def selected(self) -> list[sql.Composed]:
-        """Return the items of the inner select list.
+    def selected(self, among: Collection[int]) -> list[sql.Composed]:
+        """Return the items of the inner select list, over events of the types ``among``.
 
         Of other events nothing is read: what one class calls ``ref`` may be a UUID, and a text in another, or nothing that was ever looked at.
         """
         return [
             sql.SQL("{} AS {}").format(
-                case_by_type({tuple(named.type_ids): named.value}), sql.Identifier(named.name)
+                case_by_type({tuple(named.type_ids): named.value}, among), sql.Identifier(named.name)
             )
             for named in self._by_text.values()
             if named.type_ids
@@ -151,10 +151,10 @@ class EventReadings:
         An event that is not sound is an error (SQLSTATE class 22): nothing of the group is to be written then, so nothing further need be told.
         """
         readings = list(self._by_class.values())
-        is_plain = case_by_type({reading.type_ids: reading.is_plain() for reading in readings})
-        is_sound = case_by_type({reading.type_ids: reading.is_sound() for reading in readings})
+        is_plain = case_by_type({reading.type_ids: reading.is_plain() for reading in readings}, self.type_ids)
+        is_sound = case_by_type({reading.type_ids: reading.is_sound() for reading in readings}, self.type_ids)
         envelope = sql.SQL("e.position, e.event_type_id, e.sequence_number, e.created_at")
-        items = self._names.selected()
+        items = self._names.selected(self.type_ids)
         names = [sql.Identifier(name) for name in self._names]
         # OFFSET 0 keeps the planner from computing an expression wherever its name stands.
         return sql.SQL(

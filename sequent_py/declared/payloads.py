@@ -275,6 +275,9 @@ def _scalar(where: str, name: str, schema: Mapping[str, Any]) -> PayloadField:
             return PayloadField(name, "str", labels=_labels(where, schema["members"]), enum=schema["cls"])
         case "literal":
             _refuse_others(where, schema, {"expected"})
+            if any(isinstance(value, Enum) for value in schema["expected"]):
+                # The decoder gives the member, which is no text.
+                raise Inexpressible(f"{where} is one of an enum's members")
             return PayloadField(name, "str", labels=_labels(where, schema["expected"]))
     raise Inexpressible(f"{where} is of type {schema['type']}")
 

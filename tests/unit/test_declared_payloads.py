@@ -115,6 +115,10 @@ class Stripped(Event):
     x: Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
+class Member(Event):
+    x: Literal[Color.RED]
+
+
 class Patterned(Event):
     x: Annotated[str, Field(pattern="a+")]
 
@@ -173,7 +177,7 @@ class Recursive(Event):
 
 @pytest.mark.parametrize(
     "event_class",
-    [Upcast, FieldValidated, ModelValidated, ValidatedBefore, Annotations, Aliased, Stripped, Patterned, Configured, EnumValues, Listed, Nested,
+    [Upcast, FieldValidated, ModelValidated, ValidatedBefore, Annotations, Aliased, Stripped, Patterned, Configured, EnumValues, Member, Listed, Nested,
      OfNumbers, United, Multiples, PostInit, Private, Initialized, Recursive],
 )  # fmt: skip
 def test_everything_else_is_left_to_handlers(event_class: type[Event]) -> None:

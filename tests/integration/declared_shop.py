@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from picky import PickyOrderRecord
 from shop import LineAdded, LineProjector, LineRecord, OrderCancelled, OrderPlaced, OrderRecord
 
 from sequent_py import Migrations, TableProjection, upcaster
@@ -64,3 +65,24 @@ class UpcastTable(TableProjection):
 class UpcastShop(Migrations):
     version = 1
     versions = {1: [UpcastTable, LineTable]}
+
+
+class PickyOrderTable(TableProjection):
+    table = PickyOrderRecord
+    on_event = {
+        OrderPlaced: insert(
+            customer=field("customer"),
+            total=0,
+            lines=0,
+            phone="112",
+            updated_at=field("created_at"),
+            sequence_number=field("sequence_number"),
+        ),
+        LineAdded: update(total=increment(field("cents")), lines=count()),
+        OrderCancelled: delete(),
+    }
+
+
+class DeclaredPickyShop(Migrations):
+    version = 1
+    versions = {1: [PickyOrderTable, LineTable]}

@@ -7,11 +7,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from declared_shop import DeclaredShop1, DeclaredShop2, MixedShop, UpcastShop
+from declared_shop import DeclaredPickyShop, DeclaredShop1, DeclaredShop2, MixedShop, UpcastShop
+from picky import picky_shop
 from shop import LineAdded, OrderCancelled, actual_rows, expected_rows, place_orders, shop
 
 from sequent_py import Sequent
-from sequent_py.errors import ProjectionFailed
+from sequent_py.errors import ConstraintViolated, ProjectionFailed
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.group_fold import GroupFold
 from sequent_py.replay.reader import RawEvent
@@ -140,6 +141,33 @@ def test_a_rule_that_fails_names_its_event_and_can_be_set_aside(
     assert {row[0] for row in actual_rows(connection, "_1")["order_records"]}.isdisjoint({ids[4]})
     # Once that aggregate is left out, SQL takes the group again.
     assert len(folded) <= counts(connection)[0]
+
+
+REFUSED = {
+    "CHECK": (LineAdded(product="refund", cents=-100_000), "PickyOrderTable", "order_records", "total_is_positive_1"),
+    "range": (LineAdded(product="gold", cents=40_000), "LineTable", "line_records", None),
+    "trigger": (LineAdded(product="forbidden", cents=1), "LineTable", "line_records", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_rows_that_their_table_refuses_are_traced_to_their_event_and_can_be_set_aside(
+    store_database_url: str, connection: psycopg.Connection[Any], kind: str
+) -> None:
+    event, projector, table, constraint = REFUSED[kind]
+    with picky_shop(store_database_url, DeclaredPickyShop) as app:
+        ids = place_orders(app, range(12))
+        app.store.append(ids[4], [event, LineAdded(product="later", cents=2)])
+        with pytest.raises(ConstraintViolated) as raised:
+            app.view_schema.online()
+        error = raised.value
+        assert (error.projector, error.table, error.constraint) == (projector, table, constraint)
+        assert (error.aggregate_id, error.event_type, error.sequence_number) == (ids[4], "LineAdded", 5)
+        app.view_schema.abort()
+        [item] = app.view_schema.online(quarantine=True).quarantined
+        assert (item.aggregate_id, item.sequence_number) == (ids[4], 5)
+        expected = [row for row in expected_rows(connection)["line_records"] if row[0] != ids[4]]
+        assert actual_rows(connection, "_1")["line_records"] == expected
 
 
 def test_the_plan_and_the_dry_run_say_what_is_left_to_handlers(store_database_url: str) -> None:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.types.json import Jsonb
 from pydantic import Field as Limits
-from sqlalchemy import Enum, Integer, Numeric, String
+from sqlalchemy import DateTime, Enum, Integer, Numeric, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py import Event, Record, TableProjection
@@ -57,6 +57,7 @@ from sequent_py.schema_migrations.event_store import install_event_store
 from sequent_py.testing.server import fresh_database
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
+LOCAL = MOMENT.replace(tzinfo=None)
 EAST = timezone(timedelta(hours=5, minutes=30))
 
 
@@ -81,18 +82,24 @@ class Base(Event):
     flag: bool = False
     mood: Mood = Mood.GOOD
     grade: Grade = Grade.LOW
+    ratio: float = 0.5
+    day: date = MOMENT.date()
+    local: datetime = LOCAL
+
+
+# What they have in common besides is a name.
 
 
 class Alpha(Base):
-    pass
+    tag: UUID = UUID(int=9)
 
 
 class Beta(Base):
-    pass
+    tag: int = 12
 
 
 class Gamma(Base):
-    pass
+    tag: str = "t"
 
 
 class Delta(Base, aliases=("Echo",)):
@@ -114,6 +121,9 @@ class ThingColumns:
     ref: Mapped[UUID | None]
     flag: Mapped[bool | None]
     mood: Mapped[Mood | None] = mapped_column(Enum(Mood, name="mood"))
+    ratio: Mapped[float | None]
+    day: Mapped[date | None]
+    local: Mapped[datetime | None] = mapped_column(DateTime(timezone=False))
     total: Mapped[int]
     """NOT NULL DEFAULT 7."""
     updated_at: Mapped[datetime | None]
@@ -137,6 +147,13 @@ class KeyedRecord(ThingColumns, Record):
     product: Mapped[str] = mapped_column(primary_key=True)
 
 
+class SerialKeyedRecord(ThingColumns, Record):
+    __tablename__ = "serial_keyed_records"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    aggregate_id: Mapped[UUID]
+    product: Mapped[str]
+
+
 class LineRecord(ThingColumns, Record):
     __tablename__ = "line_records"
     aggregate_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -147,11 +164,12 @@ KEYS: dict[type[Record], dict[str, Field]] = {
     OneRecord: {},
     SerialRecord: {},
     KeyedRecord: {"product": field("product")},
+    SerialKeyedRecord: {"product": field("product")},
     LineRecord: {"number": field("sequence_number")},
 }
 _COLUMNS = """
     big bigint, small integer, money numeric(8,2), exact numeric, text text, short varchar(5), at timestamptz, ref uuid, flag boolean,
-    mood view_schema.mood, total bigint NOT NULL DEFAULT 7, updated_at timestamptz, sequence_number bigint
+    mood view_schema.mood, ratio double precision, day date, local timestamp, total bigint NOT NULL DEFAULT 7, updated_at timestamptz, sequence_number bigint
 """
 TABLES = f"""
     CREATE SCHEMA view_schema;
@@ -159,6 +177,7 @@ TABLES = f"""
     CREATE TABLE view_schema.one_records (aggregate_id uuid PRIMARY KEY, {_COLUMNS});
     CREATE TABLE view_schema.serial_records (id bigserial PRIMARY KEY, aggregate_id uuid NOT NULL UNIQUE, {_COLUMNS});
     CREATE TABLE view_schema.keyed_records (aggregate_id uuid, product text, PRIMARY KEY (aggregate_id, product), {_COLUMNS});
+    CREATE TABLE view_schema.serial_keyed_records (id bigserial PRIMARY KEY, aggregate_id uuid NOT NULL, product text NOT NULL, {_COLUMNS});
     CREATE TABLE view_schema.line_records (aggregate_id uuid, number integer, PRIMARY KEY (aggregate_id, number), {_COLUMNS});
 """
 
@@ -174,10 +193,14 @@ SOURCES: dict[str, st.SearchStrategy[Any]] = {
     "ref": st.sampled_from([field("ref"), field("aggregate_id"), UUID(int=7), None]),
     "flag": st.sampled_from([field("flag"), True, None]),
     "mood": st.sampled_from([field("mood"), Mood.BAD, None]),
+    "ratio": st.sampled_from([field("ratio"), -field("ratio"), field("amount"), 0.1, None]),
+    "day": st.sampled_from([field("day"), date(1999, 12, 31), None]),
+    "local": st.sampled_from([field("local"), LOCAL, None]),
     "total": st.sampled_from([field("amount"), field("size"), 0, 3]),
     "updated_at": st.sampled_from([field("created_at"), MOMENT]),
     "sequence_number": st.sampled_from([field("sequence_number"), 0]),
 }  # fmt: skip
+TAGGED: dict[type[Event], str] = {Alpha: "ref", Beta: "big", Gamma: "text"}
 NUMBERS = ("big", "small", "money", "exact", "total")
 
 
@@ -192,11 +215,15 @@ def courses(draw: st.DrawFn) -> dict[str, ChangeKind]:
 
 
 @st.composite
-def changes(draw: st.DrawFn, course: dict[str, ChangeKind], *, is_insert: bool) -> dict[str, Any]:
+def changes(
+    draw: st.DrawFn, course: dict[str, ChangeKind], event_class: type[Event], *, is_insert: bool
+) -> dict[str, Any]:
     names = draw(st.lists(st.sampled_from(sorted(SOURCES)), unique=True, max_size=5))
     found: dict[str, Any] = {}
     for name in names:
         source = draw(SOURCES[name])
+        if TAGGED.get(event_class) == name and draw(st.booleans()):
+            source = field("tag")
         kind = course[name] if draw(st.integers(0, 19)) else ChangeKind.ASSIGN
         if is_insert or kind is ChangeKind.ASSIGN:
             found[name] = source
@@ -225,17 +252,17 @@ def rules(draw: st.DrawFn, record: type[Record]) -> dict[type[Event], Rule]:
             continue
         match kind:
             case RuleKind.INSERT:
-                values = draw(changes(course, is_insert=True))
+                values = draw(changes(course, event_class, is_insert=True))
                 if totals:
                     values |= {"total": running(draw(st.sampled_from([field("amount"), field("size"), 2]))), "exact": running(field("price"))}  # fmt: skip
                 found[event_class] = insert(**values)
             case RuleKind.UPDATE:
                 found[event_class] = update(
-                    touch=draw(st.booleans()), **draw(changes(course, is_insert=False))
+                    touch=draw(st.booleans()), **draw(changes(course, event_class, is_insert=False))
                 )
             case RuleKind.UPSERT:
                 found[event_class] = upsert(
-                    touch=draw(st.booleans()), **draw(changes(course, is_insert=False))
+                    touch=draw(st.booleans()), **draw(changes(course, event_class, is_insert=False))
                 )
             case RuleKind.DELETE:
                 found[event_class] = delete()
@@ -258,6 +285,9 @@ PAYLOADS = st.fixed_dictionaries(
         "flag": st.booleans(),
         "mood": st.sampled_from(list(Mood)),
         "grade": st.sampled_from(list(Grade)),
+        "ratio": st.sampled_from([0.0, -0.0, 0.1, 1e300, -2.0, 5e-324]),
+        "day": st.sampled_from([date(2024, 2, 29), date(2, 1, 1), date(9998, 12, 31)]),
+        "local": st.sampled_from([LOCAL, LOCAL.replace(microsecond=1), LOCAL.replace(microsecond=0)]),
     },
 )  # fmt: skip
 # What somebody may have stored by hand: some of it valid to pydantic, some not.
@@ -268,6 +298,8 @@ TAMPERED = st.sampled_from(
         ("flag", 1), ("ref", "00000000000000000000000000000001"), ("ref", "{00000000-0000-0000-0000-000000000001}"), ("ref", "x"),
         ("ref", "0000-00000000-0000-0000-0000-00000001"), ("at", "2024-02-30T00:00:00Z"), ("at", "2024-02-29"), ("at", 7), ("at", "2024-02-29T24:00:00Z"),
         ("at", "0001-01-01T00:00:00+05:00"), ("at", "2024-02-29T12:00:00.1234567Z"), ("at", "2024-02-29T23:59:60Z"), ("mood", "x"), ("mood", "GOOD"), ("grade", None), ("unknown", [1]),
+        ("ratio", 3), ("ratio", "NaN"), ("ratio", "0.5"), ("day", "2023-02-29"), ("day", "2024-02-29T00:00:00"), ("day", 0), ("local", "2024-02-29T12:30:15Z"),
+        ("tag", "nothing"), ("tag", 1.5), ("tag", None),
         ("amount", ...), ("price", ...), ("product", ...), ("product", 5), ("at", ...), ("grade", ...),
     ]
 )  # fmt: skip
@@ -297,7 +329,7 @@ def fitting(
     classes = {"Echo": Delta} | {event_type_of(cls): cls for cls in CLASSES}
     for aggregate, name, payload, tampering, luck in history:
         rule = projection.declaration.rules.get(classes[name])
-        key = (aggregate, payload["product"] if projection.table is KeyedRecord else len(found) if projection.table is LineRecord else None)  # fmt: skip
+        key = (aggregate, payload["product"] if "product" in KEYS[projection.table] else len(found) if projection.table is LineRecord else None)  # fmt: skip
         if rule is not None and luck:
             if rule.kind is RuleKind.INSERT and key in alive:
                 continue
@@ -390,8 +422,8 @@ def store(server_url: str, database_prefix: str) -> Iterator[Store]:
             connection.commit()
             yield store
     # The test would be worthless if SQL always gave up.
-    assert store.ways["sql"] > store.ways["given back"] / 2, store.ways
-    assert store.ways["sql"] > store.ways["not compiled"], store.ways
+    ways = store.ways
+    assert not ways or ways["sql"] > max(ways["given back"] / 2, ways["not compiled"]), ways
 
 
 @settings(
@@ -409,6 +441,10 @@ def test_handlers_live_replay_and_sql_give_the_same_rows(
     )
     events = fitting(projection, history)
     positions = store.write(events)
+    other_record = data.draw(st.sampled_from([item for item in KEYS if item is not record]))
+    other = type(
+        "Other", (TableProjection,), {"table": other_record, "key": KEYS[other_record], "on_event": data.draw(rules(other_record))}
+    )  # fmt: skip
 
     expected = _replayed(store, projection)
     assert _live(store, projection) == expected
@@ -418,6 +454,11 @@ def test_handlers_live_replay_and_sql_give_the_same_rows(
     in_sql, is_compiled = _in_sql(store, projection)
     if in_sql is not None:
         assert in_sql == expected
+    alone, together = [in_sql, _in_sql(store, other)[0]], _both_in_sql(store, projection, other)
+    assert together is None or together == [expected, _replayed(store, other)]
+    if None not in alone:
+        note("two tables")
+        assert together == alone
     way = "sql" if in_sql is not None else "given back" if is_compiled else "not compiled"
     if expected is None:
         note("failing")
@@ -427,6 +468,24 @@ def test_handlers_live_replay_and_sql_give_the_same_rows(
     if in_sql is not None and positions:
         cut = data.draw(st.sampled_from(positions))
         assert _caught_up(store, projection, cut) == expected
+
+
+def test_a_field_is_read_of_the_classes_that_have_it_alone(store: Store) -> None:
+    store.connection.rollback()
+    on_event = {
+        Alpha: insert(ref=field("tag")),
+        Beta: update(big=field("tag")),
+        Gamma: update(text=field("tag")),
+        Delta: update(flag=True),
+    }
+    projection = type("Tagged", (TableProjection,), {"table": OneRecord, "on_event": on_event})
+    payload = {"product": "p", "amount": 1, "price": Decimal(1)}
+    # Delta has no such field: what is stored under its name is of no interest.
+    names = [("Alpha", None), ("Beta", None), ("Gamma", None), ("Echo", ("tag", [1]))]
+    store.write([(UUID(int=1), name, payload, tampering) for name, tampering in names])
+    in_sql, _ = _in_sql(store, projection)
+    assert in_sql is not None
+    assert in_sql == _replayed(store, projection)
 
 
 def _replayed(store: Store, projection: type[TableProjection]) -> list[Any] | None:
@@ -472,6 +531,23 @@ def _in_sql(store: Store, projection: type[TableProjection]) -> tuple[list[Any] 
         assert done.events == counted
         assert sum(done.row_changes.values()) == len(rows)
         return rows, True
+    raise AssertionError
+
+
+def _both_in_sql(store: Store, *projections: type[TableProjection]) -> list[list[Any]] | None:
+    """Rows of all of them by one statement; None where one is not compiled, or the statement gives up."""
+    compiled, _ = compile_tables(projections, store.tables, store.stored_types)
+    if len(compiled.by_projector) < len(projections):
+        return None
+    with store.connection.transaction(force_rollback=True):
+        done = fold_in_sql(store.connection, compiled, store.source())
+        if done is None:
+            return None
+        rows = [store.rows(projection) for projection in projections]
+        names = [record_shape(projection.table).table_name for projection in projections]
+        written = {name: len(found) for name, found in zip(names, rows, strict=True)}
+        assert {name: done.row_changes.get(name, 0) for name in names} == written
+        return rows
     raise AssertionError
 
 

@@ -55,10 +55,13 @@ def measure(events: int, workers: list[int], rounds: int) -> dict[tuple[str, int
                     for figure, value in online(app, count).items():
                         figures.setdefault((name, count, figure), []).append(value)
             say(f"round {number + 1} of {rounds} done")
+        medians = {key: statistics.median(values) for key, values in figures.items()}
+        say(table(events, workers, medians))
+        say("comparing the declared tables with the log")
         prove(apps["declared"], url, max(workers))
         for app in apps.values():
             app.close()
-    return {key: statistics.median(values) for key, values in figures.items()}
+    return medians
 
 
 def prove(app: Sequent, url: str, workers: int) -> None:

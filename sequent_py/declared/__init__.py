@@ -5,8 +5,8 @@ first or the last value, delete it. From that follow
 
 * **handlers** (:mod:`.projection`), one per rule. A declared projection is a projector: registry, live projection, verification, quarantine,
   fingerprints and every other part of the library meets nothing new. The handlers are what the declaration *means*.
-* **SQL** (:mod:`.compiler`), which a worker runs instead of the handlers for a group of a replay: one ``INSERT … SELECT`` per table over the
-  group's window of events. No event leaves the server.
+* **SQL** (:mod:`.compiler`), which a worker runs instead of the handlers for a group of a replay: one statement that reads the group's window of events
+  and writes all tables. No event leaves the server.
 
 The second is an optimization, and no more than that: it gives the rows that the handlers give, or nothing at all. Two things see to it.
 

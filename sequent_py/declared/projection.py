@@ -103,12 +103,13 @@ def _inserting(found: Declaration, rule: Rule) -> Handler:
     ]
     # The primary key says no by itself; keys that no event repeats need not be asked for.
     must_look = not found.is_key_primary and not found.is_per_event
+    has_running = found.has_running
 
     def insert(self: Projector, event: Event) -> None:
         row = where_of(event)
         if must_look and self.find_record(record, **row) is not None:
             raise DuplicateRecord(record.__name__, row)
-        before = _row_before(self, found, event) if found.has_running else None
+        before = _row_before(self, found, event) if has_running else None
         for name, is_running, read in values:
             value = read(event)
             row[name] = _sum(getattr(before, name, None), value) if is_running else value

@@ -26,6 +26,8 @@ class Inexpressible(Exception):
     """Something that SQL cannot do as handlers would; says what and why."""
 
 
+Definitions = Mapping[str, Mapping[str, Any]]
+"""Schemas that others refer to, by reference."""
 REQUIRED: Final = "required"
 """A payload without the field is not valid."""
 
@@ -184,10 +186,23 @@ def payload_fields(event_class: type[Event]) -> Mapping[str, PayloadField]:
     if not event_class.__pydantic_complete__:
         event_class.model_rebuild()
     schema: Any = event_class.__pydantic_core_schema__
+    shared: Definitions = {}
+    if schema["type"] == "definitions":
+        shared = {item["ref"]: item for item in schema["definitions"]}
+        schema = _followed(name, schema["schema"], shared)
     _refuse_odd_model(name, event_class, schema)
     return {
-        field: _field(f"{name}.{field}", field, item) for field, item in schema["schema"]["fields"].items()
+        field: _field(f"{name}.{field}", field, item, shared)
+        for field, item in schema["schema"]["fields"].items()
     }
+
+
+def _followed(where: str, schema: Mapping[str, Any], shared: Definitions) -> Mapping[str, Any]:
+    """Return what a schema refers to: an enum that several fields have is defined once."""
+    if schema["type"] != "definition-ref":
+        return schema
+    _refuse_others(where, schema, {"schema_ref"})
+    return shared[schema["schema_ref"]]
 
 
 def _refuse_odd_model(name: str, event_class: type[Event], schema: Any) -> None:
@@ -196,7 +211,7 @@ def _refuse_odd_model(name: str, event_class: type[Event], schema: Any) -> None:
         or schema["cls"] is not event_class
         or schema["schema"]["type"] != "model-fields"
     ):
-        raise Inexpressible(f"{name} has validators of its own, or refers to itself")
+        raise Inexpressible(f"{name} has validators of its own")
     odd = {key for key in schema if key not in _MODEL_KEYS} | {
         key for key in ("custom_init", "root_model", "post_init", "strict") if schema.get(key)
     }
@@ -209,11 +224,11 @@ def _refuse_odd_model(name: str, event_class: type[Event], schema: Any) -> None:
         raise Inexpressible(f"{name} is configured by {', '.join(sorted(odd))}")
 
 
-def _field(where: str, name: str, item: Mapping[str, Any]) -> PayloadField:
+def _field(where: str, name: str, item: Mapping[str, Any], shared: Definitions) -> PayloadField:
     odd = set(item) - {"type", "schema", "metadata", "serialization_exclude", "frozen"}
     if item["type"] != "model-field" or odd:
         raise Inexpressible(f"{where} is validated by {', '.join(sorted(odd)) or item['type']}")
-    schema: Mapping[str, Any] = item["schema"]
+    schema = _followed(where, item["schema"], shared)
     default: Any = REQUIRED
     is_nullable, is_default_known = False, True
     if schema["type"] == "default":
@@ -224,10 +239,10 @@ def _field(where: str, name: str, item: Mapping[str, Any]) -> PayloadField:
         )
         default = schema.get("default")
         is_default_known = "default" in schema
-        schema = schema["schema"]
+        schema = _followed(where, schema["schema"], shared)
     if schema["type"] == "nullable":
         _refuse_others(where, schema, {"schema"})
-        is_nullable, schema = True, schema["schema"]
+        is_nullable, schema = True, _followed(where, schema["schema"], shared)
     found = _scalar(where, name, schema)
     if default is not REQUIRED and is_default_known and default is not None:
         default, is_default_known = _default_text(found, default)

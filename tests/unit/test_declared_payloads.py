@@ -70,6 +70,18 @@ def test_what_is_understood_is_read() -> None:
     assert (fields["at"].kind, fields["aware"].kind) == ("datetime", "aware")
 
 
+class SeveralOfOneEnum(Event):
+    a: Color
+    b: Color = Color.RED
+    c: Color | None = None
+
+
+def test_an_enum_of_several_fields_is_read_like_that_of_one() -> None:
+    fields = payload_fields(SeveralOfOneEnum)
+    assert {field.labels for field in fields.values()} == {("red",)}
+    assert (fields["b"].default, fields["c"].is_nullable, fields["c"].default) == ("red", True, None)
+
+
 class Upcast(Event):
     @upcaster
     @staticmethod

@@ -22,7 +22,7 @@ help: ## list the targets
 
 venv: $(READY) ## create the virtual environment in $(VENV)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml hatch_build.py sequent_py/_native.c
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and there is no python3 on the path."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; $(PYTHON) is older. Name another: make PYTHON=…"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(WITHOUT_ENSUREPIP) || \
@@ -67,5 +67,5 @@ docs: $(READY) ## write the pages that are derived from the code
 	mv docs/state-diagram.md.new docs/state-diagram.md
 
 clean: ## remove everything that these targets made, the embedded server's data included
-	rm -rf .venv .ci-venv .sequent dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf sequent_py/_native.*.so .venv .ci-venv .sequent dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sequent_py.errors import RecordNotFound
-from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.operations import Key, Where
 from sequent_py.row_classes import Row
+
+if TYPE_CHECKING:
+    from sequent_py.persistors.memory import MemoryTable
 
 
 class MemoryUpdate:
@@ -30,7 +31,7 @@ class MemoryUpdate:
         table = self._table
         key = table.first(self._where)
         if key is None:
-            raise RecordNotFound(table.name, self._where)
+            table.refuse_missing(self._where)
         return self._begin(key)
 
     def _begin(self, key: Key) -> Row:

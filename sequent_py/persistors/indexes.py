@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from sequent_py.persistors.native import ENTRY, KNOWN_KEY
 from sequent_py.persistors.operations import Filter, Key, RowOperations, Where
 from sequent_py.row_classes import Row
 
@@ -127,15 +128,7 @@ class Lookup:
         self.is_by_aggregate = self.attributes == ("aggregate_id",)
         self.key: Callable[[Where], Any] = operations.compile_lookup(names, self.attributes, CONVERT)
         """From filters to the index's value, or CONVERT."""
-        found = "key if key in rows else None" if index is None else "get(key)"
-        self.probe: Callable[[Where], Any] = operations.compile_lookup(
-            names,
-            self.attributes,
-            CONVERT,
-            found,
-            rows=rows,
-            get=None if index is None else index.entries.get,
-        )
+        self.probe = self._compile_probe(names, rows)
         """From filters to what the index has: a key, a bucket or None; or CONVERT."""
         self._keys = {name: operations.value_key(name) for name in names}
         self._parts = [(names.index(name), self._keys[name]) for name in self.attributes]
@@ -145,6 +138,17 @@ class Lookup:
         if len(self._parts) == 1:
             return self._parts[0][1](values[0])
         return tuple([key(values[place]) for place, key in self._parts])
+
+    def _compile_probe(self, names: tuple[str, ...], rows: dict[Key, Row]) -> Callable[[Where], Any]:
+        operations, index = self._operations, self.index
+        if operations.native is not None:
+            answer, container = (KNOWN_KEY, rows) if index is None else (ENTRY, index.entries)
+            probe = operations.native.probe(names, self.attributes, answer, container, CONVERT)
+            if probe is not None:
+                return probe
+        found = "key if key in rows else None" if index is None else "get(key)"
+        get = None if index is None else index.entries.get
+        return operations.compile_lookup(names, self.attributes, CONVERT, found, rows=rows, get=get)
 
     def values(self, filters: Sequence[Filter]) -> Iterator[Any]:
         """Yield every value of the index that the filters ask for."""

@@ -11,9 +11,12 @@ every change; without one, nothing of it is paid for but the test that there is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sequent_py.errors import RecordNotFound
+from sequent_py.native import native
+from sequent_py.persistors.blocks import MemoryUpdate
 from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup, end_of
 from sequent_py.persistors.operations import Filter, Key, RowOperations, Values, Where, operations_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
@@ -39,15 +42,36 @@ class MemoryTable:
         self._makers: dict[tuple[str, ...], Callable[[Where], Row]] = {}
         self._creators: dict[tuple[str, ...], Callable[[Where], Row]] = {}
         self._lookups: dict[tuple[str, ...], Lookup] = {}
+        self._probes: dict[tuple[str, ...], Callable[[Where], Any]] = {}
         self._key_of = self.operations.key_of
         self._lock = self.operations.lock
         self._detach = self.operations.detach
-        self.clone = self.operations.shape.clone
+        self.clone = self.operations.clone
         self.finish = self.operations.finish
         """Converts what an update has set, and says whether a column of a key may have changed."""
         self.locked_row_class = self.operations.shape.locked_row_class
         self.shares_rows = self._detach is None
         """Whether rows in memory are handed out as they are: no value of theirs can change in place."""
+        # The three usual ways in, in C where that is at hand; it comes back to the methods below with what is not usual.
+        self.first: Callable[[Where], Key] = self._first
+        """Return the lowest key among matching rows; None where no row matches."""
+        self.create: Callable[[Mapping[str, Any]], Row] = self._create
+        """Make, store and return a row."""
+        self.update: Callable[[Where, Mapping[str, Any]], AbstractContextManager[Row]] = self._update
+        """Return the block of an update of the first row that matches."""
+        if self.operations.native is not None:
+            access = native.Access(
+                self.operations.native.layout,
+                self,
+                self.rows,
+                self._probes,
+                self._creators,
+                CONVERT,
+                Bucket,
+                self._first,
+                self._create,
+            )
+            self.first, self.create, self.update = access.first, access.create, access.update
 
     # Rows in and out: the only functions that touch rows and indexes
 
@@ -114,6 +138,7 @@ class MemoryTable:
                 index = next((known for known in self.indexes if known.attributes == attributes), None)
                 index = index or self._build_index(attributes)
             found = self._lookups[names] = Lookup(self.operations, names, index, self.rows)
+            self._probes[names] = found.probe
         return found
 
     def _build_index(self, attributes: tuple[str, ...]) -> Index:
@@ -127,8 +152,7 @@ class MemoryTable:
         self._creators.clear()
         return index
 
-    def first(self, where: Where) -> Key:
-        """Return the lowest key among matching rows; None where no row matches."""
+    def _first(self, where: Where) -> Key:
         return self._end(where, "ASC")
 
     def last(self, where: Where) -> Key:
@@ -192,8 +216,7 @@ class MemoryTable:
 
     # Operations
 
-    def create(self, values: Mapping[str, Any]) -> Row:
-        """Make, store and return a row."""
+    def _create(self, values: Mapping[str, Any]) -> Row:
         if self.residency is None and len(self.rows) < self.limit:
             creator = self._creators.get(tuple(values))
             if creator is None:
@@ -212,10 +235,17 @@ class MemoryTable:
 
     def _build_creator(self, names: tuple[str, ...]) -> Callable[[Where], Row]:
         """Return what :meth:`_maker` and :meth:`insert` do, in one function for the indexes there are."""
-        indexes = [(index.attributes, index.entries.setdefault, index.collide) for index in self.indexes]
+        indexes = [(index.attributes, index.entries, index.collide) for index in self.indexes]
         creator = self.operations.compile_create(names, self._defaults.drawer, (self.rows, indexes))
         self._creators[names] = creator
         return creator
+
+    def _update(self, where: Where, touched: Mapping[str, Any]) -> AbstractContextManager[Row]:
+        return MemoryUpdate(self, where, touched)
+
+    def refuse_missing(self, where: Where) -> NoReturn:
+        """Say that no row matches."""
+        raise RecordNotFound(self.name, where)
 
     def create_all(self, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         """Make, store and return rows, all or none."""
@@ -300,7 +330,7 @@ class MemoryTable:
         where = self.operations.key_values(before)
         key = self.first(where)
         if key is None:
-            raise RecordNotFound(self.name, where)
+            self.refuse_missing(where)
         current = self.rows[key]
         self.swap(key, current, self._with(current, {name: getattr(after, name) for name in changed}))
 

@@ -18,7 +18,9 @@ from uuid import UUID
 
 from sequent_py.column_types import is_same, key, loader, passes
 from sequent_py.errors import DefinitionError, InvalidFilter, UnknownColumn
+from sequent_py.native import native
 from sequent_py.persistors import DuplicateRecord
+from sequent_py.persistors.native import column_sources, native_table
 from sequent_py.persistors.tables import TableShape
 from sequent_py.records import ColumnShape
 from sequent_py.row_classes import Row, compile_functions
@@ -28,8 +30,8 @@ Key = Any
 Where = Mapping[str, Any]
 Values = dict[str, Any]
 
-Entry = tuple[Sequence[str], Callable[[Any, Key], Any], Callable[[Any, Any, Key], None]]
-"""An index as generated code knows it: its attributes, ``setdefault`` of its entries, and what to do when a value has an entry."""
+Entry = tuple[Sequence[str], dict[Any, Any], Callable[[Any, Any, Key], None]]
+"""An index as generated code knows it: its attributes, its entries, and what to do when a value has an entry."""
 
 _NAMES = {"UUID": UUID, "datetime": datetime, "date": date, "UTC": UTC, "NUL": "\0", "new": object.__new__}
 
@@ -49,6 +51,10 @@ class RowOperations:
     def __init__(self, table: TableShape) -> None:
         shape = table.record_shape
         self.table, self.shape, self.name = table, shape, shape.name
+        self.native = native_table(table)
+        """How rows of the table are handled in C; None where everything is generated Python."""
+        self.clone: Callable[[Row], Row] = shape.clone if self.native is None else self.native.layout.clone
+        """Copies a row into a writable one."""
         self.columns = shape.by_attribute
         self.key_attributes = tuple(column.attribute for column in shape.key_columns)
         self.key_of: Callable[[Row], Key] = self.compile_key(self.key_attributes)
@@ -229,6 +235,11 @@ class RowOperations:
 
         It answers whether one of ``key_attributes`` may have changed. Values that the block left alone are not looked at.
         """
+        if self.native is not None:
+            compiled: Callable[[Row, Row], bool] = native.Finisher(
+                self.native.layout, tuple(dict.fromkeys(key_attributes))
+            )
+            return compiled
         names: dict[str, Any] = dict(_NAMES)
         lines = ["def finish(after, before):"]
         for number, (name, column) in enumerate(self.columns.items()):
@@ -263,6 +274,9 @@ class RowOperations:
         """
         for name in given:
             self.column(name)
+        made = self._native_create(given, drawer, store)
+        if made is not None:
+            return made
         names: dict[str, Any] = {
             **_NAMES,
             "Row": self.shape.row_class,
@@ -285,6 +299,27 @@ class RowOperations:
             lines += self._store_source(*store, names)
         lines.append("    return row")
         create: Callable[[Where], Row] = compile_functions("\n".join(lines), names, "create")["create"]
+        return create
+
+    def _native_create(
+        self,
+        given: Sequence[str],
+        drawer: Callable[[str], Callable[[], Any]],
+        store: tuple[dict[Key, Row], Sequence[Entry]] | None,
+    ) -> Callable[[Where], Row] | None:
+        rows, entries = store if store is not None else (None, ())
+        keyed = [*self.key_attributes, *(name for attributes, _, _ in entries for name in attributes)]
+        if self.native is None or not self.native.can_key(keyed):
+            return None
+        create: Callable[[Where], Row] = native.Creator(
+            self.native.layout,
+            tuple(given),
+            *column_sources(self.columns, given, self.table, drawer),
+            self.key_attributes,
+            rows,
+            tuple((tuple(attributes), found, collide) for attributes, found, collide in entries),
+            self.duplicate,
+        )
         return create
 
     def _default_sources(
@@ -325,8 +360,8 @@ class RowOperations:
             "    if enter(key, row) is not row:",
             "        raise duplicate(row)",
         ]
-        for number, (attributes, setdefault, collide) in enumerate(entries):
-            names[f"enter{number}"], names[f"collide{number}"] = setdefault, collide
+        for number, (attributes, entered, collide) in enumerate(entries):
+            names[f"enter{number}"], names[f"collide{number}"] = entered.setdefault, collide
             lines += [
                 f"    value = {_joined([self._key_source(name, f'row.{name}') for name in attributes])}",
                 f"    found = enter{number}(value, key)",

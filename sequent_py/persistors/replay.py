@@ -22,7 +22,7 @@ import psycopg
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.persistors.ahead import AccessPaths, Coming, ReadAhead
 from sequent_py.persistors.backing import Residency, RowDelta
-from sequent_py.persistors.blocks import MemoryUpdate, MemoryUpsert
+from sequent_py.persistors.blocks import MemoryUpsert
 from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.relations import Relation, Spill
 from sequent_py.persistors.tables import DefaultSource, TableShape
@@ -77,7 +77,7 @@ class ReplayPersistor:
     def update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
     ) -> AbstractContextManager[R]:
-        return MemoryUpdate(self._tables[record], where, touched)
+        return self._tables[record].update(where, touched)
 
     def create_or_update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]

@@ -11,7 +11,7 @@ length and that many bytes; all numbers big-endian).
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 
 from sequent_py.errors import EventsEdited
+from sequent_py.native import native
 from sequent_py.replay.groups import Group
 from sequent_py.windows import window_condition
 
@@ -32,6 +33,9 @@ _SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 _HEADER = struct.Struct(">11sii")
 _FIXED = struct.Struct(">hiqiqi16siiiii")
 """Field count, then position, created_at, aggregate id, sequence number and type id with their lengths, then the payload's length."""
+_raw_event: Callable[[bytes | memoryview], RawEvent | None] | None = (
+    None if native is None else native.raw_event
+)
 _LENGTH = struct.Struct(">i")
 _FIELDS = 7
 _END = b"\xff\xff"
@@ -225,6 +229,9 @@ def parse(blocks: Iterator[bytes | memoryview]) -> Iterator[RawEvent]:
     rest = b""
     header_seen = False
     for block in blocks:
+        if header_seen and not rest and _raw_event is not None and (raw := _raw_event(block)) is not None:
+            yield raw
+            continue
         data = rest + bytes(block) if rest else bytes(block)
         offset, size = 0, len(data)
         if not header_seen:

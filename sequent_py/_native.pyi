@@ -1,0 +1,69 @@
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+class Layout:
+    def __init__(
+        self,
+        writable: type,
+        locked: type,
+        names: tuple[str, ...],
+        kinds: tuple[int, ...],
+        parts: tuple[int, ...],
+        wires: tuple[int, ...],
+        coerces: tuple[Callable[[Any], Any], ...],
+    ) -> None: ...
+    def clone(self, row: Any, /) -> Any: ...
+    def dump(self, rows: Sequence[Any], /) -> bytes: ...
+
+class Creator:
+    def __init__(
+        self,
+        layout: Layout,
+        given: tuple[str, ...],
+        others: tuple[str, ...],
+        sources: tuple[int, ...],
+        values: tuple[Any, ...],
+        key: tuple[str, ...],
+        rows: dict[Any, Any] | None,
+        indexes: tuple[tuple[tuple[str, ...], dict[Any, Any], Callable[[Any, Any, Any], None]], ...],
+        duplicate: Callable[[Any], Exception],
+    ) -> None: ...
+    def __call__(self, values: Mapping[str, Any], /) -> Any: ...
+
+class Finisher:
+    def __init__(self, layout: Layout, keys: tuple[str, ...]) -> None: ...
+    def __call__(self, after: Any, before: Any, /) -> bool: ...
+
+class Probe:
+    def __init__(
+        self,
+        layout: Layout,
+        names: tuple[str, ...],
+        parts: tuple[str, ...],
+        answer: int,
+        container: dict[Any, Any] | None,
+        otherwise: Any,
+    ) -> None: ...
+    def __call__(self, where: Mapping[str, Any], /) -> Any: ...
+
+class Access:
+    def __init__(
+        self,
+        layout: Layout,
+        table: Any,
+        rows: dict[Any, Any],
+        probes: dict[tuple[str, ...], Any],
+        creators: dict[tuple[str, ...], Any],
+        convert: object,
+        bucket: type,
+        first: Callable[[Mapping[str, Any]], Any],
+        create: Callable[[Mapping[str, Any]], Any],
+    ) -> None: ...
+    def first(self, where: Mapping[str, Any], /) -> Any: ...
+    def create(self, values: Mapping[str, Any], /) -> Any: ...
+    def update(
+        self, where: Mapping[str, Any], touched: Mapping[str, Any], /
+    ) -> AbstractContextManager[Any]: ...
+
+def raw_event(block: bytes | memoryview, /) -> tuple[int, int, bytes, int, int, bytes, bytes] | None: ...

@@ -1,0 +1,24 @@
+"""The C module ``sequent_py._native``, where it was built and is wanted.
+
+It is built with the package if a C compiler is at hand. Without it, or with SEQUENT_PURE_PYTHON set, everything is done in Python, with the
+same results.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+try:
+    from sequent_py import _native
+except ImportError:  # no compiler when it was installed
+    _native = None  # type: ignore[assignment]
+
+if os.environ.get("SEQUENT_PURE_PYTHON"):
+    _native = None  # type: ignore[assignment]
+
+IS_NATIVE = _native is not None
+"""Whether the C module is there and wanted."""
+
+native: Any = _native
+"""The C module; None where it is not."""

@@ -1,0 +1,129 @@
+"""Native: which tables have their rows in memory handled in C, and how.
+
+``sequent_py._native`` does what ``operations``, ``indexes`` and ``blocks`` do in generated Python, for tables whose rows hold nothing that
+can change in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sequent_py.column_types import ColumnType, dumper
+from sequent_py.native import IS_NATIVE, native
+
+if TYPE_CHECKING:
+    from sequent_py.persistors.tables import TableShape
+    from sequent_py.records import ColumnShape
+
+# The numbers of enum Kind, enum KeyPart, enum Source and enum Answer in _native.c.
+_KINDS = ("int2", "int4", "int8", "bool", "uuid", "timestamptz", "date", "text", "float8")
+_OTHER = 0
+_PLAIN, _UUID_INT, _NO_KEY = range(3)
+NULL_VALUE, CONSTANT, COPIED_CONSTANT, PYTHON_DEFAULT, DRAWN, REFUSED = range(6)
+KEY, KNOWN_KEY, ENTRY = range(3)
+MOST_FILTERS = 16
+
+_TEXTS = frozenset({"text", "varchar", "bpchar"})
+
+
+class NativeTable:
+    """The layout of one table's rows, and what of the table can be handled by it."""
+
+    def __init__(self, table: TableShape) -> None:
+        shape = table.record_shape
+        self._columns = shape.by_attribute
+        self.layout = native.Layout(
+            shape.row_class,
+            shape.locked_row_class,
+            tuple(column.attribute for column in shape.columns),
+            tuple(_kind(column.type) for column in shape.columns),
+            tuple(_key_part(column.type) for column in shape.columns),
+            tuple(_wire(column.type) for column in shape.columns),
+            tuple(column.coerce for column in shape.columns),
+        )
+        self.can_dump = all(_wire(column.type) != _OTHER for column in shape.columns)
+        """Whether rows can be written as binary COPY."""
+
+    def can_key(self, attributes: Sequence[str]) -> bool:
+        """Whether values of these columns can be keys."""
+        return all(_key_part(self._columns[name].type) != _NO_KEY for name in attributes)
+
+    def probe(
+        self, names: Sequence[str], attributes: Sequence[str], answer: int, container: Any, otherwise: Any
+    ) -> Callable[[Any], Any] | None:
+        """Return the probe for filters of these names; None where it has to be a generated function."""
+        if len(names) > MOST_FILTERS or not self.can_key(attributes):
+            return None
+        probe: Callable[[Any], Any] = native.Probe(
+            self.layout, tuple(names), tuple(attributes), answer, container, otherwise
+        )
+        return probe
+
+
+def native_table(table: TableShape) -> NativeTable | None:
+    """Return how a table is handled in C; None where it is not."""
+    if not IS_NATIVE or table.record_shape.has_mutable:
+        return None
+    found = table.memo.get(NativeTable)
+    if found is None:
+        found = table.memo[NativeTable] = NativeTable(table)
+    assert isinstance(found, NativeTable)
+    return found
+
+
+def _kind(column_type: ColumnType) -> int:
+    """Return by which test a value is stored as it is; the same types as in ``column_types.passes``, others are always converted."""
+    match column_type:
+        case ColumnType(family="integer" | "boolean" | "uuid" | "date", name=name):
+            return _number(name)
+        case ColumnType(name="timestamptz", precision=None):
+            return _number("timestamptz")
+        case ColumnType(name="text", labels=None, members=None):
+            return _number("text")
+        case ColumnType(name="float8"):
+            return _number("float8")
+    return _OTHER
+
+
+def _key_part(column_type: ColumnType) -> int:
+    """Return what stands for a value in keys; see ``column_types.key``."""
+    if column_type.family == "uuid":
+        return _UUID_INT
+    return _NO_KEY if column_type.name == "bpchar" or column_type.members is not None else _PLAIN
+
+
+def _wire(column_type: ColumnType) -> int:
+    """Return in which binary form COPY takes a value that is stored; other where the driver has to write it."""
+    if dumper(column_type) is not None or column_type.family == "array":
+        return _OTHER
+    name = "text" if column_type.name in _TEXTS else column_type.name
+    return _number(name) if name in _KINDS else _OTHER
+
+
+def _number(name: str) -> int:
+    return _KINDS.index(name) + 1
+
+
+def column_sources(
+    columns: Mapping[str, ColumnShape], given: Sequence[str], table: TableShape, drawer: Callable[[str], Any]
+) -> tuple[tuple[str, ...], tuple[int, ...], tuple[Any, ...]]:
+    """Return the columns that are not given, where their values come from, and the constants or functions for it."""
+    others: list[tuple[str, int, Any]] = []
+    for name, column in columns.items():
+        if name in given:
+            continue
+        constant = table.constant_defaults.get(name)
+        if name in table.record_shape.python_defaults:
+            others.append((name, PYTHON_DEFAULT, table.record_shape.python_defaults[name]))
+        elif name in table.drawn_defaults:
+            others.append((name, DRAWN, drawer(name)))
+        elif constant is not None:
+            others.append((name, COPIED_CONSTANT if column.mutable else CONSTANT, constant))
+        else:
+            others.append((name, NULL_VALUE if column.nullable else REFUSED, None))
+    return (
+        tuple(name for name, _, _ in others),
+        tuple(source for _, source, _ in others),
+        tuple(value for _, _, value in others),
+    )

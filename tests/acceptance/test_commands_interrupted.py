@@ -101,8 +101,15 @@ def test_a_killed_worker_costs_its_group_alone(shelves: Library) -> None:
         assert_complete(shelves)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [
+        (signal.SIGINT, 130, 0),
+        (signal.SIGTERM, 143, 2),
+        pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_online_says_what_is_kept_and_how_to_go_on(
     shelves: Library, number: signal.Signals, code: int, workers: int
 ) -> None:

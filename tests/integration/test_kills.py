@@ -281,6 +281,7 @@ def test_a_killed_offline_reopens_the_gate_by_dying(url: str, connection: psycop
     assert actual_rows(connection) == expected_rows(connection)
 
 
+@pytest.mark.slow  # the crash matrix kills it at every step by name
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8])
 def test_offline_killed_at_any_moment_leaves_the_old_state_or_the_new_one(
     url: str, connection: psycopg.Connection[Any], delay: float

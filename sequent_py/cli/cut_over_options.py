@@ -1,4 +1,4 @@
-"""The options that ``offline``, ``golive`` and ``rollback`` share."""
+"""The options that ``offline``, ``golive`` and ``rollback`` share, and ``online`` in part."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from typing import Annotated
 
 import typer
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=256,
+        metavar="N",
+        help="Replay processes; 0 replays in this one. Default: the setting workers.",
+    ),
+]
 MaxDelta = Annotated[
     int | None,
     typer.Option(

@@ -12,8 +12,8 @@ import typer
 
 from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
+from sequent_py.cli.cut_over_options import Workers
 from sequent_py.cli.invocation import Invocation, command
-from sequent_py.cli.migrate import Workers
 from sequent_py.cli.render import Output
 from sequent_py.config import Config
 from sequent_py.demo.bank import DEFAULT_EVENTS, run_bank

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sequent_py.cli.blocks import Block, Facts, Items, Line, Tone, count, duration
-from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, MaxLag, VerifySample
+from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, MaxLag, VerifySample, Workers
 from sequent_py.cli.descriptions import row_counts
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined, left_behind
@@ -21,6 +21,7 @@ def golive(
     lock_timeout: LockTimeout = None,
     lock_budget: LockBudget = None,
     verify_sample: VerifySample = None,
+    workers: Workers = None,
     accept_quarantined: AcceptQuarantined = None,
     accept_differences: AcceptDifferences = False,
 ) -> None:
@@ -49,6 +50,7 @@ def golive(
             lock_timeout_seconds=lock_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
+            workers=workers,
             accept_quarantined=accept_quarantined or (),
             accept_differences=accept_differences,
             progress=progress,

@@ -9,7 +9,7 @@ import typer
 
 from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Line, Tone, count
-from sequent_py.cli.cut_over_options import LockBudget, VerifySample
+from sequent_py.cli.cut_over_options import LockBudget, VerifySample, Workers
 from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined
@@ -23,16 +23,6 @@ app = typer.Typer(
     help="Move the tables to the version of the code.",
     rich_markup_mode=None,
 )
-
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=256,
-        metavar="N",
-        help="Replay processes; 0 replays in this one. Default: the setting workers.",
-    ),
-]
 
 
 @app.command("plan")
@@ -127,6 +117,7 @@ def offline(
     ] = None,
     lock_budget: LockBudget = None,
     verify_sample: VerifySample = None,
+    workers: Workers = None,
     accept_quarantined: AcceptQuarantined = None,
     accept_differences: AcceptDifferences = False,
 ) -> None:
@@ -146,6 +137,7 @@ def offline(
     )
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.offline(
+            workers=workers,
             drain_timeout_seconds=drain_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,

@@ -15,10 +15,10 @@ from sequent_py.cli.cut_over_options import (
     MaxDelta,
     MaxLag,
     VerifySample,
+    Workers,
 )
 from sequent_py.cli.descriptions import generations
 from sequent_py.cli.invocation import Invocation, command
-from sequent_py.cli.migrate import Workers
 from sequent_py.view_schema.prune import PruneReport
 from sequent_py.view_schema.rollback import RollbackPlanReport, RollbackReport
 

@@ -17,6 +17,8 @@ def test_golive_swaps_in_and_says_how_long_others_waited(library: Library) -> No
     report = library.json(
         "migrate",
         "golive",
+        "--workers",
+        "0",
         "--max-delta",
         "100",
         "--max-lag",

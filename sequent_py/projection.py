@@ -16,6 +16,7 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg import sql
 
 from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
 from sequent_py.events import Event
@@ -106,8 +107,9 @@ class LiveProjection:
         """Read the tables' shapes, and who was left behind, once per cut-over: a version that comes back may have been built anew."""
         with self._lock:
             if self._prepared.setdefault(connection, cut_overs) != cut_overs:
-                # Prepared for tables whose columns had other types: the server would refuse to run them again.
-                connection.execute("DEALLOCATE ALL")
+                # Prepared for tables whose columns had other types: the server would refuse to run them again. The driver looks at
+                # what became of a text that is new to it only; one that it has counted before it would not see deallocate anything.
+                connection.execute(sql.SQL("DEALLOCATE ALL -- {}").format(sql.Literal(cut_overs)))
                 self._prepared[connection] = cut_overs
             if self._cut_overs != cut_overs:
                 tables = {

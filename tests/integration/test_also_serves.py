@@ -11,6 +11,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from parcels import ParcelMoved, ParcelPosted, parcel, parcels
+from parcels import actual_rows as parcel_actual_rows
+from parcels import expected_rows as parcel_expected_rows
 from shop import (
     SQL_DIRECTORY,
     LineAdded,
@@ -130,3 +133,25 @@ def test_two_declarations_of_one_version_are_refused(store_database_url: str) ->
 
     with shop(store_database_url, Twice) as app, pytest.raises(DefinitionError, match="serves already"):
         _ = app.store
+
+
+def test_a_connection_of_the_pool_appends_across_any_number_of_cut_overs(
+    store_database_url: str,
+) -> None:
+    with (
+        psycopg.connect(store_database_url) as connection,
+        closing(parcels(store_database_url, 1)) as first,
+        closing(parcels(store_database_url, 2)) as second,
+    ):
+        first.view_schema.online()
+        first.view_schema.offline()
+        second.store.append(parcel(1), [ParcelPosted(city="Ulm")])
+        second.view_schema.online()
+        second.view_schema.golive()
+        # The first cut-over meets a connection that has prepared nothing yet, the others one that has.
+        second.store.append(parcel(1), [ParcelMoved(cents=1)])
+        for back_or_forth in (first, second, first, second):
+            second.store.append(parcel(1), [ParcelMoved(cents=1)] * 12)
+            back_or_forth.view_schema.rollback()
+            second.store.append(parcel(1), [ParcelMoved(cents=1)])
+        assert parcel_actual_rows(connection) == parcel_expected_rows(connection, 2)

@@ -26,6 +26,7 @@ from sequent_py.standstill import (
     OLD_WRITER_SECONDS,
     Busy,
     hold_gate,
+    limit_locks,
 )
 
 TRIES = 3
@@ -65,10 +66,7 @@ def beside_writers(
     while tries < TRIES:
         try:
             with _Stall(on_stall) as stall, connection.transaction():
-                connection.execute(
-                    "SELECT set_config('lock_timeout', %s, true)",
-                    (f"{ACTION_LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",),
-                )
+                limit_locks(connection, ACTION_LOCK_TIMEOUT_SECONDS)
                 done = work()
                 confirm(done, _standstill(connection, schema, deadline, stall))
                 return done

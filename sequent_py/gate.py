@@ -86,11 +86,7 @@ class Gate:
         StoreNotInstalled
             There is no event store.
         """
-        with _store_is_installed(self.schema):
-            row = connection.execute(self._sql(_READ), []).fetchone()
-        if row is None:
-            raise StoreNotInstalled(self.schema, "has lost the row of its gate")
-        return GateState(*row)
+        return GateState(*self._row(connection, _READ))
 
     def cut_overs(self, connection: psycopg.Connection) -> int:
         """Return how often the live version was set: what was read of its tables holds until that rises.
@@ -100,11 +96,25 @@ class Gate:
         StoreNotInstalled
             There is no event store.
         """
+        return self.served(connection)[1]
+
+    def served(self, connection: psycopg.Connection) -> tuple[int, int]:
+        """Return the live version, and how often it was set, as of one moment.
+
+        Raises
+        ------
+        StoreNotInstalled
+            There is no event store.
+        """
+        live_version, cut_overs = self._row(connection, "SELECT live_version, cut_overs FROM {gate}")
+        return int(live_version), int(cut_overs)
+
+    def _row(self, connection: psycopg.Connection, query: LiteralString) -> tuple[Any, ...]:
         with _store_is_installed(self.schema):
-            row = connection.execute(self._sql("SELECT cut_overs FROM {gate}"), []).fetchone()
+            row = connection.execute(self._sql(query), []).fetchone()
         if row is None:
             raise StoreNotInstalled(self.schema, "has lost the row of its gate")
-        return int(row[0])
+        return row
 
     def maintenance_on(
         self,

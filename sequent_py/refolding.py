@@ -30,7 +30,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.beside_writers import Overtaken, beside_writers
-from sequent_py.errors import MigrationError, SequentError, StallLimitExceeded, StoreNotInstalled
+from sequent_py.errors import MigrationError, SequentError, StallLimitExceeded
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.gate import Gate
@@ -139,6 +139,7 @@ class Refolding:
     ) -> None:
         self._connection = connection
         self._schema = event_store_schema
+        self._gate = Gate(event_store_schema)
         self._view_schema = view_schema
         self._definitions = {item.version: item for item in definitions}
         self._event_types = event_types
@@ -161,7 +162,7 @@ class Refolding:
         MaintenanceModeActive, DrainTimeout
             As in :func:`~sequent_py.standstill.at_standstill`.
         """
-        definition = self._definition_of(Gate(self._schema).read(self._connection).live_version)
+        definition = self._definition_of(self._gate.read(self._connection).live_version)
         ids = tuple(dict.fromkeys(aggregate_ids))
         # All of them before the first is touched. Each is looked at again in its transaction: tables may be swapped until then.
         self._foldable(definition, ids)
@@ -203,7 +204,7 @@ class Refolding:
 
     def _work(self, aggregate_id: UUID) -> _Seen:
         """Fold the aggregate while everybody appends."""
-        gate = self._gate()
+        gate = self._gate.served(self._connection)
         definition = self._definition_of(gate[0])
         tables = [table for lane in self._foldable(definition, [aggregate_id]) for table in lane.tables]
         self._connection.execute(
@@ -211,7 +212,7 @@ class Refolding:
                 sql.SQL(", ").join(sql.Identifier(self._view_schema, table) for table in tables)
             )
         )
-        if self._gate() != gate:
+        if self._gate.served(self._connection) != gate:
             raise Overtaken
         # Before anything is deleted: rows of an event that this sees are seen by every later statement, and an event that it does not see is
         # found at the standstill.
@@ -242,7 +243,7 @@ class Refolding:
             )
         ).fetchone()
         if (
-            self._gate() != seen.gate
+            self._gate.served(self._connection) != seen.gate
             or appended != (False,)
             or self._is_edited(seen.aggregate_id, seen.snapshot)
         ):
@@ -251,15 +252,6 @@ class Refolding:
     def _is_edited(self, aggregate_id: UUID, since: str) -> bool:
         edits = edits_in_window(self._connection, self._schema, since=since, until=None)
         return aggregate_id in edits.aggregate_ids or edits.boundless > 0
-
-    def _gate(self) -> tuple[int, int]:
-        """Return the live version, and how often it was set."""
-        row = self._connection.execute(
-            sql.SQL("SELECT live_version, cut_overs FROM {}").format(sql.Identifier(self._schema, "gate"))
-        ).fetchone()
-        if row is None:
-            raise StoreNotInstalled(self._schema, "has lost the row of its gate")
-        return int(row[0]), int(row[1])
 
     def _refold_in_time(self, aggregate_id: UUID, live_version: int) -> RefoldReport:
         """Fold the aggregate while everybody waits, and give up when that takes too long."""

@@ -19,7 +19,7 @@ from sequent_py.partitions import whole_partitions
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record
 from sequent_py.replay.groups import WHOLE_STORE
-from sequent_py.replay.reader import aggregates_query, group_query
+from sequent_py.replay.reader import aggregates_query, group_source, in_position_order
 from sequent_py.windows import window_condition
 
 Connection = psycopg.Connection[Any]
@@ -56,10 +56,10 @@ class ScopedSample:
         until: str,
         left_out_query: sql.Composable | None = None,
     ) -> sql.Composed:
-        """Compose the SELECT of the sample's events in position order; see :func:`~sequent_py.replay.reader.group_query`."""
+        """Compose the SELECT of the sample's events in position order; see :func:`~sequent_py.replay.reader.group_source`."""
         if self.aggregate_ids is None:
             everything = replace(WHOLE_STORE, ordering=self.ordering)
-            return group_query(
+            source = group_source(
                 schema,
                 everything,
                 event_type_ids=event_type_ids,
@@ -67,6 +67,7 @@ class ScopedSample:
                 until=until,
                 left_out_query=left_out_query,
             )
+            return in_position_order(source)
         return aggregates_query(
             schema,
             self.aggregate_ids,

@@ -91,19 +91,20 @@ def hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
         return _hold_gate(connection, schema)
 
 
+def limit_locks(connection: psycopg.Connection[Any], seconds: float) -> None:
+    """Let no lock be waited for longer in this transaction."""
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{seconds * 1000:.0f}ms",))
+
+
 def _hold_gate(connection: psycopg.Connection[Any], schema: str) -> int:
-    connection.execute(
-        "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
-    )
+    limit_locks(connection, LOCK_TIMEOUT_SECONDS)
     try:
         connection.execute(
             sql.SQL("SELECT pg_advisory_xact_lock({}())").format(sql.Identifier(schema, "gate_key"))
         )
     except psycopg.errors.LockNotAvailable as error:
         raise Busy from error
-    connection.execute(
-        "SELECT set_config('lock_timeout', %s, true)", (f"{ACTION_LOCK_TIMEOUT_SECONDS * 1000:.0f}ms",)
-    )
+    limit_locks(connection, ACTION_LOCK_TIMEOUT_SECONDS)
     row = connection.execute(
         sql.SQL("SELECT live_version FROM {}()").format(sql.Identifier(schema, "check_gate_v2"))
     ).fetchone()

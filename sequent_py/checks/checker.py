@@ -26,7 +26,7 @@ from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record
 from sequent_py.replay.groups import WHOLE_STORE
 from sequent_py.replay.ledger import Connection
-from sequent_py.replay.reader import RawEvent, group_query, read_events
+from sequent_py.replay.reader import RawEvent, group_source, in_position_order, read_events
 
 EXAMPLES = 5
 
@@ -121,11 +121,11 @@ class SliceChecker:
             if not any(staged.omissions.of(table) for table in tables_of_projector(item))
         ]
         fold = self._fold(projectors, replace(staged, omissions=Omissions({})))
-        query = group_query(
+        source = group_source(
             self._schema, WHOLE_STORE, event_type_ids=fold.event_type_ids, since=None, until=staged.until
         )
         with fold.opened():
-            with closing(read_events(reader, query)) as raw_events:
+            with closing(read_events(reader, in_position_order(source))) as raw_events:
                 events = fold.apply(_counted(raw_events, on_events))
             return self._result(records, events, left_out=left_out)
 

@@ -42,32 +42,6 @@ _END = b"\xff\xff"
 _JSONB_VERSION_BYTES = 1
 
 
-def group_query(
-    schema: str,
-    group: Group,
-    *,
-    event_type_ids: Sequence[int],
-    since: str | None,
-    until: str,
-    left_out: Collection[UUID] = (),
-    left_out_query: sql.Composable | None = None,
-) -> sql.Composed:
-    """Compose the SELECT of a group's events in position order, which keeps the order within every scope of the group's ordering; see
-    :func:`group_source` for what is read.
-    """
-    return in_position_order(
-        group_source(
-            schema,
-            group,
-            event_type_ids=event_type_ids,
-            since=since,
-            until=until,
-            left_out=left_out,
-            left_out_query=left_out_query,
-        )
-    )
-
-
 def group_source(
     schema: str,
     group: Group,
@@ -123,7 +97,7 @@ def aggregates_query(
     since: str | None = None,
     left_out_query: sql.Composable | None = None,
 ) -> sql.Composed:
-    """Compose the SELECT of some aggregates' events visible in ``until`` and not in ``since``, in position order; see :func:`group_query`."""
+    """Compose the SELECT of some aggregates' events visible in ``until`` and not in ``since``, in position order; see :func:`group_source`."""
     ids = sql.SQL("aggregate_id = ANY({}::uuid[])").format(sql.Literal([str(item) for item in aggregate_ids]))
     conditions = [ids, window_condition(since, until), *_but_for(left_out_query)]
     return in_position_order(_source(schema, "events", conditions, event_type_ids))
@@ -143,7 +117,7 @@ def _source(
 
 
 def in_position_order(source: sql.Composable) -> sql.Composed:
-    """Compose the SELECT of raw events from a ``FROM … AS e WHERE …``."""
+    """Compose the SELECT of raw events from a ``FROM … AS e WHERE …``, in position order, which keeps the order within every scope of an ordering."""
     return sql.SQL(
         "SELECT position, created_at, aggregate_id, sequence_number, event_type_id, payload, metadata {} ORDER BY position"
     ).format(source)
@@ -222,7 +196,7 @@ def parse(blocks: Iterator[bytes | memoryview]) -> Iterator[RawEvent]:
     Raises
     ------
     ValueError
-        The stream is not what :func:`group_query` yields.
+        The stream is not what :func:`in_position_order` selects.
     """
     unpack_fixed, unpack_length = _FIXED.unpack_from, _LENGTH.unpack_from
     fixed_size = _FIXED.size

@@ -10,7 +10,8 @@ Rows, those of the system catalogs among them, are read as of the snapshot. What
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psycopg
@@ -39,16 +40,21 @@ def at_one_moment(connection: Connection, schema: str, read: Callable[[], T]) ->
     for _ in range(MOST_READINGS - 1):
         seen: int | None = None
         try:
-            with connection.transaction():
-                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            with _one_snapshot(connection):
                 seen = gate.cut_overs(connection)
                 return read()
         except (SequentError, psycopg.Error):
             if seen is None or connection.closed or gate.cut_overs(connection) == seen:
                 raise
+    with _one_snapshot(connection):
+        return read()
+
+
+@contextmanager
+def _one_snapshot(connection: Connection) -> Iterator[None]:
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        return read()
+        yield
 
 
 def between_cut_overs(connection: Connection, schema: str, work: Callable[[], T]) -> tuple[T, int]:

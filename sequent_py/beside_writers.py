@@ -72,12 +72,24 @@ def beside_writers(
                 return done
         except Overtaken:
             tries += 1
+            _let_pass(connection, schema, deadline)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             time.sleep(backoff * random.uniform(0.5, 1.5))
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
         if time.monotonic() >= deadline and tries < TRIES:
             raise drain_timeout(Gate(schema).writers(connection), budget_seconds)
     return None
+
+
+def _let_pass(connection: psycopg.Connection[Any], schema: str, deadline: float) -> None:
+    """Wait for the writers that are in flight: what they write would overtake the next try, too, and no standstill comes about before them."""
+    gate = Gate(schema)
+    since = time.monotonic()
+    while time.monotonic() < deadline:
+        waited = time.monotonic() - since
+        if not any(writer.open_seconds > waited for writer in gate.writers(connection)):
+            return
+        time.sleep(POLL_SECONDS)
 
 
 class _Stall:

@@ -1,6 +1,6 @@
 """Time catch-up passes: do they cost what their window costs, or what the store costs, and how near do they come to a replay?
 
-    python bench/catch_up.py [--stores 200000 1000000] [--orderings aggregate partition global] [--workers 2]
+    python -m bench.catch_up [--stores 200000 1000000] [--orderings aggregate partition global] [--workers 2]
 
 For each store of bank events and each ordering the bank's tables are built by ``online``; then windows of ``--small`` and ``--large`` new events are
 written, one transaction of a thousand events after another, and each is caught up by running ``online`` again. Printed, in events/s: the replay, both windows
@@ -36,15 +36,16 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from lines import ORDERINGS
 from psycopg import sql
-from replay import SERVER, Watch
 
+from bench.contenders.ours import LastProgress
+from bench.lines import ORDERINGS
+from bench.server import say, server
 from sequent_py import Config, Migrations, Sequent
 from sequent_py.demo.bank_check import check_bank
 from sequent_py.demo.bank_events import bank_history
 from sequent_py.demo.examples import example_directory
-from sequent_py.testing.server import fresh_database, shared_server
+from sequent_py.testing.server import fresh_database
 
 EVENTS_PER_TRANSACTION = 1_000
 History = Iterator[tuple[UUID, Any, datetime]]
@@ -143,12 +144,12 @@ def measure(store: Store, ordering: str, options: argparse.Namespace, say: Calla
 
 def online(app: Sequent, events: int | None = None) -> float:
     """Run ``online`` and return how long the replay took, process starts included, planning and indexes not."""
-    watch = Watch()
-    report = app.view_schema.online(progress=watch)
+    progress = LastProgress()
+    report = app.view_schema.online(progress=progress)
     if events is not None and report.events != events:
         raise SystemExit(f"{report.events} events were caught up, not {events}")
-    assert watch.last is not None
-    return watch.last.seconds
+    assert progress.replayed is not None
+    return progress.replayed.seconds
 
 
 def table(figures: dict[tuple[str, int], Measured], options: argparse.Namespace) -> str:
@@ -184,12 +185,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all seconds here")
     options = parser.parse_args()
     options.stores.sort()
-    named = os.environ.pop("SEQUENT_DATABASE_URL", None)
-    if named:
-        version, figures = run(named, options)
-    else:
-        with shared_server(f"bench{os.getpid()}", options=SERVER) as server:
-            version, figures = run(server, options)
+    with server() as url:
+        version, figures = run(url, options)
     sys.stdout.write(
         f"Bank events, two projectors, PostgreSQL {version}, Python {platform.python_version()}, {os.cpu_count()} cores,"
         f" {options.workers} workers, medians of {options.rounds} windows.\n\n{table(figures, options)}\n"
@@ -199,12 +196,12 @@ def main() -> None:
         options.json.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def run(server: str, options: argparse.Namespace) -> tuple[str, dict[tuple[str, int], Measured]]:
+def run(server_url: str, options: argparse.Namespace) -> tuple[str, dict[tuple[str, int], Measured]]:
     """Measure every ordering on every store; return the server's version and the figures."""
     windows = options.rounds * (options.small + options.large) * len(options.orderings)
     figures: dict[tuple[str, int], Measured] = {}
     for events in options.stores:
-        with fresh_database(server, f"sequent_bench_{os.getpid()}") as url:
+        with fresh_database(server_url, f"sequent_bench_{os.getpid()}") as url:
             store = Store(url, events, events + windows)
             started = time.perf_counter()
             store.load()
@@ -214,11 +211,6 @@ def run(server: str, options: argparse.Namespace) -> tuple[str, dict[tuple[str, 
             with closing(psycopg.connect(url)) as connection:
                 version = connection.info.parameter_status("server_version")
     return str(version), figures
-
-
-def say(text: str) -> None:
-    """Tell whoever waits."""
-    sys.stderr.write(text + "\n")
 
 
 if __name__ == "__main__":

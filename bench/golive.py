@@ -1,6 +1,6 @@
 """Measure what a golive costs those who write and read meanwhile.
 
-    python bench/golive.py [--events 100000] [--rate 500] [--threads 4] [--rounds 3]
+    python -m bench.golive [--events 100000] [--rate 500] [--threads 4] [--rounds 3]
 
 A store of bank events is at version 1. A second process, which carries the code of both versions, appends one event per transaction,
 projection included, ``--rate`` times a second from ``--threads`` threads, and looks rows up 200 times a second. Meanwhile version 2, which rebuilds both tables, is
@@ -26,18 +26,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
 
+from bench.server import database
 from sequent_py import Config, Migrations, Sequent
 from sequent_py.demo.bank_check import check_bank
 from sequent_py.demo.bank_events import bank_history
 from sequent_py.demo.examples import example_directory
-from sequent_py.testing.server import fresh_database, shared_server
 from sequent_py.view_schema.golive import GoliveReport
 
 SERVER = {
@@ -176,7 +175,10 @@ def measure(url: str, version: int, rate: float, threads: int) -> dict[str, Any]
     with (
         application(url, version) as app,
         subprocess.Popen(
-            [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "bench.golive", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as other,
     ):
         assert other.stdin is not None
@@ -264,8 +266,7 @@ def main() -> None:
     if arguments.serve:
         serve()
         return
-    named = os.environ.pop("SEQUENT_DATABASE_URL", None)
-    with contextmanager(_server)(named) as server, fresh_database(server, f"bench_{os.getpid()}") as url:
+    with database(SERVER) as url:
         with application(url, 1) as app:
             app.install()
             app.store.import_history(bank_history(importlib.import_module("bank.events"), arguments.events))
@@ -286,14 +287,6 @@ def main() -> None:
                 say(f"failed: {failure}")
 
 
-def _server(named: str | None) -> Iterator[str]:
-    if named:
-        yield named
-        return
-    with shared_server(f"bench{os.getpid()}", options=SERVER) as server:
-        yield server
-
-
 def say(text: str) -> None:
     """Print at once."""
     sys.stdout.write(text + "\n")
@@ -301,5 +294,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

@@ -2,7 +2,7 @@
 
 Run from the checkout::
 
-    python bench/append_and_windows.py [--events 1000000] [--repeat 3]
+    python -m bench.indexes [--events 1000000] [--repeat 3]
 
 The server is a throw-away one (fsync and synchronous_commit off) unless ``--server-url`` names another. Every figure is the best of
 ``--repeat`` runs. Takes about two minutes.

@@ -1,0 +1,87 @@
+"""This library: ``sequent migrate online`` as a whole, with its worker processes; by handlers, or by declared projections where there are any."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+
+import psycopg
+from psycopg import sql
+
+from bench.contenders import Contender, rows_that_differ
+from bench.workloads import Workload
+from sequent_py import Config, Sequent
+from sequent_py.progress import ReplayProgress
+
+
+class LastProgress:
+    """A progress that keeps the last thing it was told of the replay."""
+
+    def __init__(self) -> None:
+        self.replayed: ReplayProgress | None = None
+
+    def step(self, name: str) -> None:
+        pass
+
+    def replay(self, progress: ReplayProgress) -> None:
+        self.replayed = progress
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def application(url: str, workload: Workload, *, is_declared: bool = False) -> Sequent:
+    """Return the workload's application on that database."""
+    migrations = workload.declared if is_declared else workload.migrations
+    assert migrations is not None
+    return Sequent(
+        Config(database_url=url, migrations_class=migrations, sql_directory=workload.sql_directory)
+    )
+
+
+def has_declared(workload: Workload) -> bool:
+    """Whether the workload's tables can be declared: the library can, and the workload does."""
+    return (
+        workload.declared is not None
+        and find_spec("sequent_py.declared") is not None
+        and find_spec(workload.declared.partition(":")[0]) is not None
+    )
+
+
+class Ours(Contender):
+    """One command, as an operator runs it."""
+
+    def __init__(
+        self, url: str, workload: Workload, events: int, workers: int, *, is_declared: bool = False
+    ) -> None:
+        self.name = f"ours{', declared' if is_declared else ''}, {workers} worker{'s' if workers > 1 else ''}"
+        self.events = events
+        self._url, self._workload, self._workers = url, workload, workers
+        self._app = application(url, workload, is_declared=is_declared)
+
+    def run(self) -> float | None:
+        progress = LastProgress()
+        self._app.view_schema.online(workers=self._workers, progress=progress)
+        assert progress.replayed is not None
+        return progress.replayed.seconds
+
+    def differences(self) -> int | None:
+        version = _version_of(self._workload)
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            return sum(
+                rows_that_differ(
+                    connection,
+                    table,
+                    sql.Identifier("view_schema", f"{table.name}_{version}"),
+                    self.events,
+                )
+                for table in self._workload.tables
+            )
+
+    def discard(self) -> None:
+        self._app.view_schema.abort()
+
+
+def _version_of(workload: Workload) -> int:
+    module, _, name = workload.migrations.partition(":")
+    return int(getattr(importlib.import_module(module), name).version)

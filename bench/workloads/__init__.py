@@ -1,0 +1,47 @@
+"""Workloads: a history, the application whose projectors read it, and the same tables as plain SQL computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import UUID
+
+History = Iterator[tuple[UUID, Any, datetime | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTable:
+    """A table of the read side, in plain SQL."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Those that follow from the events; the database fills the others."""
+    select: LiteralString
+    """Computes them from ``{events}`` and ``{event_types}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is replayed, and into which tables."""
+
+    name: str
+    describes: str
+    migrations: str
+    """``module:Class`` of the view schema, handlers."""
+    sql_directory: Path
+    history: Callable[[int], History]
+    """Makes a history of that many events, the same every time."""
+    tables: tuple[ReadTable, ...]
+    declared: str | None = None
+    """``module:Class`` of the same view schema as declared projections, where those exist."""
+
+
+def workloads() -> dict[str, Workload]:
+    """Return all workloads by name."""
+    from bench.workloads.bank import BANK, LONG_STREAMS, ONE_STREAM
+    from bench.workloads.wide import WIDE
+
+    return {item.name: item for item in (BANK, WIDE, LONG_STREAMS, ONE_STREAM)}

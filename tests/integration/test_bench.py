@@ -1,0 +1,72 @@
+"""The benchmark suite runs, and proves its tables: a small run of all of it, so that it cannot rot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL = (
+    *("--events", "400", "--other-events", "400", "--package-events", "400", "--per-event-events", "40"),
+    *("--windows", "100", "--appends", "20", "--rounds", "1", "--workers", "1"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _import_from_checkout(monkeypatch: pytest.MonkeyPatch, server_url: str) -> Iterator[None]:
+    path = [*sys.path]
+    sys.path.insert(0, str(ROOT))
+    monkeypatch.setenv("SEQUENT_DATABASE_URL", server_url)
+    yield
+    sys.path[:] = path
+
+
+def test_a_small_run_measures_every_contender_and_writes_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.__main__ import main
+    from bench.report import BEGIN, END
+    from bench.stages import has_packages
+
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+
+    main([*SMALL, "--docs", str(tmp_path)])
+
+    found = json.loads((tmp_path / "performance" / "results.json").read_text(encoding="utf-8"))
+    stages = {stage["name"]: stage for stage in found["stages"]}
+    assert list(stages)[:3] == ["bank, 400 events", "wide, 400 events", "long-streams, 400 events"]
+    for stage in stages.values():
+        differences = {item["name"]: item["differences"] for item in stage["contenders"]}
+        assert set(differences.values()) == {0, None}
+        assert differences["ours, 1 worker"] == differences["INSERT … SELECT, one session"] == 0
+        assert "no row differs" in stage["proof"]
+        for item in stage["contenders"]:
+            assert item["median"]["seconds"] > 0
+            assert item["median"]["wal_mib"] >= 0
+    assert has_packages() == any("eventsourcing, bulk" in str(stage) for stage in stages.values())
+    assert [window["events"] for window in found["windows"]] == [100]
+    assert {"append", "append, two live projections", "load of 100 events"} <= {
+        item["name"] for item in found["appends"]
+    }
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "### wide, 400 events" in text
+    assert "old" not in text
+    assert "ours, 1 worker / INSERT" in capsys.readouterr().out
+
+
+def test_a_contender_whose_rows_differ_from_the_events_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.__main__ import main
+    from bench.contenders.plain_sql import Insert
+    from bench.stages import TablesDiffer
+
+    monkeypatch.setattr(Insert, "differences", lambda contender: 1)
+
+    with pytest.raises(TablesDiffer, match="INSERT … SELECT, one session has 1 rows that differ"):
+        main([*SMALL, "--other-events", "--no-packages", "--windows", "--appends", "0"])

@@ -7,6 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(if $(shell command -v $(name)),$(name))))
 INSTALL ?= --editable '.[dev]'
 PYTEST_ARGUMENTS ?= -n logical
+BENCH_VENV ?= .bench-venv
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -59,13 +60,14 @@ state-machine: $(READY) ## lives of a view schema at random, many; STATE_MACHINE
 demo: $(READY) ## a view migration of 200 000 events under a writer, and its proof
 	$(BIN)/sequent demo
 
-bench: $(READY) ## events per second, beside a set-based INSERT … SELECT and a drained COPY
-	$(BIN)/python bench/replay.py --write docs/performance.md
+bench: ## rebuilds, windows and appends beside plain SQL and two packages of PyPI; BENCH_ARGUMENTS="--events 200000 1000000 10000000"
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) INSTALL="--editable '.[bench]'" venv
+	$(BENCH_VENV)/bin/python -m bench --docs docs $(BENCH_ARGUMENTS)
 
 docs: $(READY) ## write the pages that are derived from the code
 	$(BIN)/python -m sequent_py.view_schema.state_diagram > docs/state-diagram.md.new
 	mv docs/state-diagram.md.new docs/state-diagram.md
 
 clean: ## remove everything that these targets made, the embedded server's data included
-	rm -rf sequent_py/_native.*.so .venv .ci-venv .sequent dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf sequent_py/_native.*.so .venv .ci-venv .bench-venv .sequent dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

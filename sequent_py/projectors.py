@@ -9,12 +9,13 @@ declares.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from sequent_py.errors import DefinitionError, ProjectionFailed, RecordNotManaged
 from sequent_py.events import Event
@@ -249,7 +250,7 @@ class ProjectorDefinition:
 
 
 def projector_definition(cls: type[Projector]) -> ProjectorDefinition:
-    """Return what a projector class says.
+    """Return what a projector class says; read once per class, because every append asks for it.
 
     Raises
     ------
@@ -259,6 +260,12 @@ def projector_definition(cls: type[Projector]) -> ProjectorDefinition:
     """
     if not (isinstance(cls, type) and issubclass(cls, Projector)):
         raise DefinitionError(f"{cls!r} is not a Projector class.")
+    # For the type checker: a class is hashable, whatever its instances are.
+    return _definition_of(cast(Any, cls))
+
+
+@functools.cache
+def _definition_of(cls: Any) -> ProjectorDefinition:
     if cls.ordering not in ORDERINGS:
         raise DefinitionError(
             f"{cls.__name__}.ordering is {cls.ordering!r}.",

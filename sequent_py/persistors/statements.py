@@ -46,12 +46,11 @@ class Statements:
         self, filters: Sequence[Filter], *, order: str = "", limit: bool = False, lock: bool = False
     ) -> tuple[Query, list[Any]]:
         """Select matching rows; ``order`` is "ASC", "DESC" or none, ``limit`` appends parameters for LIMIT and OFFSET."""
-        condition, parameters = self.condition(filters)
 
         def compose() -> sql.Composable:
             parts: list[sql.Composable] = [
                 sql.SQL("SELECT {} FROM {}").format(self._selected, self.relation),
-                condition,
+                self.condition(filters),
             ]
             constant = [item.column for item in filters if item.is_scalar]
             terms = self._order(constant, order) if order else []
@@ -64,7 +63,9 @@ class Statements:
                 parts.append(sql.SQL("FOR NO KEY UPDATE"))
             return sql.SQL(" ").join(parts)
 
-        return self._once(("select", _shape_of(filters), order, limit, lock), compose), parameters
+        return self._once(("select", _shape_of(filters), order, limit, lock), compose), self.parameters(
+            filters
+        )
 
     def select_keys(
         self,
@@ -155,7 +156,6 @@ class Statements:
 
     def update(self, changed: Sequence[str], filters: Sequence[Filter]) -> tuple[Query, list[Any]]:
         """Set columns of matching rows; parameters of ``changed`` go before those returned."""
-        condition, parameters = self.condition(filters)
 
         def compose() -> sql.Composable:
             by_attribute = {column.attribute: column for column in self.columns}
@@ -165,17 +165,16 @@ class Statements:
                 )
                 for name in changed
             )
-            return sql.SQL("UPDATE {} SET {} {}").format(self.relation, sets, condition)
+            return sql.SQL("UPDATE {} SET {} {}").format(self.relation, sets, self.condition(filters))
 
-        return self._once(("update", tuple(changed), _shape_of(filters)), compose), parameters
+        return self._once(("update", tuple(changed), _shape_of(filters)), compose), self.parameters(filters)
 
     def delete(self, filters: Sequence[Filter]) -> tuple[Query, list[Any]]:
         """Delete matching rows."""
-        condition, parameters = self.condition(filters)
         return self._once(
             ("delete", _shape_of(filters)),
-            lambda: sql.SQL("DELETE FROM {} {}").format(self.relation, condition),
-        ), parameters
+            lambda: sql.SQL("DELETE FROM {} {}").format(self.relation, self.condition(filters)),
+        ), self.parameters(filters)
 
     def delete_keys(self, keys: Sequence[Mapping[str, Any]]) -> tuple[Query, list[Any]]:
         """Delete rows by primary key; ``keys`` by attribute."""
@@ -192,14 +191,13 @@ class Statements:
 
     def count(self, filters: Sequence[Filter]) -> tuple[Query, list[Any]]:
         """Count matching rows."""
-        condition, parameters = self.condition(filters)
         return self._once(
             ("count", _shape_of(filters)),
-            lambda: sql.SQL("SELECT count(*) FROM {} {}").format(self.relation, condition),
-        ), parameters
+            lambda: sql.SQL("SELECT count(*) FROM {} {}").format(self.relation, self.condition(filters)),
+        ), self.parameters(filters)
 
-    def condition(self, filters: Sequence[Filter]) -> tuple[sql.Composable, list[Any]]:
-        """Return the WHERE clause, and its parameters."""
+    def parameters(self, filters: Sequence[Filter]) -> list[Any]:
+        """Return the parameters of the filters' WHERE clause."""
         parameters: list[Any] = []
         for item in filters:
             present = [self.dump(item.column.attribute, value) for value in item.values if value is not None]
@@ -207,10 +205,12 @@ class Statements:
                 parameters.append(present)
             elif present:
                 parameters.append(present[0])
+        return parameters
+
+    def condition(self, filters: Sequence[Filter]) -> sql.Composable:
+        """Return the WHERE clause."""
         clauses = [self._clause(item) for item in filters]
-        if not clauses:
-            return sql.SQL(""), parameters
-        return sql.SQL("WHERE {}").format(sql.SQL(" AND ").join(clauses)), parameters
+        return sql.SQL("WHERE {}").format(sql.SQL(" AND ").join(clauses)) if clauses else sql.SQL("")
 
     def _clause(self, item: Filter) -> sql.Composable:
         name, cast_to = identifier(item.column.name), self.cast(item.column)

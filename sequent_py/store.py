@@ -1,7 +1,7 @@
 """The event store: append, load, read by range and by snapshot window.
 
 Owns ``events`` and, by triggers, ``event_edits``. Writes events through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events: one round trip,
-in autocommit, when there is no live projection; one transaction with one. Locks: those of that function, and none for reading.
+in autocommit, when no version is live; one transaction with one, whose BEGIN travels with the call. Locks: those of that function, and none for reading.
 
 Guarantees:
 
@@ -31,8 +31,8 @@ from pydantic_core import from_json
 
 from sequent_py.arguments import checked_aggregate_id, checked_count, checked_event_classes
 from sequent_py.database import for_parameters, raw_connection
-from sequent_py.encoding import Batch, encode_batch, jsonb
-from sequent_py.errors import SequentError, StoreError, WrongExpectedVersion
+from sequent_py.encoding import Batch, array_text, encode_batch, jsonb_array_text
+from sequent_py.errors import SequentError, StoreError, VersionMismatch, WrongExpectedVersion
 from sequent_py.event_types import EventTypeIds
 from sequent_py.events import Envelope, Event, EventTypes, aliases_of, event_type_of
 from sequent_py.roles.lacking import Deed, lacking
@@ -87,6 +87,8 @@ class EventStore:
         self._queries: dict[str, bytes] = {}
         self._may_not_append = partial(self._explained, Deed.APPEND)
         self._may_not_read = partial(self._explained, Deed.READ)
+        self._may_project = projection is not None
+        """Whether the next append needs a transaction, to project in. A guess from the last one, which the server corrects."""
         self._ids = EventTypeIds(schema, lambda: self._own_connection(autocommit=True))
 
     # Writing
@@ -145,8 +147,7 @@ class EventStore:
         if connection is not None:
             return self._append(raw_connection(connection), batch, type_ids, expected_version, partition_key)
         try:
-            with self._own_connection(autocommit=self.projection is None) as own:
-                return self._append(own, batch, type_ids, expected_version, partition_key)
+            return self._append_and_commit(batch, type_ids, expected_version, partition_key)
         except WrongExpectedVersion as error:
             if error.actual is not None:
                 raise
@@ -297,6 +298,21 @@ class EventStore:
 
     # Inside
 
+    def _append_and_commit(
+        self, batch: Batch, type_ids: list[int], expected_version: int | None, partition_key: str | None
+    ) -> list[Event]:
+        if not self._may_project:
+            try:
+                with self._own_connection(autocommit=True) as own:
+                    row = self._record(own, batch, type_ids, expected_version, partition_key, ())
+                return batch.recorded(*row[:3])
+            except VersionMismatch:
+                # Serving no version, it is refused as soon as one is live: nothing was written.
+                if self.projection is None:
+                    raise
+        with self._own_connection() as own:
+            return self._append(own, batch, type_ids, expected_version, partition_key)
+
     def _append(
         self,
         connection: psycopg.Connection,
@@ -305,33 +321,17 @@ class EventStore:
         expected_version: int | None,
         partition_key: str | None,
     ) -> list[Event]:
-        code_versions = list(self.projection.versions) if self.projection is not None else []
+        code_versions = self.projection.versions if self.projection is not None else ()
         is_idle = connection.info.transaction_status == TransactionStatus.IDLE
         needs_transaction = self.projection is not None and connection.autocommit and is_idle
         with connection.transaction() if needs_transaction else nullcontext():
-            with translated(
-                self.schema,
-                connection,
-                aggregate_id=batch.aggregate_id,
-                expected_version=expected_version,
-                code_versions=code_versions,
-                explain_refusal=self._may_not_append,
-            ):
-                row = connection.execute(
-                    self._query("SELECT * FROM {append_events}(%b, %b, %b, %b, %b, %b, %b::integer[], %b)"),
-                    [
-                        batch.aggregate_id,
-                        expected_version,
-                        type_ids,
-                        [jsonb(payload) for payload in batch.payloads],
-                        jsonb(batch.metadata),
-                        batch.created_at,
-                        code_versions,
-                        partition_key,
-                    ],
-                ).fetchone()
-            first_sequence_number, positions, created_at, live_version, cut_overs = cast(tuple[Any, ...], row)
-            recorded = batch.recorded(first_sequence_number, positions, created_at)
+            begins = is_idle and not connection.autocommit and psycopg.Pipeline.is_supported()
+            row = self._record(
+                connection, batch, type_ids, expected_version, partition_key, code_versions, begins=begins
+            )
+            *envelope, live_version, cut_overs = row
+            recorded = batch.recorded(*envelope)
+            self._may_project = self.projection is not None and live_version > 0
             if self.projection is not None and live_version > 0:
                 try:
                     self.projection.project(connection, recorded, live_version, cut_overs)
@@ -339,6 +339,42 @@ class EventStore:
                     _abort(connection)
                     raise
             return recorded
+
+    def _record(
+        self,
+        connection: psycopg.Connection,
+        batch: Batch,
+        type_ids: list[int],
+        expected_version: int | None,
+        partition_key: str | None,
+        code_versions: Sequence[int],
+        *,
+        begins: bool = False,
+    ) -> tuple[Any, ...]:
+        """Call ``append_events``. ``begins``: the driver sends BEGIN before it, and a pipeline does not wait for the answer to that."""
+        with translated(
+            self.schema,
+            connection,
+            aggregate_id=batch.aggregate_id,
+            expected_version=expected_version,
+            code_versions=code_versions,
+            explain_refusal=self._may_not_append,
+        ):
+            with connection.pipeline() if begins else nullcontext():
+                cursor = connection.execute(
+                    self._query("SELECT * FROM {append_events}(%b, %b, %s, %s, %s, %b, %s, %b)"),
+                    [
+                        batch.aggregate_id,
+                        expected_version,
+                        array_text(type_ids),
+                        jsonb_array_text(batch.payloads),
+                        batch.metadata.decode(),
+                        batch.created_at,
+                        array_text(code_versions),
+                        partition_key,
+                    ],
+                )
+            return cast(tuple[Any, ...], cursor.fetchone())
 
     def _stored_type_ids(self, names: Sequence[str]) -> list[int]:
         with translated(self.schema, None, explain_refusal=self._may_not_append):

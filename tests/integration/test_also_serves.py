@@ -23,6 +23,7 @@ from shop import (
     Shop1,
     actual_rows,
     expected_rows,
+    order_id,
     place_orders,
     shop,
 )
@@ -117,6 +118,35 @@ def test_appends_go_on_as_the_version_that_is_live(both: Sequent, store_database
         assert actual["line_records"] == expected["line_records"]
         doubled = [(*row[:3], 2 * row[3], *row[4:]) for row in expected["order_records"]]
         assert actual["order_records"] == doubled
+
+
+def test_an_append_that_took_no_version_for_live_is_projected_once_one_is(store_database_url: str) -> None:
+    with (
+        shop(store_database_url) as writer,
+        shop(store_database_url) as other,
+        closing(psycopg.connect(store_database_url, autocommit=True)) as connection,
+    ):
+        place_orders(writer, range(5))
+        other.view_schema.online()
+        other.view_schema.offline()
+        place_orders(writer, range(5, 10))
+        writer.store.append(place_orders(writer, [10])[0], [LineAdded(product="late", cents=1)])
+        assert actual_rows(connection) == expected_rows(connection)
+
+
+def test_code_of_another_version_is_refused_also_when_it_took_none_for_live(
+    store_database_url: str, wide_sql: Path
+) -> None:
+    class Wide(Both):
+        also_serves = ()
+
+    with shop(store_database_url, Wide, sql_directory=wide_sql) as writer, shop(store_database_url) as other:
+        place_orders(writer, range(2))
+        other.view_schema.online()
+        other.view_schema.offline()
+        with pytest.raises(VersionMismatch, match="This code is at view-schema version 2, the database at 1"):
+            place_orders(writer, [2])
+        assert writer.store.version_of(order_id(2)) == 0
 
 
 def test_code_of_one_version_is_refused_after_the_cut_over(both: Sequent, store_database_url: str) -> None:

@@ -100,6 +100,13 @@ def test_what_append_returns_is_what_load_returns(store: EventStore) -> None:
     assert store.version_of(aggregate_id) == 2
 
 
+def test_texts_that_arrays_quote_come_back_as_they_were(store: EventStore) -> None:
+    owners = ["", " ", "NULL", '"', '\\"', "\\", "{}", "{,}", "a,b", "\\\\u0041", "\n", "😀", "%s %b $1", "'"]
+    aggregate_id = uuid4()
+    store.append(aggregate_id, [Opened(owner=owner, extra=[owner]) for owner in owners], 0)
+    assert [event.owner for event in store.load(aggregate_id) if isinstance(event, Opened)] == owners
+
+
 def test_payloads_are_stored_as_objects(store: EventStore, admin: psycopg.Connection) -> None:
     store.append(uuid4(), [Opened(owner="Ann")])
     row = admin.execute("SELECT payload ->> 'owner', jsonb_typeof(payload), metadata FROM events").fetchone()

@@ -20,11 +20,11 @@ from typing import Any
 import psycopg
 
 from bench.appending import measure_appends
-from bench.windows import run_windows
 from bench.measure import Meter
 from bench.report import machine, markdown, results, write_between_markers
 from bench.server import say, server
 from bench.stages import Sizes, Stage, has_packages, prepare, prove, run_rounds
+from bench.windows import run_windows
 from bench.workloads import workloads
 
 

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.windows import Window
 from bench.measure import Cost, as_json, median_cost
 from bench.stages import Stage
+from bench.windows import Window
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 INSERT = "INSERT … SELECT, one session"

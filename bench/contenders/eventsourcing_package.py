@@ -38,6 +38,8 @@ from bench.workloads import Workload
 
 _APPENDS_SCHEMA = "eventsourcing_appends"
 _PAGE_EVENTS = 5_000
+_INSERTED_EVENTS = 500
+"""At a time, while its store is filled: with thousands in one pipeline the driver was seen to wait for ever."""
 _TIMEOUT_SECONDS = 3_600.0
 
 
@@ -199,7 +201,7 @@ class _Eventsourcing(Contender):
         _create_schema(self._url, self._store)
         with Bank(environment(self._url, self._store)) as app:
             history = self._history()
-            while page := list(islice(history, _PAGE_EVENTS)):
+            while page := list(islice(history, _INSERTED_EVENTS)):
                 app.recorder.insert_events([app.mapper.to_stored_event(item) for item in page])
 
     @property

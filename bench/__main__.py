@@ -3,7 +3,7 @@
     python -m bench [--events 200000 1000000] [--other-events 200000] [--rounds 3] [--docs docs]
 
 The bank is measured at each of ``--events``; the wide and the long-stream workload at each of ``--other-events``; the packages of PyPI, where they are installed, beside
-ours on a store of ``--package-events``. 10 M events by ``--events 200000 1000000 10000000``: allow an hour and 20 GB. A server is started for the run unless SEQUENT_DATABASE_URL names one,
+ours on a store of ``--package-events``. 10 M events by ``--events 200000 1000000 10000000``: allow two hours and 30 GB. A server is started for the run unless SEQUENT_DATABASE_URL names one,
 which nothing else may use meanwhile.
 """
 

@@ -66,9 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         workers = max(sizes.workers)
         windows = []
         if options.windows:
-            banks = [
-                stage for stage in stages if stage.workload.name == "bank" and stage.events in options.events
-            ]
+            banks = [stage for stage in stages if stage.workload.name == "bank" and not stage.with_packages]
             windows = run_windows(banks, meter, options.windows, sizes.rounds, workers)
         for stage in stages:
             prove(stage, workers)

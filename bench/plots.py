@@ -20,7 +20,7 @@ def write_plots(found: dict[str, Any], directory: Path) -> list[Path]:
     written = []
     for stage in found["stages"]:
         rates = {item["name"]: item["events"] / item["median"]["seconds"] for item in stage["contenders"]}
-        path = directory / f"rebuild-{stage['workload']}-{stage['events']}.png"
+        path = directory / f"rebuild-{stage['name'].replace(' ', '-').replace(',', '')}.png"
         written.append(_bars(rates, f"Rebuild: {stage['name']}", "events/s", path))
     written += _sizes(found, directory)
     rates = {item["name"]: item["median"] for item in found["appends"] if item["unit"] == "events/s"}

@@ -51,6 +51,7 @@ class Stage:
     events: int
     app: Sequent
     contenders: list[Contender]
+    with_packages: bool = False
     costs: dict[str, list[Cost]] = field(default_factory=dict)
     differences: dict[str, int | None] = field(default_factory=dict)
     proof: str = ""
@@ -71,7 +72,7 @@ def prepare(
     with_packages: bool = False,
 ) -> Stage:
     """Load a store of that size, and set its contenders up; the stack drops it."""
-    name = f"{workload.name}, {events:,} events"
+    name = f"{workload.name}, {events:,} events{', beside packages' if with_packages else ''}"
     url = stack.enter_context(
         fresh_database(
             server_url, f"bench_{os.getpid()}_{workload.name}_{events}{'_packages' if with_packages else ''}"
@@ -87,7 +88,7 @@ def prepare(
     for contender in contenders:
         contender.prepare()
     say(f"{name}: loaded")
-    return Stage(name, url, workload, events, app, contenders)
+    return Stage(name, url, workload, events, app, contenders, with_packages)
 
 
 def _contenders(

@@ -195,6 +195,10 @@ def status(report: StatusReport) -> Iterator[Block]:
         facts |= _migration(report.migration, report.holder)
         if report.replay is not None and (report.migration.finished_at is None or _is_at_work(report)):
             facts |= _replay(report.replay, report.passes)
+    if report.limits is not None:
+        facts["limits"] = str(report.limits)
+    if report.pause is not None:
+        facts["replays"] = str(report.pause)
     if report.pending_events is not None:
         facts["pending"] = f"{count(report.pending_events, 'event')} since the last pass"
     yield Facts(facts)

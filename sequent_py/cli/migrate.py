@@ -8,11 +8,20 @@ from typing import Annotated
 import typer
 
 from sequent_py.cli import descriptions
-from sequent_py.cli.blocks import Block, Line, Tone, count
+from sequent_py.cli.blocks import Block, Line
 from sequent_py.cli.cut_over_options import LockBudget, VerifySample, Workers
 from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined
+from sequent_py.cli.replaying import (
+    MaxLoad,
+    MaxReplicaLag,
+    Rate,
+    pause,
+    replaying,
+    resume,
+    worker,
+)
 from sequent_py.cli.verify import AcceptDifferences, diff, verify
 from sequent_py.replay.quarantine import DEFAULT_LIMIT
 
@@ -83,12 +92,17 @@ def online(
     quarantine_limit: Annotated[
         int, typer.Option(min=1, metavar="N", help="How many are set aside before it stops all the same.")
     ] = DEFAULT_LIMIT,
+    rate: Rate = None,
+    max_load: MaxLoad = None,
+    max_replica_lag: MaxReplicaLag = None,
 ) -> None:
     """Build the new tables beside the live ones.
 
     The application runs on meanwhile, readers and writers alike: the live tables stay as they are, and nobody sees the new ones before golive or offline. It may be
     interrupted or killed at any moment; run it again, and it goes on with what is missing. Run again when it is done, it replays the
     events that came in meanwhile, which makes the cut-over shorter, and tries again what was set aside. Nothing to do is not an error.
+
+    Limits are kept between groups, on every host, as long as this command runs; sequent migrate pause holds it from another terminal.
 
     \b
     Next: sequent migrate golive, or sequent migrate offline
@@ -99,7 +113,7 @@ def online(
     )
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.online(
-            workers=workers,
+            **replaying(workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
             group_target_events=group_events,
             quarantine=quarantine,
             quarantine_limit=quarantine_limit,
@@ -120,6 +134,9 @@ def offline(
     workers: Workers = None,
     accept_quarantined: AcceptQuarantined = None,
     accept_differences: AcceptDifferences = False,
+    rate: Rate = None,
+    max_load: MaxLoad = None,
+    max_replica_lag: MaxReplicaLag = None,
 ) -> None:
     """Replay the rest, verify, and swap the new tables in.
 
@@ -137,7 +154,7 @@ def offline(
     )
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.offline(
-            workers=workers,
+            **replaying(workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
             drain_timeout_seconds=drain_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
@@ -149,6 +166,9 @@ def offline(
 
 
 app.command("golive")(golive)
+app.command("worker")(worker)
+app.command("pause")(pause)
+app.command("resume")(resume)
 app.command("verify")(verify)
 app.command("diff")(diff)
 
@@ -214,30 +234,3 @@ def current_version(invocation: Invocation) -> None:
 
 def _current_version(report: dict[str, int]) -> Iterator[Block]:
     yield Line(str(report["current_version"]))
-
-
-@app.command("worker")
-@command
-def worker(invocation: Invocation) -> None:
-    """Join the replay that is running.
-
-    From this machine or any other with the same code that reaches the database. Takes groups until none is left. The coordinator (sequent migrate online) need not know of it; it may be killed at any time, and its
-    group is replayed by somebody else.
-
-    \b
-    Example: sequent migrate worker
-    """
-    invocation.resume = (
-        "The group under way is given back; the others are kept. Join again with: sequent migrate worker"
-    )
-    with invocation.application() as sequent, invocation.progress() as progress:
-        groups = sequent.view_schema.work(progress=progress)
-    invocation.report({"groups": groups}, _worker)
-
-
-def _worker(report: dict[str, int]) -> Iterator[Block]:
-    groups = report["groups"]
-    yield Line(
-        f"Replayed {count(groups, 'group')}." if groups else "Nothing to join: no replay has groups left.",
-        Tone.GOOD,
-    )

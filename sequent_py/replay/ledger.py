@@ -151,6 +151,17 @@ class Ledger:
             until=until,  # type: ignore[arg-type]
         )
 
+    def next_group_events(self, connection: Connection, migration_id: int, *, epoch: int) -> int | None:
+        """Return about how many events the group has that :meth:`claim` would lock now; None where it would find none. Locks it as long."""
+        row = connection.execute(
+            self._sql(
+                "SELECT estimated_events FROM {groups} WHERE migration_id = %s AND epoch = %s AND done_at IS NULL"
+                " ORDER BY pass, estimated_events DESC, number LIMIT 1 FOR UPDATE SKIP LOCKED"
+            ),
+            (migration_id, epoch),
+        ).fetchone()
+        return None if row is None else int(row[0])  # type: ignore[call-overload]
+
     def special_aggregates(self, connection: Connection, claimed: ClaimedGroup) -> list[SpecialAggregate]:
         """Return the special aggregates of a claimed group."""
         group = claimed.group

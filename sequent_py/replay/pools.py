@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Protocol, Self
 
 from sequent_py.replay.worker import ReplayTask
 
@@ -32,6 +32,13 @@ class WorkerExit:
     """Whether it said that no group was left, as its last word."""
     error: dict[str, str] | None
     stderr: str
+    where: str = ""
+    """On which host, where that is another than this."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in messages."""
+        return f"{self.pid} on {self.where}" if self.where else str(self.pid)
 
     @property
     def is_success(self) -> bool:
@@ -46,6 +53,28 @@ class _Worker:
     listener: threading.Thread
     error: dict[str, str] | None = field(default=None)
     has_finished: bool = False
+
+
+class WorkerPool(Protocol):
+    """What the coordinator of a replay needs of a pool: a context manager that leaves no worker behind that could do harm."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def start(self, count: int) -> None:
+        """Start ``count`` more workers."""
+
+    @property
+    def running(self) -> int:
+        """How many workers have not ended."""
+
+    def collect(self) -> list[WorkerExit]:
+        """Return the workers that have ended since the last call."""
+
+
+PoolFactory = Callable[[ReplayTask], WorkerPool]
+"""Makes the pool of one pass."""
 
 
 class LocalPool:

@@ -14,9 +14,16 @@ from sequent_py.errors import SequentError, WorkerFailed
 from sequent_py.events import EventTypes
 from sequent_py.progress import Progress, ReplayProgress
 from sequent_py.replay import fence
+from sequent_py.replay.governor import LOOK_SECONDS, Governor, Listener, note_hold
 from sequent_py.replay.ledger import Connection, Ledger, Pass
-from sequent_py.replay.pools import LocalPool, WorkerExit
-from sequent_py.replay.worker import GroupDone, GroupReplayer, ReplayTask, connect_worker
+from sequent_py.replay.pools import LocalPool, PoolFactory, WorkerExit
+from sequent_py.replay.worker import (
+    GroupDone,
+    GroupReplayer,
+    ReplayTask,
+    connect_worker,
+    require_code_of_run,
+)
 from sequent_py.view_schema.migrations import Migrations
 
 INLINE_EVENTS = 20_000
@@ -32,8 +39,15 @@ REPLACEMENTS_PER_WORKER = 2
 class Replayer:
     """Runs the passes of one migration with this process's code."""
 
-    def __init__(self, task: ReplayTask, migrations: type[Migrations], event_types: EventTypes) -> None:
+    def __init__(
+        self,
+        task: ReplayTask,
+        migrations: type[Migrations],
+        event_types: EventTypes,
+        pool: PoolFactory = LocalPool,
+    ) -> None:
         self._task = task
+        self._pool = pool
         self._migrations = migrations
         self._event_types = event_types
         self._ledger = Ledger(task.event_store_schema)
@@ -75,7 +89,13 @@ class Replayer:
     def _run_inline(self, connection: Connection, progress: Progress, report: Callable[[], object]) -> None:
         waiting_since: float | None = None
         while True:
-            if join_replay(self._task, self._migrations, self._event_types, lambda _done: report()):
+            if join_replay(
+                self._task,
+                self._migrations,
+                self._event_types,
+                lambda _done: report(),
+                on_hold=lambda hold: note_hold(progress, hold),
+            ):
                 waiting_since = None
             if self._ledger.unfinished_groups(connection, self._task.migration_id) == 0:
                 return
@@ -94,9 +114,21 @@ class Replayer:
         self, connection: Connection, workers: int, progress: Progress, report: Callable[[int], object]
     ) -> None:
         replacements = REPLACEMENTS_PER_WORKER * workers
-        with LocalPool(self._task) as pool:
+        task = self._task
+        governor = Governor(
+            task.event_store_schema,
+            task.migration_id,
+            task.epoch,
+            listener=lambda hold: note_hold(progress, hold),
+        )
+        looked_at = -LOOK_SECONDS
+        with self._pool(task) as pool:
             pool.start(workers)
-            while self._ledger.unfinished_groups(connection, self._task.migration_id) > 0:
+            while self._ledger.unfinished_groups(connection, task.migration_id) > 0:
+                if task.is_governed and time.monotonic() - looked_at >= LOOK_SECONDS:
+                    # Workers ask for themselves; here it is looked at for those who watch.
+                    looked_at = time.monotonic()
+                    governor.look(connection)
                 for ended in pool.collect():
                     if ended.is_success:
                         continue
@@ -104,7 +136,7 @@ class Replayer:
                         raise _error_of(ended)
                     replacements -= 1
                     progress.note(
-                        f"Worker {ended.pid} was lost ({_how(ended)}); another takes over its group."
+                        f"Worker {ended.name} was lost ({_how(ended)}); another takes over its group."
                     )
                     pool.start(1)
                 if pool.running == 0:
@@ -119,18 +151,23 @@ def join_replay(
     migrations: type[Migrations],
     event_types: EventTypes,
     on_done: Callable[[GroupDone], object] | None = None,
+    *,
+    on_hold: Listener = lambda _hold: None,
 ) -> int:
     """Replay groups inside this process until none is left; return how many.
 
     Raises
     ------
+    ConfigurationError
+        The task is from elsewhere, and this code is not the run's.
     ProjectionFailed, InvalidPayload
         The code cannot project an event; finished groups are kept.
     """
     replayer = GroupReplayer(task, migrations, event_types)
     reader, writer = connect_worker(task.database_url, task.event_store_schema)
     with reader, writer:
-        return replayer.run(reader, writer, on_done)
+        require_code_of_run(writer, task, migrations)
+        return replayer.run(reader, writer, on_done, on_hold=on_hold)
 
 
 def _is_killed(ended: WorkerExit) -> bool:
@@ -156,7 +193,7 @@ def _error_of(ended: WorkerExit) -> SequentError:
     if ended.error is None:
         last_words = ended.stderr.rpartition("\n")[2]
         return WorkerFailed(
-            f"Worker {ended.pid} died ({last_words if ended.status > 0 and last_words else _how(ended)}).",
+            f"Worker {ended.name} died ({last_words if ended.status > 0 and last_words else _how(ended)}).",
             remedy=f"{keep} Run the same command again.",
         )
     cls = getattr(errors, ended.error["type"], None)
@@ -165,5 +202,5 @@ def _error_of(ended: WorkerExit) -> SequentError:
         SequentError.__init__(error, ended.error["message"], remedy=ended.error["remedy"] or keep)
         return error
     return WorkerFailed(
-        f"Worker {ended.pid} failed: {ended.error['type']}: {ended.error['message']}", remedy=keep
+        f"Worker {ended.name} failed: {ended.error['type']}: {ended.error['message']}", remedy=keep
     )

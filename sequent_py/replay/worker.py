@@ -39,10 +39,13 @@ from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, record_shape
 from sequent_py.replay import fence
+from sequent_py.replay.control import Control
+from sequent_py.replay.governor import Governor, Listener
 from sequent_py.replay.group_fold import Folding, GroupFold
 from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.quarantine import OFFER, Quarantine
 from sequent_py.replay.refold import SpecialAggregate
+from sequent_py.replay.same_code import require_same_code
 from sequent_py.replay.violations import COLLECTED_EVENTS, Failure, failures_of
 from sequent_py.roles.assume import assume
 from sequent_py.roles.rules import RoleKind
@@ -76,6 +79,10 @@ class ReplayTask:
     """How many aggregates the migration may set aside; None: it stops at the first event that cannot be projected."""
     may_quarantine: bool = True
     """Whether it could have been given a quarantine."""
+    is_governed: bool = True
+    """Whether it waits for pauses and limits between groups; not where writers wait for it."""
+    is_elsewhere: bool = False
+    """Whether the worker is started by somebody else than the coordinator, perhaps on another host: its code is compared, and its paths are its own."""
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -116,15 +123,23 @@ class GroupReplayer:
         self._event_types = event_types
         self.tables: dict[type[Record], TableShape] = {}
         self._folding = self._fold_into(DeferredConstraints())
+        self._governor: Governor | None = None
         self._may_quarantine = task.may_quarantine and all(
             item.ordering == "aggregate" for item in self.projectors
         )
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(
-        self, reader: Connection, writer: Connection, on_done: Callable[[GroupDone], object] | None = None
+        self,
+        reader: Connection,
+        writer: Connection,
+        on_done: Callable[[GroupDone], object] | None = None,
+        *,
+        on_hold: Listener = lambda _hold: None,
     ) -> int:
         """Claim and replay groups until none is left; return how many this worker did.
+
+        Between groups it waits for the governor, which tells ``on_hold`` why; in a transaction of the caller's it does not.
 
         Raises
         ------
@@ -133,6 +148,7 @@ class GroupReplayer:
             noted on the group, which stays claimable.
         """
         self.prepare(writer)
+        self._govern(writer, on_hold)
         groups = 0
         with _collector_paused() as is_paused:
             while (done := self._replay_next(reader, writer)) is not None:
@@ -142,6 +158,17 @@ class GroupReplayer:
                 if on_done is not None:
                     on_done(done)
         return groups
+
+    def _govern(self, writer: Connection, on_hold: Listener) -> None:
+        task = self._task
+        self._governor = None
+        if writer.info.transaction_status != TransactionStatus.IDLE:
+            # A window that is one transaction: writers may wait for it.
+            return
+        if task.is_governed:
+            self._governor = Governor(
+                task.event_store_schema, task.migration_id, task.epoch, listener=on_hold
+            )
 
     def prepare(self, connection: Connection) -> None:
         """Read what the database knows, after the migration has begun and before the first group."""
@@ -171,6 +198,8 @@ class GroupReplayer:
     def _replay_next(self, reader: Connection, writer: Connection) -> GroupDone | None:
         is_nested = writer.info.transaction_status != TransactionStatus.IDLE
         tries = 0
+        if self._governor is not None and not self._governor.admit(writer):
+            return None
         while True:
             try:
                 done = self._try_next(reader, writer)
@@ -181,6 +210,8 @@ class GroupReplayer:
                     raise
                 continue
             if done != "set aside":
+                if done is not None and self._governor is not None:
+                    self._governor.finished(writer, done.events)
                 return done
             tries = 0
 
@@ -338,11 +369,28 @@ def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connecti
         writer = stack.enter_context(
             closing(database.connect_for_migration(database_url, application_name="sequent worker"))
         )
-        for connection in (reader, writer):
+        for connection, name in ((reader, "sequent worker (reader)"), (writer, "sequent worker")):
+            # Whatever name the URL gives: the governor tells by it who is not the application.
+            connection.execute("SELECT set_config('application_name', %s, false)", (name,))
             assume(connection, event_store_schema, RoleKind.MIGRATOR)
         fence.become_worker(writer, event_store_schema)
         stack.pop_all()
     return reader, writer
+
+
+def require_code_of_run(connection: Connection, task: ReplayTask, migrations: type[Migrations]) -> None:
+    """Refuse to join a run from elsewhere with other code; where the run is over already there is nothing to join.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming what differs.
+    """
+    if not task.is_elsewhere:
+        return
+    standing = Control(task.event_store_schema).read(connection)
+    if standing.is_of(task.migration_id, task.epoch):
+        require_same_code(standing.code, definition(migrations))
 
 
 def _exit_with_coordinator() -> None:
@@ -367,11 +415,17 @@ def main() -> int:
     """Serve one :class:`ReplayTask`; exit status 0 when no group is left."""
     task = ReplayTask.from_json(sys.stdin.buffer.readline().decode())
     threading.Thread(target=_exit_with_coordinator, daemon=True, name="life line").start()
-    sys.path[:0] = [entry for entry in task.sys_path if entry not in sys.path]
+    others = [entry for entry in task.sys_path if entry not in sys.path]
+    if task.is_elsewhere:
+        # Behind what is installed here, and only where it exists: another host's paths mean nothing, another Python's do harm.
+        sys.path += [entry for entry in others if os.path.exists(entry)]
+    else:
+        sys.path[:0] = others
     try:
         migrations = load_migrations(task.migrations_class)
         replayer = GroupReplayer(task, migrations, event_types_of(migrations))
         reader, writer = connect_worker(task.database_url, task.event_store_schema)
+        require_code_of_run(writer, task, migrations)
         # The cyclic collector doubles the cost of a replay: it walks the group's rows again and again. Between groups it costs nothing.
         gc.freeze()
         gc.disable()

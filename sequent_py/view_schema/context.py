@@ -21,7 +21,10 @@ from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, RecordShape, record_shape
 from sequent_py.replay import fence
+from sequent_py.replay.control import Control
 from sequent_py.replay.ledger import Connection, Ledger
+from sequent_py.replay.limits import UNLIMITED, Limits
+from sequent_py.replay.pools import LocalPool, PoolFactory
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.worker import ReplayTask
 from sequent_py.roles.assume import assume
@@ -42,6 +45,14 @@ from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
 
 
 @dataclass(frozen=True)
+class Replaying:
+    """How a command replays, beyond the number of workers."""
+
+    pool: PoolFactory = LocalPool
+    limits: Limits = UNLIMITED
+
+
+@dataclass(frozen=True)
 class Context:
     """One application's view schema."""
 
@@ -53,6 +64,7 @@ class Context:
     sys_path: tuple[str, ...] = ()
     accepts_differences: bool = False
     """Whether this command may promote tables that fail a verification, on the record; see :mod:`sequent_py.view_schema.acceptance`."""
+    replaying: Replaying = Replaying()
 
     @property
     def database_url(self) -> str:
@@ -82,6 +94,11 @@ class Context:
     def ledger(self) -> Ledger:
         """The replay ledger."""
         return Ledger(self.schema)
+
+    @property
+    def control(self) -> Control:
+        """Pause and limits of replays."""
+        return Control(self.schema)
 
     @property
     def quarantine(self) -> Quarantine:

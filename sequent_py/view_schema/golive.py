@@ -234,6 +234,8 @@ class _Golive:
 
     def cut_over(self) -> tuple[swap.SwapResult, Stall]:
         """Lock, replay the last window, swap; whatever fails leaves ``online_done``."""
+        self._passes.wait_while_held()
+        self._passes.hurry()
         with ExitStack() as stack:
             window = (
                 stack.enter_context(

@@ -19,6 +19,7 @@ from sequent_py.progress import ReplayProgress
 from sequent_py.replay import fence
 from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
+from sequent_py.replay.limits import UNLIMITED
 from sequent_py.replay.quarantine import QuarantinedAggregate, accepting_options, waiting
 from sequent_py.view_schema import dependents, swap, table_files
 from sequent_py.view_schema.acceptance import accepted_differences
@@ -204,6 +205,8 @@ def _status(context: Context, connection: Connection, code_version: int | None) 
     can_roll_back = outlook is not None and outlook.is_possible
     is_pending = code_version is not None and code_version > gate.live_version and not can_roll_back
     quarantined = context.quarantine.reported(connection, migration.id) if migration else ()
+    standing = context.control.read(connection)
+    is_limited = holder is not None and standing.limits != UNLIMITED
     return StatusReport(
         installed=True,
         code_version=code_version,
@@ -216,14 +219,19 @@ def _status(context: Context, connection: Connection, code_version: int | None) 
         pending_events=_pending(context, connection, migration),
         gate=gate,
         retired_tables=retired,
-        next_commands=_next_commands(
-            state, can_roll_back, is_pending, is_held=holder is not None, set_aside=waiting(quarantined)
+        next_commands=(
+            *(("sequent migrate resume",) if standing.pause else ()),
+            *_next_commands(
+                state, can_roll_back, is_pending, is_held=holder is not None, set_aside=waiting(quarantined)
+            ),
         ),
         generations=tuple(
             generations(context.versions.history(connection), _all_tables(context, connection))
         ),
         rollback=outlook,
         quarantined=quarantined,
+        pause=standing.pause,
+        limits=standing.limits if is_limited else None,
     )
 
 

@@ -163,6 +163,9 @@ class _CutOver:
     def gate_closed(self, drain_timeout_seconds: float) -> Iterator[None]:
         """Close the gate and drain it; whatever fails inside reopens it and leaves ``online_done``."""
         gate = self._context.gate
+        self._passes.wait_while_held()
+        # From here on writers are refused: neither a pause nor a limit makes them wait longer.
+        self._passes.hurry()
         with self._connection.transaction():
             self.promotion.begin()
             gate.close_for_migration(self._connection, self._migration.id)

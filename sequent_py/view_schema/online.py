@@ -110,6 +110,7 @@ def run_online(
                 tries_quarantined = bool(context.quarantine.listed(connection, migration.id))
                 progress.step("replaying")
                 events = passes.first() if plan.replays else 0
+                passes.wait_while_held()
                 _index_and_analyse(context, connection, migration, resolved, workers, progress)
                 if tries_quarantined:
                     progress.step("trying what was set aside")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from uuid import UUID
 
 from sequent_py.errors import LostRow
@@ -15,12 +16,15 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.progress import Progress
 from sequent_py.replay import fence, refold
+from sequent_py.replay.control import require_statistics
 from sequent_py.replay.edits import count_events, edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
+from sequent_py.replay.governor import Governor, note_hold
 from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.refold import Edits
 from sequent_py.replay.replayer import Replayer
+from sequent_py.replay.same_code import code_document
 from sequent_py.replay.worker import ReplayTask
 from sequent_py.view_schema import serial_order
 from sequent_py.view_schema.code_records import (
@@ -55,9 +59,10 @@ class Passes:
         self._migration = migration
         self._resolved = resolved
         self._workers = workers
-        self._target = group_target_events
+        self._target = context.replaying.limits.group_target(group_target_events)
         self._progress = progress
         self._epoch = migration.epoch
+        self._is_urgent = False
 
     def take_over(self) -> None:
         """Fence whatever an earlier coordinator left running, before anything is claimed or dropped, and see to the order of what comes.
@@ -66,13 +71,28 @@ class Passes:
         ------
         DrainTimeout
             A projector needs appends in line, and writers from before did not end in time; named.
+        InsufficientPrivileges
+            The limits of this run could not be watched.
         """
+        limits = self._context.replaying.limits
+        if limits.needs_statistics:
+            require_statistics(self._connection)
         evicted = fence.evict_workers(self._connection, self._context.schema)
         if evicted:
             self._progress.note(f"Ended {evicted} worker{'s'[: evicted > 1]} of an earlier run.")
         with self._connection.transaction():
             self._epoch = self._raise_epoch()
             self._context.ledger.take_over(self._connection, self._migration.id, epoch=self._epoch)
+            self._context.control.begin_run(
+                self._connection,
+                self._migration.id,
+                self._epoch,
+                limits=limits,
+                code=code_document(
+                    self._context.definition,
+                    [step.table_name for step in self._resolved.plan.replays],
+                ),
+            )
             self._record_code()
         if serial_order.needs_serial_appends(self._resolved.projectors):
             # Before any snapshot of this command, whatever an earlier one may have done of it.
@@ -220,13 +240,30 @@ class Passes:
 
     def finish(self) -> int:
         """Replay the unfinished groups of the newest pass; return the events replayed by this run."""
-        replayer = Replayer(self.task(), self._context.migrations, self._context.event_types)
+        replayer = Replayer(
+            self.task(), self._context.migrations, self._context.event_types, self._context.replaying.pool
+        )
         done = replayer.run(self._connection, self.last(), workers=self._workers, progress=self._progress)
         return done.events_done
 
     def task(self) -> ReplayTask:
         """Describe the replay to workers, as of the present epoch."""
-        return self._context.task(self._migration, self._resolved.plan, epoch=self._epoch)
+        task = self._context.task(self._migration, self._resolved.plan, epoch=self._epoch)
+        return replace(task, is_governed=False) if self._is_urgent else task
+
+    def wait_while_held(self) -> None:
+        """Wait as long as replays are paused or a limit is exceeded, before work that is none of a worker's; in no transaction."""
+        governor = Governor(
+            self._context.schema,
+            self._migration.id,
+            self._epoch,
+            listener=lambda hold: note_hold(self._progress, hold),
+        )
+        governor.wait_while_held(self._connection)
+
+    def hurry(self) -> None:
+        """Replay from here on whatever pause and limits say: writers wait for it."""
+        self._is_urgent = True
 
     def on(self, connection: Connection) -> Passes:
         """Return the same passes, driven over another connection of this coordinator."""

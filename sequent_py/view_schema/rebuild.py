@@ -9,21 +9,22 @@ from uuid import UUID
 
 from sequent_py.arguments import checked_aggregate_ids
 from sequent_py.config import Config
-from sequent_py.errors import ConfigurationError
 from sequent_py.progress import SILENT, Progress
 from sequent_py.replay import fence
+from sequent_py.replay.limits import UNLIMITED, Limits
+from sequent_py.replay.pools import LocalPool, PoolFactory
 from sequent_py.replay.quarantine import DEFAULT_LIMIT
-from sequent_py.replay.replayer import join_replay
 from sequent_py.roles.rules import RoleKind
 from sequent_py.view_schema import executor, inspection, serial_order
 from sequent_py.view_schema.accept_code import AcceptCodeReport, run_accept_code
-from sequent_py.view_schema.context import Context, shadow_blueprints
+from sequent_py.view_schema.context import Context, Replaying, shadow_blueprints
 from sequent_py.view_schema.diff import DiffReport, run_diff
 from sequent_py.view_schema.dry_run import run_dry
-from sequent_py.view_schema.golive import GoliveReport, Limits, run_golive
+from sequent_py.view_schema.golive import GoliveReport, run_golive
+from sequent_py.view_schema.golive import Limits as CutOverLimits
+from sequent_py.view_schema.joining import PauseReport, run_pause, run_resume, run_worker
 from sequent_py.view_schema.offline import run_offline
 from sequent_py.view_schema.online import run_online
-from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.prune import PruneReport, run_prune
 from sequent_py.view_schema.repair import mend_transaction_ids, run_repair
 from sequent_py.view_schema.reports import (
@@ -75,16 +76,18 @@ class ViewSchema:
         group_target_events: int | None = None,
         quarantine: bool | None = None,
         quarantine_limit: int = DEFAULT_LIMIT,
+        pool: PoolFactory = LocalPool,
+        limits: Limits = UNLIMITED,
         progress: Progress = SILENT,
     ) -> OnlineReport:
         """Build the shadow tables while the application goes on; resumes what an earlier run left.
 
         ``workers`` 0 replays inside this process. ``quarantine`` sets up to ``quarantine_limit`` aggregates aside whose events cannot be
-        projected, in this and every later command of the migration; None: as an earlier run said, else not. See :mod:`sequent_py.view_schema.online` for guarantees and errors.
+        projected, in this and every later command of the migration; None: as an earlier run said, else not. ``pool`` is where workers run, ``limits`` what they may take. See :mod:`sequent_py.view_schema.online` for guarantees and errors.
         """
         config = self._context.config
         return run_online(
-            self._context,
+            self._replaying(pool, limits),
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events
             if group_target_events is None
@@ -103,6 +106,8 @@ class ViewSchema:
         verify_sample: int | None = None,
         accept_quarantined: Collection[UUID] = (),
         accept_differences: bool = False,
+        pool: PoolFactory = LocalPool,
+        limits: Limits = UNLIMITED,
         progress: Progress = SILENT,
     ) -> OfflineReport:
         """Close the gate, replay the rest, verify, swap; see :mod:`sequent_py.view_schema.offline` for guarantees and errors.
@@ -112,7 +117,7 @@ class ViewSchema:
         """
         config = self._context.config
         return run_offline(
-            replace(self._context, accepts_differences=accept_differences),
+            replace(self._replaying(pool, limits), accepts_differences=accept_differences),
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events,
             drain_timeout_seconds=config.drain_timeout_seconds
@@ -137,6 +142,8 @@ class ViewSchema:
         verify_sample: int | None = None,
         accept_quarantined: Collection[UUID] = (),
         accept_differences: bool = False,
+        pool: PoolFactory = LocalPool,
+        limits: Limits = UNLIMITED,
         progress: Progress = SILENT,
     ) -> GoliveReport:
         """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors.
@@ -146,7 +153,7 @@ class ViewSchema:
         """
         config = self._context.config
         return run_golive(
-            replace(self._context, accepts_differences=accept_differences),
+            replace(self._replaying(pool, limits), accepts_differences=accept_differences),
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events,
             limits=_limits(
@@ -236,12 +243,14 @@ class ViewSchema:
         lock_budget_seconds: float | None = None,
         stall_limit_seconds: float | None = None,
         verify_sample: int | None = None,
+        pool: PoolFactory = LocalPool,
+        limits: Limits = UNLIMITED,
         progress: Progress = SILENT,
     ) -> RollbackReport:
         """Let this code's version serve again, with what was written since; see :mod:`sequent_py.view_schema.rollback` for guarantees and errors."""
         config = self._context.config
         return run_rollback(
-            self._context,
+            self._replaying(pool, limits),
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events,
             limits=_limits(
@@ -333,32 +342,30 @@ class ViewSchema:
     def work(self, *, progress: Progress = SILENT) -> int:
         """Join the replay that is running now, from this or any other host; return how many groups this process replayed.
 
+        See :mod:`sequent_py.view_schema.joining`.
+
         Raises
         ------
         ConfigurationError
-            No replay is running, or this code is not the one that the migration was started with.
+            No replay is running that this code could join, or its code is another.
         """
-        context = self._context
-        with context.reading("migrate worker") as connection:
-            context.require_installed(connection)
-            migration = context.versions.unfinished(connection)
-            if migration is None or fence.coordinator(connection, context.schema) is None:
-                raise ConfigurationError(
-                    "No replay is running that a worker could join.",
-                    remedy="Start one: sequent migrate online",
-                )
-            resolve(migration.plan, context.definition)
-        progress.step("replaying")
-        return join_replay(
-            context.task(migration, migration.plan, epoch=migration.epoch),
-            context.migrations,
-            context.event_types,
-        )
+        return run_worker(self._context, progress=progress)
+
+    def pause(self, reason: str | None = None) -> PauseReport:
+        """Let no worker on any host begin another group, and no cut-over begin, until :meth:`resume`, whatever is restarted; returns at once."""
+        return run_pause(self._context, reason)
+
+    def resume(self) -> PauseReport:
+        """Let replays go on."""
+        return run_resume(self._context)
+
+    def _replaying(self, pool: PoolFactory, limits: Limits) -> Context:
+        return replace(self._context, replaying=Replaying(pool, limits))
 
 
-def _limits(config: Config, **given: Any) -> Limits:
+def _limits(config: Config, **given: Any) -> CutOverLimits:
     """Return what a cut-over may take: what is given, else what is configured, else what is usual."""
-    limits = Limits(lock_budget_seconds=config.lock_budget_seconds, verify_sample=config.verify_sample)
+    limits = CutOverLimits(lock_budget_seconds=config.lock_budget_seconds, verify_sample=config.verify_sample)
     given = {name: value for name, value in given.items() if value is not None}
     configured = config.lock_timeout_seconds
     # None of them configured: a cut-over during which writers wait has less time than one that refuses them.

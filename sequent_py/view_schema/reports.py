@@ -11,6 +11,7 @@ from datetime import datetime
 
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
+from sequent_py.replay.limits import Limits, Pause
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.view_schema.acceptance import AcceptedDifferences
 from sequent_py.view_schema.generations import Generation
@@ -72,6 +73,10 @@ class StatusReport:
     """Whether this code's version can serve again; None where that is no question: it serves, or never has."""
     quarantined: tuple[QuarantinedAggregate, ...] = ()
     """Aggregates that the migration's replay has set aside, and those that earlier ones left behind in live tables."""
+    pause: Pause | None = None
+    """Who has paused replays, if anybody."""
+    limits: Limits | None = None
+    """Of the command that is at work; None when none is, or it has none."""
 
 
 @dataclass(frozen=True)

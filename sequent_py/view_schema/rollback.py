@@ -286,6 +286,9 @@ class _Run:
             The version that served serves on.
         """
         context, plan = self._context, self._plan
+        if self._passes is not None:
+            self._passes.wait_while_held()
+            self._passes.hurry()
         # Read here, for writers wait later: nobody but a coordinator, which we are, can change them.
         self._kept = retired_blueprints(context, self._connection, plan.migration.id)
         self._live = live_blueprints(context, self._connection)

@@ -33,6 +33,8 @@ class Config(BaseSettings):
     """``module:Class`` of the application's :class:`~sequent_py.Migrations`."""
     database_url: SecretStr | None = None
     """A libpq URL or key=value string. Absent: an embedded PostgreSQL under ``.sequent/``."""
+    standby_url: SecretStr | None = None
+    """A standby of the same server, to read the events of a replay from."""
     sql_directory: Path = Path("sql")
     """Where the table files are; relative to ``project_directory``."""
     view_schema: str = "view_schema"

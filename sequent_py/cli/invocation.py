@@ -63,9 +63,10 @@ class Invocation:
             A setting is unknown or malformed.
         """
         # Read before anything can fail with the connection string in its message.
-        database_url = Config.load(self.project).database_url
-        if database_url is not None:
-            self.output.keep_secret(database_url.get_secret_value())
+        config = Config.load(self.project)
+        for url in (config.database_url, config.standby_url):
+            if url is not None:
+                self.output.keep_secret(url.get_secret_value())
         with Sequent.load(self.project) as sequent:
             if sequent.embedded_directory is not None:
                 self.output.note(

@@ -17,6 +17,7 @@ from sequent_py.cli.replaying import (
     MaxLoad,
     MaxReplicaLag,
     Rate,
+    ReadFrom,
     pause,
     replaying,
     resume,
@@ -95,6 +96,7 @@ def online(
     rate: Rate = None,
     max_load: MaxLoad = None,
     max_replica_lag: MaxReplicaLag = None,
+    read_from: ReadFrom = None,
 ) -> None:
     """Build the new tables beside the live ones.
 
@@ -111,9 +113,11 @@ def online(
     invocation.resume = (
         "Finished groups are kept; the live tables were not touched. Go on with: sequent migrate online"
     )
+    invocation.output.keep_secret(read_from or "")
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.online(
             **replaying(workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
+            read_from=read_from,
             group_target_events=group_events,
             quarantine=quarantine,
             quarantine_limit=quarantine_limit,

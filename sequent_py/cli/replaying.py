@@ -1,4 +1,4 @@
-"""How a replay is run, for the commands that replay: under which limits. And ``pause``, ``resume``, ``worker``."""
+"""How a replay is run, for the commands that replay: under which limits, from which server. And ``pause``, ``resume``, ``worker``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ MaxReplicaLag = Annotated[
         min=0.1,
         metavar="SECONDS",
         help="Begin no group while a standby or subscriber is further behind.",
+    ),
+]
+ReadFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--read-from",
+        metavar="URL",
+        help="A standby to read events from. A URL with a password belongs into the setting standby_url (SEQUENT_STANDBY_URL).",
     ),
 ]
 
@@ -92,7 +100,7 @@ def _pause(report: PauseReport) -> Iterator[Block]:
 
 
 @command
-def worker(invocation: Invocation) -> None:
+def worker(invocation: Invocation, read_from: ReadFrom = None) -> None:
     """Join the replay that is running.
 
     From this machine or any other with the same code that reaches the database: a replay of online, offline or golive with the new code, one of rollback with the code that is to
@@ -105,8 +113,9 @@ def worker(invocation: Invocation) -> None:
     invocation.resume = (
         "The group under way is given back; the others are kept. Join again with: sequent migrate worker"
     )
+    invocation.output.keep_secret(read_from or "")
     with invocation.application() as sequent, invocation.progress() as progress:
-        groups = sequent.view_schema.work(progress=progress)
+        groups = sequent.view_schema.work(read_from=read_from, progress=progress)
     invocation.report({"groups": groups}, _worker)
 
 

@@ -164,7 +164,7 @@ def join_replay(
         The code cannot project an event; finished groups are kept.
     """
     replayer = GroupReplayer(task, migrations, event_types)
-    reader, writer = connect_worker(task.database_url, task.event_store_schema)
+    reader, writer = connect_worker(task.database_url, task.event_store_schema, task.standby_url)
     with reader, writer:
         require_code_of_run(writer, task, migrations)
         return replayer.run(reader, writer, on_done, on_hold=on_hold)

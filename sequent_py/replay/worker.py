@@ -28,11 +28,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import psycopg
-from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 from psycopg.pq import TransactionStatus
 
 from sequent_py import database
-from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionError, SequentError
+from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionError, SequentError, WorkerFailed
 from sequent_py.events import EventTypes
 from sequent_py.persistors.deferred import DeferredConstraints, read_deferred
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -46,6 +46,7 @@ from sequent_py.replay.ledger import ClaimedGroup, Connection, Ledger
 from sequent_py.replay.quarantine import OFFER, Quarantine
 from sequent_py.replay.refold import SpecialAggregate
 from sequent_py.replay.same_code import require_same_code
+from sequent_py.replay.standby import READ_FROM_PRIMARY, Standby, open_standby
 from sequent_py.replay.violations import COLLECTED_EVENTS, Failure, failures_of
 from sequent_py.roles.assume import assume
 from sequent_py.roles.rules import RoleKind
@@ -56,6 +57,9 @@ READER_WORK_MEM = "64MB"
 
 MOST_LOCK_RETRIES = 3
 """So often is a group tried again that lost a deadlock, or waited in vain for another's rows."""
+
+MOST_CANCELLED_READS = 5
+"""So often is a group begun anew whose reading a standby has cancelled."""
 
 LOST_LIFE_LINE = 3
 """Exit status of a worker whose coordinator died."""
@@ -81,6 +85,8 @@ class ReplayTask:
     """Whether it could have been given a quarantine."""
     is_governed: bool = True
     """Whether it waits for pauses and limits between groups; not where writers wait for it."""
+    standby_url: str | None = None
+    """Where events are read; None: where rows are written."""
     is_elsewhere: bool = False
     """Whether the worker is started by somebody else than the coordinator, perhaps on another host: its code is compared, and its paths are its own."""
 
@@ -124,6 +130,7 @@ class GroupReplayer:
         self.tables: dict[type[Record], TableShape] = {}
         self._folding = self._fold_into(DeferredConstraints())
         self._governor: Governor | None = None
+        self._standby: Standby | None = None
         self._may_quarantine = task.may_quarantine and all(
             item.ordering == "aggregate" for item in self.projectors
         )
@@ -148,7 +155,7 @@ class GroupReplayer:
             noted on the group, which stays claimable.
         """
         self.prepare(writer)
-        self._govern(writer, on_hold)
+        self._govern(reader, writer, on_hold)
         groups = 0
         with _collector_paused() as is_paused:
             while (done := self._replay_next(reader, writer)) is not None:
@@ -159,16 +166,18 @@ class GroupReplayer:
                     on_done(done)
         return groups
 
-    def _govern(self, writer: Connection, on_hold: Listener) -> None:
+    def _govern(self, reader: Connection, writer: Connection, on_hold: Listener) -> None:
         task = self._task
-        self._governor = None
+        self._governor = self._standby = None
         if writer.info.transaction_status != TransactionStatus.IDLE:
-            # A window that is one transaction: writers may wait for it.
+            # A window that is one transaction: writers may wait for it, and no standby can see it.
             return
         if task.is_governed:
             self._governor = Governor(
                 task.event_store_schema, task.migration_id, task.epoch, listener=on_hold
             )
+        if task.standby_url is not None:
+            self._standby = open_standby(reader, writer, task.event_store_schema)
 
     def prepare(self, connection: Connection) -> None:
         """Read what the database knows, after the migration has begun and before the first group."""
@@ -197,17 +206,31 @@ class GroupReplayer:
 
     def _replay_next(self, reader: Connection, writer: Connection) -> GroupDone | None:
         is_nested = writer.info.transaction_status != TransactionStatus.IDLE
-        tries = 0
+        tries = cancelled = 0
         if self._governor is not None and not self._governor.admit(writer):
             return None
         while True:
             try:
                 done = self._try_next(reader, writer)
+            except SerializationFailure as error:
+                if self._standby is None:
+                    raise
+                cancelled += 1
+                if cancelled > MOST_CANCELLED_READS:
+                    raise WorkerFailed(
+                        f"The standby cancelled the reading of a group {cancelled} times: {error}.",
+                        remedy=f"Set hot_standby_feedback = on there, or a longer max_standby_streaming_delay. {READ_FROM_PRIMARY}",
+                    ) from error
+                continue
             except (DeadlockDetected, LockNotAvailable):
                 # Two groups whose rows exclude one another wait for each other's end. Once one has ended, the other meets its rows.
                 tries += 1
                 if is_nested or tries > MOST_LOCK_RETRIES:
                     raise
+                continue
+            if isinstance(done, ClaimedGroup):
+                assert self._standby is not None
+                self._standby.wait_for(done)
                 continue
             if done != "set aside":
                 if done is not None and self._governor is not None:
@@ -215,8 +238,13 @@ class GroupReplayer:
                 return done
             tries = 0
 
-    def _try_next(self, reader: Connection, writer: Connection) -> GroupDone | Literal["set aside"] | None:
-        """Replay a group, or set aggregates of it aside, after which it can be claimed again; None when none is left."""
+    def _try_next(
+        self, reader: Connection, writer: Connection
+    ) -> GroupDone | Literal["set aside"] | ClaimedGroup | None:
+        """Replay a group, or set aggregates of it aside, after which it can be claimed again; None when none is left.
+
+        A group that the standby has not got yet is given back and returned.
+        """
         started = time.perf_counter()
         with writer.transaction():
             # Losing the newest groups with a crashed server is harmless: rows and "done" are lost together.
@@ -224,6 +252,8 @@ class GroupReplayer:
             claimed = self._ledger.claim(writer, self._task.migration_id, epoch=self._task.epoch)
             if claimed is None:
                 return None
+            if self._standby is not None and not self._standby.covers(claimed):
+                return claimed
             specials = self._ledger.special_aggregates(writer, claimed)
             group = GroupFold(self._folding, claimed, specials, reader, writer)
             failure: Failure | None = None
@@ -233,6 +263,8 @@ class GroupReplayer:
             except (ProjectionError, InvalidPayload, psycopg.Error) as error:
                 failure = self._set_aside_all(group, specials, error)
             else:
+                if self._standby is not None:
+                    self._standby.require_standby()
                 seconds = time.perf_counter() - started
                 self._ledger.finish(
                     writer,
@@ -358,11 +390,17 @@ def event_types_of(migrations: type[Migrations]) -> EventTypes:
     )
 
 
-def connect_worker(database_url: str, event_store_schema: str) -> tuple[Connection, Connection]:
-    """Open a worker's reader and writer; the writer holds the worker lock from now on."""
+def connect_worker(
+    database_url: str, event_store_schema: str, standby_url: str | None = None
+) -> tuple[Connection, Connection]:
+    """Open a worker's reader, to the standby if there is one, and its writer; the writer holds the worker lock from now on."""
     with ExitStack() as stack:
         reader = stack.enter_context(
-            closing(database.connect_for_migration(database_url, application_name="sequent worker (reader)"))
+            closing(
+                database.connect_for_migration(
+                    standby_url or database_url, application_name="sequent worker (reader)"
+                )
+            )
         )
         # A group is sorted by position; the default of 4 MB would send every sort to disk.
         reader.execute("SELECT set_config('work_mem', %s, false)", (READER_WORK_MEM,))
@@ -424,7 +462,7 @@ def main() -> int:
     try:
         migrations = load_migrations(task.migrations_class)
         replayer = GroupReplayer(task, migrations, event_types_of(migrations))
-        reader, writer = connect_worker(task.database_url, task.event_store_schema)
+        reader, writer = connect_worker(task.database_url, task.event_store_schema, task.standby_url)
         require_code_of_run(writer, task, migrations)
         # The cyclic collector doubles the cost of a replay: it walks the group's rows again and again. Between groups it costs nothing.
         gc.freeze()

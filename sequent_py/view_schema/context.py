@@ -50,6 +50,8 @@ class Replaying:
 
     pool: PoolFactory = LocalPool
     limits: Limits = UNLIMITED
+    standby_url: str | None = None
+    """Where workers read events; None: from the primary. Holds a password: never print it."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ class Context:
             physical_tables={step.table_name: step.shadow_name for step in plan.replays},
             max_rows_in_memory=self.config.max_rows_in_memory,
             quarantine_limit=migration.quarantine_limit,
+            standby_url=self.replaying.standby_url,
         )
 
     def require_importable(self) -> None:

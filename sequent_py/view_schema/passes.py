@@ -249,7 +249,7 @@ class Passes:
     def task(self) -> ReplayTask:
         """Describe the replay to workers, as of the present epoch."""
         task = self._context.task(self._migration, self._resolved.plan, epoch=self._epoch)
-        return replace(task, is_governed=False) if self._is_urgent else task
+        return replace(task, is_governed=False, standby_url=None) if self._is_urgent else task
 
     def wait_while_held(self) -> None:
         """Wait as long as replays are paused or a limit is exceeded, before work that is none of a worker's; in no transaction."""
@@ -262,7 +262,7 @@ class Passes:
         governor.wait_while_held(self._connection)
 
     def hurry(self) -> None:
-        """Replay from here on whatever pause and limits say: writers wait for it."""
+        """Replay from here on whatever pause and limits say, and from the primary: writers wait for it."""
         self._is_urgent = True
 
     def on(self, connection: Connection) -> Passes:

@@ -78,16 +78,18 @@ class ViewSchema:
         quarantine_limit: int = DEFAULT_LIMIT,
         pool: PoolFactory = LocalPool,
         limits: Limits = UNLIMITED,
+        read_from: str | None = None,
         progress: Progress = SILENT,
     ) -> OnlineReport:
         """Build the shadow tables while the application goes on; resumes what an earlier run left.
 
         ``workers`` 0 replays inside this process. ``quarantine`` sets up to ``quarantine_limit`` aggregates aside whose events cannot be
-        projected, in this and every later command of the migration; None: as an earlier run said, else not. ``pool`` is where workers run, ``limits`` what they may take. See :mod:`sequent_py.view_schema.online` for guarantees and errors.
+        projected, in this and every later command of the migration; None: as an earlier run said, else not. ``pool`` is where workers run, ``limits`` what they may take, ``read_from`` the URL of a standby to
+        read events from (default: the setting ``standby_url``). See :mod:`sequent_py.view_schema.online` for guarantees and errors.
         """
         config = self._context.config
         return run_online(
-            self._replaying(pool, limits),
+            self._replaying(pool, limits, standby_url=self._standby_url(read_from)),
             workers=config.workers if workers is None else workers,
             group_target_events=config.group_target_events
             if group_target_events is None
@@ -339,17 +341,19 @@ class ViewSchema:
         """
         return run_accept_code(self._context)
 
-    def work(self, *, progress: Progress = SILENT) -> int:
+    def work(self, *, read_from: str | None = None, progress: Progress = SILENT) -> int:
         """Join the replay that is running now, from this or any other host; return how many groups this process replayed.
 
-        See :mod:`sequent_py.view_schema.joining`.
+        ``read_from`` is the URL of a standby. See :mod:`sequent_py.view_schema.joining`.
 
         Raises
         ------
         ConfigurationError
             No replay is running that this code could join, or its code is another.
         """
-        return run_worker(self._context, progress=progress)
+        return run_worker(
+            self._replaying(LocalPool, UNLIMITED, standby_url=self._standby_url(read_from)), progress=progress
+        )
 
     def pause(self, reason: str | None = None) -> PauseReport:
         """Let no worker on any host begin another group, and no cut-over begin, until :meth:`resume`, whatever is restarted; returns at once."""
@@ -359,8 +363,12 @@ class ViewSchema:
         """Let replays go on."""
         return run_resume(self._context)
 
-    def _replaying(self, pool: PoolFactory, limits: Limits) -> Context:
-        return replace(self._context, replaying=Replaying(pool, limits))
+    def _replaying(self, pool: PoolFactory, limits: Limits, *, standby_url: str | None = None) -> Context:
+        return replace(self._context, replaying=Replaying(pool, limits, standby_url))
+
+    def _standby_url(self, read_from: str | None) -> str | None:
+        setting = self._context.config.standby_url
+        return read_from or (setting.get_secret_value() if setting is not None else None)
 
 
 def _limits(config: Config, **given: Any) -> CutOverLimits:

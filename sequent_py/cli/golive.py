@@ -9,7 +9,7 @@ from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, M
 from sequent_py.cli.descriptions import row_counts
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined, left_behind
-from sequent_py.cli.replaying import MaxLoad, MaxReplicaLag, Rate, replaying
+from sequent_py.cli.replaying import MaxLoad, MaxReplicaLag, Pool, Rate, replaying
 from sequent_py.cli.verify import AcceptDifferences
 from sequent_py.view_schema.golive import GoliveReport
 
@@ -25,6 +25,7 @@ def golive(
     workers: Workers = None,
     accept_quarantined: AcceptQuarantined = None,
     accept_differences: AcceptDifferences = False,
+    pool: Pool = "local",
     rate: Rate = None,
     max_load: MaxLoad = None,
     max_replica_lag: MaxReplicaLag = None,
@@ -49,7 +50,7 @@ def golive(
     )
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.golive(
-            **replaying(workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
+            **replaying(pool, workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
             max_delta_events=max_delta,
             max_lag_seconds=max_lag,
             lock_timeout_seconds=lock_timeout,

@@ -16,6 +16,7 @@ from sequent_py.cli.quarantine import AcceptQuarantined
 from sequent_py.cli.replaying import (
     MaxLoad,
     MaxReplicaLag,
+    Pool,
     Rate,
     ReadFrom,
     pause,
@@ -93,6 +94,7 @@ def online(
     quarantine_limit: Annotated[
         int, typer.Option(min=1, metavar="N", help="How many are set aside before it stops all the same.")
     ] = DEFAULT_LIMIT,
+    pool: Pool = "local",
     rate: Rate = None,
     max_load: MaxLoad = None,
     max_replica_lag: MaxReplicaLag = None,
@@ -116,7 +118,7 @@ def online(
     invocation.output.keep_secret(read_from or "")
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.online(
-            **replaying(workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
+            **replaying(pool, workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
             read_from=read_from,
             group_target_events=group_events,
             quarantine=quarantine,
@@ -138,6 +140,7 @@ def offline(
     workers: Workers = None,
     accept_quarantined: AcceptQuarantined = None,
     accept_differences: AcceptDifferences = False,
+    pool: Pool = "local",
     rate: Rate = None,
     max_load: MaxLoad = None,
     max_replica_lag: MaxReplicaLag = None,
@@ -158,7 +161,7 @@ def offline(
     )
     with invocation.application() as sequent, invocation.progress() as progress:
         report = sequent.view_schema.offline(
-            **replaying(workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
+            **replaying(pool, workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
             drain_timeout_seconds=drain_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,

@@ -1,4 +1,4 @@
-"""How a replay is run, for the commands that replay: under which limits, from which server. And ``pause``, ``resume``, ``worker``."""
+"""How a replay is run, for the commands that replay: on which hosts, under which limits, from which server. And ``pause``, ``resume``, ``worker``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,22 @@ import typer
 
 from sequent_py.cli.blocks import Block, Facts, Line, Tone, count
 from sequent_py.cli.invocation import Invocation, command
+from sequent_py.contrib.dask import DaskCluster
+from sequent_py.errors import ConfigurationError
 from sequent_py.replay.limits import Limits
+from sequent_py.replay.pools import LocalPool
 from sequent_py.view_schema.joining import PauseReport
 
+DASK = "dask:"
+
+Pool = Annotated[
+    str,
+    typer.Option(
+        "--pool",
+        metavar="POOL",
+        help="Where worker processes run: local, or dask:ADDRESS of a Dask scheduler, one for each of its threads unless --workers says how many.",
+    ),
+]
 Rate = Annotated[
     float | None,
     typer.Option(
@@ -45,14 +58,33 @@ ReadFrom = Annotated[
 
 
 def replaying(
+    pool: str = "local",
     *,
     workers: int | None = None,
     rate: float | None = None,
     max_load: float | None = None,
     max_replica_lag: float | None = None,
 ) -> dict[str, Any]:
-    """Return the library's arguments for these options."""
-    return {"workers": workers, "limits": Limits(rate, max_load, max_replica_lag)}
+    """Return the library's arguments for these options.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such pool, or it cannot be reached.
+    """
+    limits = Limits(rate, max_load, max_replica_lag)
+    if pool == "local":
+        return {"pool": LocalPool, "workers": workers, "limits": limits}
+    if not pool.startswith(DASK) or pool == DASK:
+        raise ConfigurationError(
+            f"There is no worker pool {pool!r}.", remedy="Give --pool local, or --pool dask:tcp://HOST:PORT"
+        )
+    cluster = DaskCluster(pool.removeprefix(DASK))
+    return {
+        "pool": cluster,
+        "workers": cluster.threads() if workers is None else workers,
+        "limits": limits,
+    }
 
 
 @command

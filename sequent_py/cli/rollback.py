@@ -19,7 +19,7 @@ from sequent_py.cli.cut_over_options import (
 )
 from sequent_py.cli.descriptions import generations
 from sequent_py.cli.invocation import Invocation, command
-from sequent_py.cli.replaying import MaxLoad, MaxReplicaLag, Rate, replaying
+from sequent_py.cli.replaying import MaxLoad, MaxReplicaLag, Pool, Rate, replaying
 from sequent_py.view_schema.prune import PruneReport
 from sequent_py.view_schema.rollback import RollbackPlanReport, RollbackReport
 
@@ -43,6 +43,7 @@ def rollback(
         ),
     ] = None,
     verify_sample: VerifySample = None,
+    pool: Pool = "local",
     rate: Rate = None,
     max_load: MaxLoad = None,
     max_replica_lag: MaxReplicaLag = None,
@@ -68,7 +69,7 @@ def rollback(
     )
     with invocation.application() as sequent, invocation.progress() as progress:
         done = sequent.view_schema.rollback(
-            **replaying(workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
+            **replaying(pool, workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
             max_delta_events=max_delta,
             max_lag_seconds=max_lag,
             lock_timeout_seconds=lock_timeout,

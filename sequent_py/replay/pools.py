@@ -1,6 +1,6 @@
 """Worker pools: where the processes that replay groups run.
 
-:class:`LocalPool` starts them on this machine. A pool only starts, watches and stops processes; which groups are done is the ledger's
+:class:`LocalPool` starts them on this machine, :class:`sequent_py.contrib.dask.DaskPool` on a Dask cluster. A pool only starts, watches and stops processes; which groups are done is the ledger's
 business. Workers run in sessions of their own, so that Ctrl-C reaches the coordinator alone and it can stop them in order.
 """
 

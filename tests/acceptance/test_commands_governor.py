@@ -32,6 +32,9 @@ def test_a_replay_is_paused_and_resumed_from_another_terminal(library: Library) 
 
 
 def test_what_cannot_be_is_refused_with_what_to_do(library: Library) -> None:
+    unknown = library.json("migrate", "online", "--pool", "ray:here", expect=1)["error"]
+    assert unknown["type"] == "ConfigurationError"
+    assert "--pool dask:" in unknown["remedy"]
     primary = library.sequent("migrate", "online", "--read-from", library.database_url or "", expect=1)
     assert "It is no standby" in primary.stderr
     library.sequent("migrate", "online")

@@ -10,11 +10,14 @@ which may be any: no function of the server says its own.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from sequent_py.errors import ConfigurationError
 
 SECONDS_PER_GROUP = 5.0
 """Under a rate, groups are cut so that one is begun about this often for a worker's whole group: a minute's worth at once would be no rate."""
@@ -26,7 +29,13 @@ MOST_SAMPLES = 600
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run of a command may take; None does not limit."""
+    """What one run of a command may take; None does not limit.
+
+    Raises
+    ------
+    ConfigurationError
+        One is not a finite number, or is negative, or would let nothing happen at all.
+    """
 
     rate: float | None = None
     """Events per second, over all workers."""
@@ -34,6 +43,20 @@ class Limits:
     """Active backends besides those of this tool."""
     max_replica_lag_seconds: float | None = None
     """Of the standby, or subscriber, that is furthest behind."""
+
+    def __post_init__(self) -> None:
+        for name, value, may_be_zero in (
+            ("--rate", self.rate, False),
+            ("--max-load", self.max_load, True),
+            ("--max-replica-lag", self.max_replica_lag_seconds, False),
+        ):
+            if value is None or (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
+                continue
+            least = "0 or more" if may_be_zero else "more than 0"
+            raise ConfigurationError(
+                f"{name} is {value}, and must be a number, {least}.",
+                remedy=f"Give another one, or leave {name} out: then it is not limited.",
+            )
 
     @property
     def needs_statistics(self) -> bool:

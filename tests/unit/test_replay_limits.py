@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from sequent_py.errors import ConfigurationError
 from sequent_py.replay.limits import (
     SMALLEST_GROUP_EVENTS,
     Cause,
@@ -71,6 +72,22 @@ def test_groups_are_cut_small_enough_for_the_rate(rate: float | None, target: in
 
 def test_a_smaller_group_than_the_rate_asks_for_stays_as_it_is() -> None:
     assert Limits(rate=1.0).group_target(200) == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"rate": 0.0}, "--rate is 0.0, and must be a number, more than 0"),
+        ({"rate": float("nan")}, "--rate is nan"),
+        ({"rate": float("inf")}, "--rate is inf"),
+        ({"max_load": -1.0}, "--max-load is -1.0, and must be a number, 0 or more"),
+        ({"max_replica_lag_seconds": 0.0}, "--max-replica-lag is 0.0"),
+    ],
+)
+def test_limits_that_mean_nothing_are_refused_by_name(values: dict[str, float], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named) as raised:
+        Limits(**values)
+    assert "leave" in raised.value.remedy
 
 
 class TestLag:

@@ -16,10 +16,9 @@ from psycopg.types.json import Jsonb
 from sequent_py.database import for_parameters
 from sequent_py.errors import InsufficientPrivileges
 from sequent_py.replay.limits import UNLIMITED, LagHistory, Limits, Pause, Readings, Standing
+from sequent_py.roles.rules import STATISTICS_ROLE
 
 Connection = psycopg.Connection[Any]
-
-STATISTICS_ROLE = "pg_read_all_stats"
 
 _READINGS = """
     SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8,
@@ -152,7 +151,8 @@ def require_statistics(connection: Connection) -> None:
     ).fetchone()
     assert row is not None
     if not row[0]:
+        login = sql.Identifier(row[1]).as_string(connection)
         raise InsufficientPrivileges(
             f"--max-load and --max-replica-lag need to see other logins' sessions, which {row[1]} may not.",
-            remedy=f'Have a superuser run: GRANT {STATISTICS_ROLE} TO "{row[1]}"',
+            remedy=f"Have a superuser run: GRANT {STATISTICS_ROLE} TO {login}",
         )

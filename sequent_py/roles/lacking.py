@@ -26,6 +26,7 @@ class Deed(Enum):
     IMPORT = ("import history", "events", "INSERT")
     LOOK = ("look at the event store", "schema_info", "SELECT")
     MIGRATE = ("migrate", "view_migrations", "INSERT")
+    PAUSE = ("pause or resume replays", "replay_control", "UPDATE")
 
     @property
     def described(self) -> str:

@@ -15,6 +15,8 @@ from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import DefinitionError
 
 DEFAULT_PREFIX = "sequent"
+STATISTICS_ROLE = "pg_read_all_stats"
+"""The server's role that lets the migrator see other logins' sessions: since when the transactions are open that it waits for, what they do, and replicas."""
 
 
 class RoleKind(StrEnum):

@@ -31,6 +31,7 @@ from sequent_py.roles.catalog import (
 )
 from sequent_py.roles.rules import (
     DEFAULT_PREFIX,
+    STATISTICS_ROLE,
     ObjectKind,
     RoleKind,
     RoleNames,
@@ -40,8 +41,6 @@ from sequent_py.roles.rules import (
 )
 
 LOCK_TIMEOUT_MILLISECONDS = 5_000
-STATISTICS_ROLE = "pg_read_all_stats"
-"""Lets the migrator see since when the transactions are open that it waits for, and what they do."""
 
 
 @dataclass(frozen=True)

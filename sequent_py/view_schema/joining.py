@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+import psycopg
 
 from sequent_py.errors import ConfigurationError, SequentError
 from sequent_py.progress import Progress
@@ -21,6 +25,7 @@ from sequent_py.replay.ledger import Connection
 from sequent_py.replay.limits import Pause
 from sequent_py.replay.replayer import join_replay
 from sequent_py.replay.worker import ReplayTask
+from sequent_py.roles.lacking import Deed, lacking
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import current_rollback
 from sequent_py.view_schema.moment import at_one_moment
@@ -97,8 +102,7 @@ def run_pause(context: Context, reason: str | None) -> PauseReport:
     StoreNotInstalled, InsufficientPrivileges
         Nothing was changed.
     """
-    with context.connect("migrate pause") as connection:
-        context.require_installed(connection)
+    with _changing(context, "pause") as connection:
         row = connection.execute("SELECT session_user").fetchone()
         by = f"{row[0] if row else '?'} ({socket.gethostname()}:{os.getpid()})"
         pause = context.control.pause(connection, by, reason)
@@ -106,10 +110,25 @@ def run_pause(context: Context, reason: str | None) -> PauseReport:
 
 
 def run_resume(context: Context) -> PauseReport:
-    """Take a pause back; workers that wait go on within a second."""
-    with context.connect("migrate resume") as connection:
-        context.require_installed(connection)
+    """Take a pause back, whoever made it; workers that wait go on within a second.
+
+    Raises
+    ------
+    StoreNotInstalled, InsufficientPrivileges
+        Nothing was changed.
+    """
+    with _changing(context, "resume") as connection:
         return _report(context, connection, context.control.resume(connection), is_paused=False)
+
+
+@contextmanager
+def _changing(context: Context, command: str) -> Iterator[Connection]:
+    with context.connect(f"migrate {command}") as connection:
+        context.require_installed(connection)
+        try:
+            yield connection
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise lacking(connection, context.schema, Deed.PAUSE, error) from error
 
 
 def _report(context: Context, connection: Connection, pause: Pause | None, *, is_paused: bool) -> PauseReport:

@@ -208,8 +208,20 @@ class TestPause:
             )
         with Sequent(as_web, migrations=Shop1) as web:
             assert web.view_schema.status().pause is None
-            with pytest.raises((psycopg.errors.InsufficientPrivilege, InsufficientPrivileges)):
-                web.view_schema.pause()
+            for change in (web.view_schema.pause, web.view_schema.resume):
+                with pytest.raises(InsufficientPrivileges, match="may not pause or resume replays") as raised:
+                    change()
+                assert "_migrator" in raised.value.remedy
+
+    def test_whoever_paused_another_login_may_resume(self, url: str) -> None:
+        with shop(url) as app, shop(url, as_login=False) as administrator:
+            pause = app.view_schema.pause().pause
+            assert pause is not None
+            assert "_deploy" in pause.by
+            assert administrator.view_schema.resume().pause == pause
+            assert administrator.view_schema.pause().is_paused
+            assert app.view_schema.resume().pause is not None
+            assert app.view_schema.status().pause is None
 
 
 class TestRate:
@@ -253,7 +265,6 @@ class TestRights:
             with pytest.raises(InsufficientPrivileges, match="other logins") as raised:
                 Governor(SCHEMA, 1, 1).look(blind)
             assert "GRANT pg_read_all_stats" in raised.value.remedy
-
 
 class TestLeaving:
     @pytest.fixture

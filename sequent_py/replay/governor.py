@@ -83,10 +83,13 @@ class Governor:
                 return False
             self._sleep(min(wait_seconds, LOOK_SECONDS))
 
-    def wait_while_held(self, connection: Connection) -> None:
-        """Wait until nothing holds; a rate does not hold."""
+    def wait_while_held(self, connection: Connection) -> bool:
+        """Wait until nothing holds, and say whether something did; a rate does not hold."""
+        has_waited = False
         while self.look(connection) is not None:
+            has_waited = True
             self._sleep(LOOK_SECONDS)
+        return has_waited
 
     def look(self, connection: Connection, standing: Standing | None = None) -> Hold | None:
         """Say what holds just now, and tell the listener if that is new."""

@@ -16,6 +16,7 @@ from sequent_py.progress import Progress, ReplayProgress
 from sequent_py.replay import fence
 from sequent_py.replay.governor import LOOK_SECONDS, Governor, Listener, note_hold
 from sequent_py.replay.ledger import Connection, Ledger, Pass
+from sequent_py.replay.limits import Hold
 from sequent_py.replay.pools import LocalPool, PoolFactory, WorkerExit
 from sequent_py.replay.worker import (
     GroupDone,
@@ -51,6 +52,8 @@ class Replayer:
         self._migrations = migrations
         self._event_types = event_types
         self._ledger = Ledger(task.event_store_schema)
+        self.was_held = False
+        """Whether a pause or a limit has held the last run up: how long it took then says nothing about how fast the replay is."""
 
     def run(self, connection: Connection, which: Pass, *, workers: int, progress: Progress) -> ReplayProgress:
         """Replay every unfinished group of the migration and return how the pass ended.
@@ -63,6 +66,7 @@ class Replayer:
             Workers keep dying.
         """
         started = time.monotonic()
+        self.was_held = False
         before = self._ledger.progress(connection, which.migration_id, which.number)
 
         def report(running: int) -> ReplayProgress:
@@ -94,7 +98,7 @@ class Replayer:
                 self._migrations,
                 self._event_types,
                 lambda _done: report(),
-                on_hold=lambda hold: note_hold(progress, hold),
+                on_hold=lambda hold: self._note_hold(progress, hold),
             ):
                 waiting_since = None
             if self._ledger.unfinished_groups(connection, self._task.migration_id) == 0:
@@ -119,7 +123,7 @@ class Replayer:
             task.event_store_schema,
             task.migration_id,
             task.epoch,
-            listener=lambda hold: note_hold(progress, hold),
+            listener=lambda hold: self._note_hold(progress, hold),
         )
         looked_at = -LOOK_SECONDS
         with self._pool(task) as pool:
@@ -144,6 +148,10 @@ class Replayer:
                     self._run_inline(connection, progress, lambda: report(1))
                 report(pool.running)
                 time.sleep(POLL_SECONDS)
+
+    def _note_hold(self, progress: Progress, hold: Hold | None) -> None:
+        self.was_held = True
+        note_hold(progress, hold)
 
 
 def join_replay(

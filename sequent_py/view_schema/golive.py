@@ -25,6 +25,7 @@ import psycopg
 
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
+from sequent_py.replay.limits import UNLIMITED, Limits
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.view_schema import last_window, swap
 from sequent_py.view_schema.context import Context
@@ -53,8 +54,8 @@ WINDOW_SAMPLE_EVENTS = 250
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What ``golive`` may take."""
+class CutOverLimits:
+    """What the cut-over of ``golive`` or ``rollback`` may take from others; a replay's limits are :class:`sequent_py.replay.limits.Limits`."""
 
     max_delta_events: int = MAX_DELTA_EVENTS
     max_lag_seconds: float = MAX_LAG_SECONDS
@@ -101,7 +102,7 @@ def run_golive(
     *,
     workers: int,
     group_target_events: int,
-    limits: Limits,
+    limits: CutOverLimits,
     accept_quarantined: frozenset[UUID],
     progress: Progress,
 ) -> GoliveReport:
@@ -173,7 +174,7 @@ class _Golive:
         passes: Passes,
         watch: Stopwatch,
         progress: Progress,
-        limits: Limits,
+        limits: CutOverLimits,
         accept_quarantined: frozenset[UUID],
     ) -> None:
         self._context = context
@@ -202,6 +203,12 @@ class _Golive:
     def verify(self) -> None:
         """Catch up and compare with the log, while the application goes on."""
         self.promotion.prepare()
+        self._catch_up_and_verify()
+        while self._passes.have_fallen_behind(self._limits.max_delta_events):
+            # A pause may last for hours: what has come in meanwhile is compared as well, and not left to those who will wait.
+            self._catch_up_and_verify()
+
+    def _catch_up_and_verify(self) -> None:
         if not self._has_replays:
             return
         self._catch_up()
@@ -224,17 +231,21 @@ class _Golive:
         """
         with self._watch.step("catching up", self._progress):
             self.promotion.catch_up_events += self._passes.finish()
-            pace, pending, helps = Pace(), self._passes.pending_events(), True
+            pace, pending, helps = Pace(self._held_back_by()), self._passes.pending_events(), True
             while helps and pending > self._limits.max_delta_events:
                 found, started = pending, time.monotonic()
                 self.promotion.catch_up_events += self._passes.catch_up()
                 # Counted as part of the pass: events come in meanwhile, too.
                 pending = self._passes.pending_events()
-                helps = pace.note(found=found, left=pending, seconds=time.monotonic() - started)
+                if not self._passes.was_held:
+                    helps = pace.note(found=found, left=pending, seconds=time.monotonic() - started)
+
+    def _held_back_by(self) -> Limits:
+        return UNLIMITED if self._passes.is_urgent else self._context.replaying.limits
 
     def cut_over(self) -> tuple[swap.SwapResult, Stall]:
         """Lock, replay the last window, swap; whatever fails leaves ``online_done``."""
-        self._passes.wait_while_held()
+        # Nothing is far behind any more: from here on neither a pause nor a limit comes between the tries.
         self._passes.hurry()
         with ExitStack() as stack:
             window = (

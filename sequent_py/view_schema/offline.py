@@ -147,6 +147,12 @@ class _CutOver:
     def approach(self, verify_sample: int) -> None:
         """Do with the gate open whatever can be done with the gate open."""
         self.promotion.prepare()
+        self._catch_up_and_verify(verify_sample)
+        while self._passes.have_fallen_behind(SMALL_WINDOW_EVENTS):
+            # A pause may last for hours: what has come in meanwhile is compared as well, and not left to those who will wait.
+            self._catch_up_and_verify(verify_sample)
+
+    def _catch_up_and_verify(self, verify_sample: int) -> None:
         if not self._resolved.plan.replays:
             return
         self._catch_up()
@@ -163,7 +169,6 @@ class _CutOver:
     def gate_closed(self, drain_timeout_seconds: float) -> Iterator[None]:
         """Close the gate and drain it; whatever fails inside reopens it and leaves ``online_done``."""
         gate = self._context.gate
-        self._passes.wait_while_held()
         # From here on writers are refused: neither a pause nor a limit makes them wait longer.
         self._passes.hurry()
         with self._connection.transaction():

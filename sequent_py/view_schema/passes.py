@@ -62,7 +62,10 @@ class Passes:
         self._target = context.replaying.limits.group_target(group_target_events)
         self._progress = progress
         self._epoch = migration.epoch
-        self._is_urgent = False
+        self.is_urgent = False
+        """Whether pause and limits do not count any more, see :meth:`hurry`."""
+        self.was_held = False
+        """Whether a pause or a limit has held up the groups that were replayed last."""
 
     def take_over(self) -> None:
         """Fence whatever an earlier coordinator left running, before anything is claimed or dropped, and see to the order of what comes.
@@ -244,26 +247,32 @@ class Passes:
             self.task(), self._context.migrations, self._context.event_types, self._context.replaying.pool
         )
         done = replayer.run(self._connection, self.last(), workers=self._workers, progress=self._progress)
+        self.was_held = replayer.was_held
         return done.events_done
 
     def task(self) -> ReplayTask:
         """Describe the replay to workers, as of the present epoch."""
         task = self._context.task(self._migration, self._resolved.plan, epoch=self._epoch)
-        return replace(task, is_governed=False, standby_url=None) if self._is_urgent else task
+        return replace(task, is_governed=False, standby_url=None) if self.is_urgent else task
 
-    def wait_while_held(self) -> None:
-        """Wait as long as replays are paused or a limit is exceeded, before work that is none of a worker's; in no transaction."""
+    def wait_while_held(self) -> bool:
+        """Wait as long as replays are paused or a limit is exceeded, before work that is none of a worker's, in no transaction; whether that was so."""
         governor = Governor(
             self._context.schema,
             self._migration.id,
             self._epoch,
             listener=lambda hold: note_hold(self._progress, hold),
         )
-        governor.wait_while_held(self._connection)
+        return governor.wait_while_held(self._connection)
+
+    def have_fallen_behind(self, most_events: int) -> bool:
+        """Wait while replays are held, before a cut-over; whether more than ``most_events`` have come in by then."""
+        has_replays = bool(self._resolved.plan.replays)
+        return self.wait_while_held() and has_replays and self.pending_events() > most_events
 
     def hurry(self) -> None:
         """Replay from here on whatever pause and limits say, and from the primary: writers wait for it."""
-        self._is_urgent = True
+        self.is_urgent = True
 
     def on(self, connection: Connection) -> Passes:
         """Return the same passes, driven over another connection of this coordinator."""

@@ -20,8 +20,7 @@ from sequent_py.view_schema.accept_code import AcceptCodeReport, run_accept_code
 from sequent_py.view_schema.context import Context, Replaying, shadow_blueprints
 from sequent_py.view_schema.diff import DiffReport, run_diff
 from sequent_py.view_schema.dry_run import run_dry
-from sequent_py.view_schema.golive import GoliveReport, run_golive
-from sequent_py.view_schema.golive import Limits as CutOverLimits
+from sequent_py.view_schema.golive import CutOverLimits, GoliveReport, run_golive
 from sequent_py.view_schema.joining import PauseReport, run_pause, run_resume, run_worker
 from sequent_py.view_schema.offline import run_offline
 from sequent_py.view_schema.online import run_online

@@ -31,7 +31,7 @@ from sequent_py.view_schema.context import (
     retired_blueprints,
 )
 from sequent_py.view_schema.cut_over import Stall, cut_over
-from sequent_py.view_schema.golive import Limits
+from sequent_py.view_schema.golive import CutOverLimits
 from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.last_window import LastWindow
 from sequent_py.view_schema.moment import at_one_moment
@@ -135,7 +135,7 @@ def run_rollback(
     *,
     workers: int,
     group_target_events: int,
-    limits: Limits,
+    limits: CutOverLimits,
     stall_limit_seconds: float | None,
     progress: Progress,
 ) -> RollbackReport:
@@ -208,7 +208,7 @@ class _Run:
         *,
         workers: int,
         group_target_events: int,
-        limits: Limits,
+        limits: CutOverLimits,
         stall_limit_seconds: float | None,
         progress: Progress,
     ) -> None:
@@ -247,16 +247,22 @@ class _Run:
         passes = self._passes
         passes.take_over()
         passes.require_unedited()
+        self._catch_up_and_verify(passes)
+        while passes.have_fallen_behind(self._limits.max_delta_events):
+            # A pause may last for hours: what has come in meanwhile is compared as well, and not left to those who will wait.
+            self._catch_up_and_verify(passes)
+        if self.catch_up_events:
+            self._progress.step("analysing")
+            names = [step.shadow_name for step in self._plan.replay.replays]
+            executor.analyse(self._connection, self._context.config.view_schema, names)
+
+    def _catch_up_and_verify(self, passes: ReturnPasses) -> None:
         self._catch_up(passes)
         self._progress.step("verifying")
         with _named(self._plan):
             self._verify(passes)
             # Here, and not while others wait: between two passes nobody writes to these tables.
             self.rows = passes.verification().check_counts(self._connection, passes.expected_rows())
-        if self.catch_up_events:
-            self._progress.step("analysing")
-            names = [step.shadow_name for step in self._plan.replay.replays]
-            executor.analyse(self._connection, self._context.config.view_schema, names)
 
     def _catch_up(self, passes: ReturnPasses) -> None:
         self._progress.step("catching up")
@@ -287,7 +293,7 @@ class _Run:
         """
         context, plan = self._context, self._plan
         if self._passes is not None:
-            self._passes.wait_while_held()
+            # Nothing is far behind any more: from here on neither a pause nor a limit comes between the tries.
             self._passes.hurry()
         # Read here, for writers wait later: nobody but a coordinator, which we are, can change them.
         self._kept = retired_blueprints(context, self._connection, plan.migration.id)

@@ -87,6 +87,15 @@ def groups(connection: psycopg.Connection[Any]) -> tuple[int, int]:
     return row[0], row[1]
 
 
+def terminate(connection: psycopg.Connection[Any], key: str) -> None:
+    """End the sessions that hold a lock of the store."""
+    connection.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"  # noqa: S608
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        f" AND objid = ({SCHEMA}.{key}() & 4294967295)::oid AND granted"
+    )
+
+
 def online(url: str, notes: Notes, **options: Any) -> None:
     with shop(url) as app:
         app.view_schema.online(group_target_events=GROUP_EVENTS, progress=notes, **options)
@@ -155,14 +164,15 @@ class TestPause:
         running.result(60)
         finish(url, connection)
 
+    @pytest.mark.parametrize("command", ["offline", "golive"])
     def test_no_cut_over_begins_and_writers_go_on(
-        self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor
+        self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor, command: str
     ) -> None:
         notes = Notes()
         with resumed_at_last(url), shop(url) as app:
             app.view_schema.online()
             app.view_schema.pause()
-            running = pool.submit(lambda: app.view_schema.offline(progress=notes))
+            running = pool.submit(lambda: getattr(app.view_schema, command)(progress=notes))
             wait_until(lambda: notes.says("paused") or running.done())
             place_orders(app, range(40, 42))
             assert not running.done()
@@ -187,6 +197,76 @@ class TestPause:
 
             monkeypatch.setattr(Passes, "hurry", pause_and_hurry)
             getattr(app.view_schema, command)()
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_a_worker_that_dies_while_it_waits_is_replaced_and_the_other_waits_as_well(
+        self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 0)
+        notes = Notes()
+        with resumed_at_last(url), shop(url) as app:
+            app.view_schema.pause()
+            running = pool.submit(online, url, notes, workers=1)
+            wait_until(lambda: fence.worker_count(connection, SCHEMA) == 1 or running.done())
+            terminate(connection, "worker_key")
+            wait_until(lambda: notes.says("was lost") or running.done())
+            wait_until(lambda: fence.worker_count(connection, SCHEMA) == 1 or running.done())
+            assert groups(connection)[0] == 0
+        running.result(60)
+        finish(url, connection)
+
+    def test_where_the_coordinator_dies_workers_leave_and_status_says_that_it_is_paused(
+        self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor
+    ) -> None:
+        notes = Notes()
+        with resumed_at_last(url), shop(url) as app:
+            app.view_schema.pause("forgotten")
+            running = pool.submit(online, url, notes)
+            wait_until(lambda: notes.says("paused") or running.done())
+            joined = pool.submit(app.view_schema.work)
+            wait_until(lambda: fence.worker_count(connection, SCHEMA) == 2 or joined.done())
+            terminate(connection, "migration_key")
+            assert running.exception(60) is not None
+            assert joined.result(60) == 0
+            status = app.view_schema.status()
+            assert (status.holder, status.state) == (None, "online_running")
+            assert status.pause is not None
+            assert status.pause.reason == "forgotten"
+            assert status.next_commands[:2] == ("sequent migrate resume", "sequent migrate online")
+            assert groups(connection)[0] == 0
+            app.view_schema.resume()
+            online(url, Notes())
+        finish(url, connection)
+
+    def test_what_came_in_during_a_pause_is_caught_up_before_the_gate_is_closed(
+        self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor
+    ) -> None:
+        notes = Notes()
+        with resumed_at_last(url), shop(url) as app:
+            app.view_schema.online()
+            app.view_schema.pause()
+            running = pool.submit(lambda: app.view_schema.offline(progress=notes))
+            wait_until(lambda: notes.says("paused") or running.done())
+            place_orders(app, range(50, 110))
+        report = running.result(60)
+        assert (report.catch_up_events > 200, report.window_events) == (True, 0)
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_the_time_of_a_pause_is_not_taken_for_a_slow_replay(
+        self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor, monkeypatch: Any
+    ) -> None:
+        # One pass that leaves more than it found would be enough, however short it is.
+        monkeypatch.setattr("sequent_py.view_schema.pace.LOSING_PASSES", 1)
+        monkeypatch.setattr("sequent_py.view_schema.pace.SHORT_PASS_SECONDS", 0.0)
+        notes = Notes()
+        with resumed_at_last(url), shop(url) as app:
+            app.view_schema.online()
+            place_orders(app, range(50, 110))
+            app.view_schema.pause()
+            running = pool.submit(lambda: app.view_schema.golive(progress=notes))
+            wait_until(lambda: notes.says("paused") or running.done())
+            place_orders(app, range(200, 280))
+        running.result(60)
         assert actual_rows(connection) == expected_rows(connection)
 
     def test_pausing_twice_keeps_the_first_and_resuming_nothing_says_so(self, url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sequent_py.errors import CatchUpTooSlow
+from sequent_py.replay.limits import Limits
 from sequent_py.view_schema.pace import Pace
 
 
@@ -35,6 +36,16 @@ def test_two_long_passes_that_gain_nothing_are_an_error_with_both_rates() -> Non
     assert caught.value.is_final
     for way_out in ("--workers", "slow the writers down", "sequent migrate offline"):
         assert way_out in caught.value.remedy
+
+
+def test_what_holds_the_replay_back_is_named_first() -> None:
+    pace = Pace(Limits(rate=100, max_load=4))
+    assert pace.note(found=400, left=450, seconds=4.0)
+    with pytest.raises(CatchUpTooSlow) as caught:
+        pace.note(found=450, left=500, seconds=4.5)
+    assert caught.value.remedy.startswith(
+        "It runs with --rate 100, --max-load 4: ease that, give it more workers"
+    )
 
 
 def test_short_passes_end_as_soon_as_they_stay_as_they_are() -> None:

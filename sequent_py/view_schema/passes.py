@@ -16,12 +16,13 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.progress import Progress
 from sequent_py.replay import fence, refold
-from sequent_py.replay.control import require_statistics
+from sequent_py.replay.control import require_statistics, take_readings
 from sequent_py.replay.edits import count_events, edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
 from sequent_py.replay.governor import Governor, note_hold
 from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of
 from sequent_py.replay.ledger import Connection, Pass
+from sequent_py.replay.limits import LagHistory
 from sequent_py.replay.refold import Edits
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.same_code import code_document
@@ -80,6 +81,13 @@ class Passes:
         limits = self._context.replaying.limits
         if limits.needs_statistics:
             require_statistics(self._connection)
+        if (
+            limits.max_replica_lag_seconds is not None
+            and not take_readings(self._connection, limits, LagHistory()).replica_lags
+        ):
+            self._progress.note(
+                "No standby or subscriber is connected: --max-replica-lag holds nothing back until one is."
+            )
         evicted = fence.evict_workers(self._connection, self._context.schema)
         if evicted:
             self._progress.note(f"Ended {evicted} worker{'s'[: evicted > 1]} of an earlier run.")

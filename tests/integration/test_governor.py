@@ -346,6 +346,15 @@ class TestRights:
                 Governor(SCHEMA, 1, 1).look(blind)
             assert "GRANT pg_read_all_stats" in raised.value.remedy
 
+    def test_a_lag_that_nobody_reports_is_said_to_hold_nothing_back(
+        self, url: str, connection: psycopg.Connection[Any]
+    ) -> None:
+        notes = Notes()
+        online(url, notes, limits=Limits(max_replica_lag_seconds=5))
+        assert notes.says("--max-replica-lag holds nothing back until one is")
+        finish(url, connection)
+
+
 class TestLeaving:
     @pytest.fixture
     def coordinator(self, url: str) -> Iterator[psycopg.Connection[Any]]:

@@ -52,7 +52,7 @@ ReadFrom = Annotated[
     typer.Option(
         "--read-from",
         metavar="URL",
-        help="A standby to read events from. A URL with a password belongs into the setting standby_url (SEQUENT_STANDBY_URL).",
+        help="A standby to read events from; empty: the primary, whatever is configured. A URL with a password belongs into the setting standby_url (SEQUENT_STANDBY_URL).",
     ),
 ]
 
@@ -154,6 +154,8 @@ def worker(invocation: Invocation, read_from: ReadFrom = None) -> None:
 def _worker(report: dict[str, int]) -> Iterator[Block]:
     groups = report["groups"]
     yield Line(
-        f"Replayed {count(groups, 'group')}." if groups else "Nothing to join: no replay has groups left.",
+        f"Replayed {count(groups, 'group')}."
+        if groups
+        else "Nothing to do: the replay has no groups left, or its command has ended.",
         Tone.GOOD,
     )

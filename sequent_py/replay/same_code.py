@@ -1,7 +1,7 @@
 """Whether a worker has the code of the run that it joins: fingerprints, written down by the coordinator and compared by whoever comes from elsewhere.
 
 Compared are the application's parts of each table (:mod:`sequent_py.view_schema.fingerprints`, table files aside: only the coordinator runs those), and this library
-as a whole. Workers that the coordinator starts on its own host read the same files, and are not asked.
+as a whole, its C module aside: whether a host has that makes no difference to rows. Workers that the coordinator starts on its own host read the same files, and are not asked.
 """
 
 from __future__ import annotations

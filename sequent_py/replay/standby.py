@@ -9,6 +9,8 @@ Transactions that were in progress at ``until`` are filtered by the window's con
 An edit of events that is later than ``until`` and its note in ``event_edits`` are one transaction, so one statement sees both or neither: the aggregate
 is left out, or is as ``until`` saw it, just as on the primary.
 
+Declared projections are none of this: they are folded by statements that read and write in one, on the primary.
+
 The standby may cancel a query that stands in the way of its replay (SQLSTATE 40001); the group is then begun anew. And it may be promoted: from then
 on its events are another history, so whether it still is a standby is asked after a group was read and before it is committed.
 """

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import psycopg
@@ -85,7 +85,7 @@ class ReplayTask:
     """Whether it could have been given a quarantine."""
     is_governed: bool = True
     """Whether it waits for pauses and limits between groups; not where writers wait for it."""
-    standby_url: str | None = None
+    standby_url: str | None = field(default=None, repr=False)
     """Where events are read; None: where rows are written."""
     is_elsewhere: bool = False
     """Whether the worker is started by somebody else than the coordinator, perhaps on another host: its code is compared, and its paths are its own."""

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -50,8 +50,8 @@ class Replaying:
 
     pool: PoolFactory = LocalPool
     limits: Limits = UNLIMITED
-    standby_url: str | None = None
-    """Where workers read events; None: from the primary. Holds a password: never print it."""
+    standby_url: str | None = field(default=None, repr=False)
+    """Where workers read events; None: from the primary. May hold a password."""
 
 
 @dataclass(frozen=True)

@@ -366,8 +366,11 @@ class ViewSchema:
         return replace(self._context, replaying=Replaying(pool, limits, standby_url))
 
     def _standby_url(self, read_from: str | None) -> str | None:
+        if read_from is not None:
+            # Empty: from the primary, whatever is configured.
+            return read_from or None
         setting = self._context.config.standby_url
-        return read_from or (setting.get_secret_value() if setting is not None else None)
+        return (setting.get_secret_value() or None) if setting is not None else None
 
 
 def _limits(config: Config, **given: Any) -> CutOverLimits:

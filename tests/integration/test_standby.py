@@ -11,12 +11,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from declared_shop import DeclaredShop1, MixedShop
 from shop import OrderPlaced, Shop1, actual_rows, expected_rows, order_id, place_orders, shop
 from standby_server import Pair, binaries_from_environment, primary_and_standby
 from waiting import wait_until
 
-from sequent_py import Sequent
-from sequent_py.errors import ConfigurationError, WorkerFailed
+from sequent_py import Migrations, Sequent
+from sequent_py.errors import ConfigurationError, DatabaseUnavailable, WorkerFailed
 from sequent_py.replay import standby
 from sequent_py.replay.control import take_readings
 from sequent_py.replay.group_fold import GroupFold
@@ -145,6 +146,25 @@ class TestReadingFromAStandby:
         monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 0)
         with shop(urls[0], as_login=False, standby_url=urls[1], workers=1) as app:
             app.view_schema.online()
+        finish(urls[0], connection)
+
+    @pytest.mark.parametrize("migrations", [DeclaredShop1, MixedShop])
+    def test_declared_projections_beside_it_are_folded_on_the_primary(
+        self, urls: tuple[str, str], connection: psycopg.Connection[Any], migrations: type[Migrations]
+    ) -> None:
+        with shop(urls[0], migrations, as_login=False, group_target_events=GROUP_EVENTS) as app:
+            app.view_schema.online(read_from=urls[1])
+            app.view_schema.offline()
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_an_empty_url_is_the_primary_whatever_is_configured(
+        self, urls: tuple[str, str], connection: psycopg.Connection[Any]
+    ) -> None:
+        nowhere = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=1"
+        with shop(urls[0], as_login=False, standby_url=nowhere) as app:
+            with pytest.raises(DatabaseUnavailable):
+                app.view_schema.online()
+            app.view_schema.online(read_from="")
         finish(urls[0], connection)
 
     def test_a_standby_that_is_behind_is_waited_for(

@@ -157,6 +157,22 @@ class TestReadingFromAStandby:
             app.view_schema.offline()
         assert actual_rows(connection) == expected_rows(connection)
 
+    def test_it_takes_no_more_than_the_migrators_role(
+        self, urls: tuple[str, str], connection: psycopg.Connection[Any], replica: psycopg.Connection[Any]
+    ) -> None:
+        prefix = f"s_{uuid4().hex[:8]}"
+        with application(urls[0]) as app:
+            app.set_up_roles(prefix=prefix)
+        connection.execute(f"CREATE ROLE {prefix}_deploy LOGIN IN ROLE {prefix}_migrator")
+        wait_until(lambda: has_replayed(replica, connection))
+        primary, standby_url = (url.replace("//postgres@", f"//{prefix}_deploy@") for url in urls)
+        notes = Notes()
+        online(
+            primary, notes, read_from=standby_url, limits=Limits(max_load=100, max_replica_lag_seconds=60)
+        )
+        assert not notes.says("No standby"), "it sees the one that there is"
+        finish(primary, connection)
+
     def test_an_empty_url_is_the_primary_whatever_is_configured(
         self, urls: tuple[str, str], connection: psycopg.Connection[Any]
     ) -> None:

@@ -144,7 +144,12 @@ class Replayer:
                     )
                     pool.start(1)
                 if pool.running == 0:
-                    # All have left because every group was taken; a worker that joined from elsewhere holds the last ones, or died with one.
+                    # All have left because every group was taken; a worker that joined from elsewhere holds the last ones, or died with one. Or
+                    # their environment leads to another database, where there was nothing to do for them.
+                    if left := self._ledger.unfinished_groups(connection, task.migration_id):
+                        progress.note(
+                            f"The workers have found nothing more to do, and {left} group{'s are' if left != 1 else ' is'} not done; this process goes on alone."
+                        )
                     self._run_inline(connection, progress, lambda: report(1))
                 report(pool.running)
                 time.sleep(POLL_SECONDS)

@@ -23,7 +23,9 @@ from sequent_py.replay import fence
 from sequent_py.replay.control import Control
 from sequent_py.replay.governor import Governor
 from sequent_py.replay.limits import Limits
+from sequent_py.replay.pools import WorkerExit
 from sequent_py.replay.replayer import join_replay
+from sequent_py.replay.worker import ReplayTask
 from sequent_py.view_schema.joining import _joinable
 
 SCHEMA = "sequent_schema"
@@ -353,6 +355,37 @@ class TestRights:
         online(url, notes, limits=Limits(max_replica_lag_seconds=5))
         assert notes.says("--max-replica-lag holds nothing back until one is")
         finish(url, connection)
+
+
+class IdlePool:
+    """Its workers find nothing to do."""
+
+    running = 0
+
+    def __init__(self, _task: ReplayTask) -> None:
+        pass
+
+    def __enter__(self) -> IdlePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def start(self, count: int) -> None:
+        pass
+
+    def collect(self) -> list[WorkerExit]:
+        return []
+
+
+def test_a_pool_that_does_nothing_is_said_to_and_its_work_is_done(
+    url: str, connection: psycopg.Connection[Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 0)
+    notes = Notes()
+    online(url, notes, workers=2, pool=IdlePool)
+    assert notes.says("The workers have found nothing more to do")
+    finish(url, connection)
 
 
 class TestLeaving:

@@ -167,9 +167,7 @@ class TestReadingFromAStandby:
         wait_until(lambda: has_replayed(replica, connection))
         primary, standby_url = (url.replace("//postgres@", f"//{prefix}_deploy@") for url in urls)
         notes = Notes()
-        online(
-            primary, notes, read_from=standby_url, limits=Limits(max_load=100, max_replica_lag_seconds=60)
-        )
+        online(primary, notes, read_from=standby_url, limits=Limits(max_load=100, max_replica_lag_seconds=60))
         assert not notes.says("No standby"), "it sees the one that there is"
         finish(primary, connection)
 

@@ -422,7 +422,7 @@ class EventStore:
         if query is None:
             composed = sql.SQL(text).format(
                 events=for_parameters(sql.Identifier(self.schema, "events")),
-                append_events=for_parameters(sql.Identifier(self.schema, "append_events_v2")),
+                append_events=for_parameters(sql.Identifier(self.schema, "append_events_v3")),
             )
             query = self._queries[text] = composed.as_bytes(None)
         return query

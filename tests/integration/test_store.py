@@ -215,7 +215,7 @@ def test_one_round_trip_per_append(store: EventStore, admin: psycopg.Connection)
     row = admin.execute("SELECT query, state FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
     assert row is not None
     # Neither BEGIN nor COMMIT came after it.
-    assert "append_events_v2" in row[0]
+    assert "append_events_v3" in row[0]
     assert row[1] == "idle"
 
 
@@ -554,7 +554,7 @@ def test_a_missing_store_is_named(store: EventStore, schema: str) -> None:
 
 def test_a_missing_function_means_an_older_store(store: EventStore, admin: psycopg.Connection) -> None:
     store.append(uuid4(), deposits(1))
-    admin.execute("ALTER FUNCTION append_events_v2 RENAME TO append_events_v0")
+    admin.execute("ALTER FUNCTION append_events_v3 RENAME TO append_events_v0")
     with pytest.raises(StoreNotInstalled, match="older than this library"):
         store.append(uuid4(), deposits(1))
 

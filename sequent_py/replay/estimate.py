@@ -29,6 +29,18 @@ def current_snapshot(connection: Connection) -> str:
     return str(row[0])
 
 
+def has_more_events(connection: Connection, schema: str, *, since: str | None, count: int) -> bool:
+    """Whether more than so many events are visible now that were not in ``since``; reads no more of them than that."""
+    row = connection.execute(
+        sql.SQL("SELECT count(*) > %s FROM (SELECT FROM {} WHERE {} LIMIT %s) AS first_ones").format(
+            for_parameters(sql.Identifier(schema, "events")), for_parameters(window_condition(since, None))
+        ),
+        (count, count + 1),
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
 def estimate_history(
     connection: Connection, schema: str, *, until: str, event_type_ids: Sequence[int]
 ) -> tuple[dict[int, PartitionSample], bool]:

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol, Self
 
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.worker import EarlyStart, ReplayTask
 
 STOP_TIMEOUT_SECONDS = 10.0
 _STDERR_TAIL_BYTES = 2_000
@@ -54,6 +54,13 @@ class _Worker:
     error: dict[str, str] | None = field(default=None)
     has_finished: bool = False
 
+    def tell(self, line: str) -> None:
+        """Send it a line. A worker that cannot even start has said why on its stderr."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+
 
 class WorkerPool(Protocol):
     """What the coordinator of a replay needs of a pool: a context manager that leaves no worker behind that could do harm."""
@@ -80,8 +87,9 @@ PoolFactory = Callable[[ReplayTask], WorkerPool]
 class LocalPool:
     """Worker processes on this machine. A context manager: leaving it stops every worker that still runs."""
 
-    def __init__(self, task: ReplayTask) -> None:
+    def __init__(self, task: ReplayTask, early: EarlyWorkers | None = None) -> None:
         self._task = task
+        self._early = early
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> LocalPool:
@@ -93,7 +101,9 @@ class LocalPool:
     def start(self, count: int) -> None:
         """Start ``count`` more workers."""
         for _ in range(count):
-            self._workers.append(self._start_one())
+            worker = (self._early.take() if self._early is not None else None) or _start()
+            self._workers.append(worker)
+            worker.tell(self._task.to_json())
 
     @property
     def running(self) -> int:
@@ -108,39 +118,71 @@ class LocalPool:
 
     def stop(self) -> None:
         """End every worker: close its life line, then, if it does not leave, kill it. Its open group rolls back."""
-        for worker in self._workers:
-            with contextlib.suppress(OSError):
-                if worker.process.stdin is not None:
-                    worker.process.stdin.close()
-        for worker in self._workers:
-            try:
-                worker.process.wait(STOP_TIMEOUT_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            _exit_of(worker)
+        _stop(self._workers)
         self._workers = []
 
-    def _start_one(self) -> _Worker:
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sequent_py.replay.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        worker = _Worker(process, stderr, threading.Thread(target=lambda: None))
-        worker.listener = threading.Thread(target=_listen(worker), daemon=True, name=f"worker {process.pid}")
-        worker.listener.start()
-        with contextlib.suppress(BrokenPipeError):
-            # A worker that cannot even start has said why on its stderr.
-            process.stdin.write(self._task.to_json() + "\n")
-            process.stdin.flush()
-        return worker
+
+class EarlyWorkers:
+    """Workers that were started before their task is known, and import the application while the coordinator plans.
+
+    A context manager; leaving it stops those that nobody took. As a :data:`PoolFactory` it makes local pools, which take them before they start others.
+    """
+
+    def __init__(self, start: EarlyStart, count: int) -> None:
+        self._workers = [_start() for _ in range(count)]
+        for worker in self._workers:
+            worker.tell(start.to_json())
+
+    def __call__(self, task: ReplayTask) -> LocalPool:
+        return LocalPool(task, self)
+
+    def __enter__(self) -> EarlyWorkers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _stop(self._workers)
+        self._workers = []
+
+    def take(self) -> _Worker | None:
+        """Return one that still runs, for good; None when there is none."""
+        while self._workers:
+            worker = self._workers.pop()
+            if worker.process.poll() is None:
+                return worker
+            # Killed meanwhile; nothing was lost with it.
+            _exit_of(worker)
+        return None
+
+
+def _start() -> _Worker:
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sequent_py.replay.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
+    worker = _Worker(process, stderr, threading.Thread(target=lambda: None))
+    worker.listener = threading.Thread(target=_listen(worker), daemon=True, name=f"worker {process.pid}")
+    worker.listener.start()
+    return worker
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Close their life lines, then kill whoever does not leave."""
+    for worker in workers:
+        with contextlib.suppress(OSError):
+            if worker.process.stdin is not None:
+                worker.process.stdin.close()
+    for worker in workers:
+        try:
+            worker.process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        _exit_of(worker)
 
 
 def _listen(worker: _Worker) -> Callable[[], None]:

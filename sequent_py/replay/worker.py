@@ -1,6 +1,6 @@
 """A worker: a process that replays groups until none is left.
 
-Run as ``python -m sequent_py.replay.worker``: a :class:`ReplayTask` arrives as one line of JSON on standard input, which then stays open as
+Run as ``python -m sequent_py.replay.worker``: a :class:`ReplayTask` arrives as one line of JSON on standard input, perhaps behind an :class:`EarlyStart`. The input then stays open as
 the life line: when the coordinator dies in whatever way, the pipe closes and the worker exits at once. Each finished group and a final
 error are reported as a line of JSON on standard output; the ledger, not this output, is the authority.
 
@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -101,6 +101,31 @@ class ReplayTask:
         return cls(
             **{**values, "sys_path": tuple(values["sys_path"]), "projectors": tuple(values["projectors"])}
         )
+
+
+@dataclass(frozen=True)
+class EarlyStart:
+    """What a worker can do before there is a task: import the application. One line of JSON that may precede the task's."""
+
+    import_early: str
+    """The migrations class, as in :class:`ReplayTask`."""
+    sys_path: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> EarlyStart | None:
+        """Read :meth:`to_json`'s line; None if it is a task's."""
+        values = json.loads(text)
+        return cls(values["import_early"], tuple(values["sys_path"])) if "import_early" in values else None
+
+    def run(self) -> None:
+        """Import; what is wrong with that is said when the task needs it."""
+        sys.path[:0] = [entry for entry in self.sys_path if entry not in sys.path]
+        with suppress(SequentError):
+            load_migrations(self.import_early)
 
 
 @dataclass(frozen=True)
@@ -451,7 +476,15 @@ def _report_and_collect(done: GroupDone) -> None:
 
 def main() -> int:
     """Serve one :class:`ReplayTask`; exit status 0 when no group is left."""
-    task = ReplayTask.from_json(sys.stdin.buffer.readline().decode())
+    line = sys.stdin.buffer.readline().decode()
+    early = EarlyStart.from_json(line) if line else None
+    if early is not None:
+        early.run()
+        line = sys.stdin.buffer.readline().decode()
+    if not line:
+        # Started early, and not needed in the end.
+        return 0 if early is not None else LOST_LIFE_LINE
+    task = ReplayTask.from_json(line)
     threading.Thread(target=_exit_with_coordinator, daemon=True, name="life line").start()
     others = [entry for entry in task.sys_path if entry not in sys.path]
     if task.is_elsewhere:

@@ -269,7 +269,7 @@ class Context:
             database_url=self.database_url,
             event_store_schema=self.schema,
             view_schema=self.config.view_schema,
-            migrations_class=f"{self.migrations.__module__}:{self.migrations.__qualname__}",
+            migrations_class=self.migrations_reference,
             sys_path=self.sys_path,
             migration_id=migration.id,
             epoch=epoch,
@@ -279,6 +279,11 @@ class Context:
             quarantine_limit=migration.quarantine_limit,
             standby_url=self.replaying.standby_url,
         )
+
+    @property
+    def migrations_reference(self) -> str:
+        """The migrations class as worker processes import it: ``module:Class``."""
+        return f"{self.migrations.__module__}:{self.migrations.__qualname__}"
 
     def require_importable(self) -> None:
         """Refuse a migrations class that worker processes could not import.

@@ -32,6 +32,7 @@ from sequent_py.view_schema.context import (
     replayed_projectors,
     shadow_blueprints,
 )
+from sequent_py.view_schema.early_start import early_workers
 from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
@@ -72,55 +73,29 @@ def run_online(
         if quarantine:
             require_quarantine(resolved)
         guards.require_connections(connection, workers=workers)
-        if plan.replays:
-            progress.step("checking the events")
-            guards.require_covered(
+        with early_workers(context, connection, workers if plan.replays else 0) as equipped:
+            if plan.replays:
+                _require_covered(equipped, connection, resolved, quarantine, progress)
+            migration, is_resumed, warnings = _begin_or_resume(equipped, connection, plan, resolved, progress)
+            if quarantine is not None:
+                migration = context.versions.record_quarantine_limit(
+                    connection, migration.id, quarantine_limit if quarantine else None
+                )
+            passes = Passes(
+                equipped,
                 connection,
-                schema=context.schema,
-                event_types=context.event_types,
-                definition=context.definition,
-                handled=replayed_event_names(resolved),
-                allows_undecodable=_has_quarantine(context, connection, quarantine),
-                may_quarantine=allows_quarantine(resolved),
+                migration,
+                resolved,
+                workers=workers,
+                group_target_events=group_target_events,
                 progress=progress,
             )
-        migration, is_resumed, warnings = _begin_or_resume(context, connection, plan, resolved, progress)
-        if quarantine is not None:
-            migration = context.versions.record_quarantine_limit(
-                connection, migration.id, quarantine_limit if quarantine else None
-            )
-        passes = Passes(
-            context,
-            connection,
-            migration,
-            resolved,
-            workers=workers,
-            group_target_events=group_target_events,
-            progress=progress,
-        )
-        with context.noting_errors(connection, migration.id):
-            passes.take_over()
-            passes.require_unedited()
-            events = 0
-            if migration.state is MigrationState.ONLINE_DONE:
-                progress.step("catching up")
-                events = passes.catch_up(tries_quarantined=True) if plan.replays else 0
-            else:
-                # Set aside by an earlier run, perhaps with other code: they are tried again once the tables have their indexes.
-                tries_quarantined = bool(context.quarantine.listed(connection, migration.id))
-                progress.step("replaying")
-                events = passes.first() if plan.replays else 0
-                passes.wait_while_held()
-                _index_and_analyse(context, connection, migration, resolved, workers, progress)
-                if tries_quarantined:
-                    progress.step("trying what was set aside")
-                    events += passes.catch_up(tries_quarantined=True)
-                _check_orderings(context, connection, resolved, passes, progress)
-            passes.require_unedited()
-            with connection.transaction():
-                context.versions.transition(
-                    connection, migration.id, (migration.state,), MigrationState.ONLINE_DONE
-                )
+            with context.noting_errors(connection, migration.id):
+                events = _replay(equipped, connection, migration, resolved, passes, workers, progress)
+                with connection.transaction():
+                    context.versions.transition(
+                        connection, migration.id, (migration.state,), MigrationState.ONLINE_DONE
+                    )
         return OnlineReport(
             migration_id=migration.id,
             from_version=plan.from_version,
@@ -134,6 +109,57 @@ def run_online(
             warnings=warnings,
             quarantined=context.quarantine.listed(connection, migration.id),
         )
+
+
+def _require_covered(
+    context: Context,
+    connection: Connection,
+    resolved: ResolvedPlan,
+    quarantine: bool | None,
+    progress: Progress,
+) -> None:
+    progress.step("checking the events")
+    guards.require_covered(
+        connection,
+        schema=context.schema,
+        event_types=context.event_types,
+        definition=context.definition,
+        handled=replayed_event_names(resolved),
+        allows_undecodable=_has_quarantine(context, connection, quarantine),
+        may_quarantine=allows_quarantine(resolved),
+        progress=progress,
+    )
+
+
+def _replay(
+    context: Context,
+    connection: Connection,
+    migration: ViewMigration,
+    resolved: ResolvedPlan,
+    passes: Passes,
+    workers: int,
+    progress: Progress,
+) -> int:
+    """Replay what there is, and finish the tables, unless that is done; return the events replayed."""
+    passes.take_over()
+    passes.require_unedited()
+    events = 0
+    if migration.state is MigrationState.ONLINE_DONE:
+        progress.step("catching up")
+        events = passes.catch_up(tries_quarantined=True) if resolved.plan.replays else 0
+    else:
+        # Set aside by an earlier run, perhaps with other code: they are tried again once the tables have their indexes.
+        tries_quarantined = bool(context.quarantine.listed(connection, migration.id))
+        progress.step("replaying")
+        events = passes.first() if resolved.plan.replays else 0
+        passes.wait_while_held()
+        _index_and_analyse(context, connection, migration, resolved, workers, progress)
+        if tries_quarantined:
+            progress.step("trying what was set aside")
+            events += passes.catch_up(tries_quarantined=True)
+        _check_orderings(context, connection, resolved, passes, progress)
+    passes.require_unedited()
+    return events
 
 
 def _has_quarantine(context: Context, connection: Connection, asked: bool | None) -> bool:

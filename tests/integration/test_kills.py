@@ -115,6 +115,11 @@ def groups_done(connection: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
+def is_replaying(connection: psycopg.Connection[Any]) -> bool:
+    """Whether there are groups: workers start earlier."""
+    return connection.execute("SELECT FROM sequent_schema.replay_groups LIMIT 1").fetchone() is not None
+
+
 def finish(url: str, connection: psycopg.Connection[Any]) -> None:
     with application(url) as app:
         app.view_schema.online()
@@ -133,7 +138,11 @@ def test_a_killed_coordinator_leaves_finished_groups_and_nothing_else(
     url: str, connection: psycopg.Connection[Any], after_groups: int
 ) -> None:
     process = start(url, "online")
-    wait_until(lambda: groups_done(connection) >= after_groups and worker_pids(process.pid))
+    wait_until(
+        lambda: (
+            is_replaying(connection) and groups_done(connection) >= after_groups and worker_pids(process.pid)
+        )
+    )
     workers = worker_pids(process.pid)
     process.kill()
     end(process)

@@ -559,6 +559,25 @@ def test_a_missing_function_means_an_older_store(store: EventStore, admin: psyco
         store.append(uuid4(), deposits(1))
 
 
+def test_one_event_at_the_expected_version_is_appended_without_the_second_version_of_the_function(
+    store: EventStore, admin: psycopg.Connection
+) -> None:
+    aggregate_id = uuid4()
+    store.append(aggregate_id, deposits(1, 2), 0)
+    admin.execute("ALTER FUNCTION append_events_v2 RENAME TO append_events_v0")
+    recorded = store.append(aggregate_id, deposits(3), 2)
+    assert whole(store.load(aggregate_id, after=2)) == whole(recorded)
+    for uncommon in (
+        lambda: store.append(aggregate_id, deposits(4, 5), 3),
+        lambda: store.append(aggregate_id, deposits(4), 2),
+        lambda: store.append(aggregate_id, deposits(4)),
+        lambda: store.append(uuid4(), deposits(4), 0, partition_key="a"),
+    ):
+        with pytest.raises(StoreNotInstalled):
+            uncommon()
+    assert store.version_of(aggregate_id) == 3
+
+
 @pytest.mark.parametrize("schema", ['a"b', "a%s b", "é😀", "a'b\\c", "a$body$b{0}", "UPPER", "x" * 63])
 def test_hostile_schema_names(database_url: str, schema: str) -> None:
     with closing(connect(database_url, autocommit=True)) as connection:

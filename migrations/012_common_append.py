@@ -24,7 +24,9 @@ def up(op: Any) -> None:
 
 def down(op: Any) -> None:
     """Drop it, and put the guard back as it was."""
-    guard = _earlier("006_edits.py")["GUARD_EVENTS"].replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
+    guard = _earlier("006_edits.py")["GUARD_EVENTS"].replace(
+        "CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1
+    )
     op.run(_earlier("001_event_store.py")["_filled"](op, guard))
     op.run(f"DROP FUNCTION append_events_v3({ARGUMENTS})")
 

@@ -14,7 +14,6 @@ from bench.measure import Cost, as_json, median_cost
 from bench.stages import Stage
 from bench.windows import Window
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 INSERT = "INSERT … SELECT, one session"
 
 COLUMNS = (
@@ -246,16 +245,17 @@ def _version(name: str) -> str | None:
         return None
 
 
-def write_between_markers(page: Path, text: str) -> None:
-    """Replace what stands between the markers of a page.
+def write_between_markers(page: Path, text: str, name: str = "bench") -> None:
+    """Replace what stands between the markers of that name on a page.
 
     Raises
     ------
     ValueError
-        The page has no markers.
+        The page has no such markers.
     """
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = page.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN} and {END}.")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{page} has no lines {first} and {last}.")
+    page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")

@@ -29,11 +29,11 @@ def test_a_small_run_measures_every_contender_and_writes_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from bench.__main__ import main
-    from bench.report import BEGIN, END
     from bench.stages import has_packages
 
+    begin, end = "<!-- bench: begin -->", "<!-- bench: end -->"
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
 
     main([*SMALL, "--docs", str(tmp_path)])
 
@@ -54,8 +54,8 @@ def test_a_small_run_measures_every_contender_and_writes_the_page(
         item["name"] for item in found["appends"]
     }
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"{end}\nafter\n")
     assert "### wide, 400 events" in text
     assert "old" not in text
     assert "ours, 1 worker / INSERT" in capsys.readouterr().out

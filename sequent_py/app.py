@@ -22,8 +22,8 @@ from sequent_py.events import Event, EventTypes
 from sequent_py.gate import Gate, GateState
 from sequent_py.projection import LiveProjection
 from sequent_py.refolding import LONGEST_STALL_SECONDS, Refolding, RefoldReport
+from sequent_py.replay.loading import event_types_of, load_migrations
 from sequent_py.replay.quarantine import Quarantine
-from sequent_py.replay.worker import event_types_of, load_migrations
 from sequent_py.roles.assume import assume
 from sequent_py.roles.catalog import recorded_roles
 from sequent_py.roles.rules import RoleKind

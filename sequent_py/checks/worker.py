@@ -35,7 +35,7 @@ from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector
 from sequent_py.records import Record, record_shape
 from sequent_py.replay.ledger import Connection
-from sequent_py.replay.worker import event_types_of, load_migrations
+from sequent_py.replay.loading import event_types_of, load_migrations
 from sequent_py.view_schema.migrations import Migrations, definition
 
 STOP_TIMEOUT_SECONDS = 10.0

@@ -35,7 +35,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from sequent_py.errors import ConfigurationError, WorkerFailed
 from sequent_py.replay.pools import LocalPool, WorkerExit
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.task import ReplayTask
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol, Self
 
-from sequent_py.replay.worker import EarlyStart, ReplayTask
+from sequent_py.replay.task import EarlyStart, ReplayTask
 
 STOP_TIMEOUT_SECONDS = 10.0
 _STDERR_TAIL_BYTES = 2_000

@@ -15,16 +15,11 @@ from sequent_py.events import EventTypes
 from sequent_py.progress import Progress, ReplayProgress
 from sequent_py.replay import fence
 from sequent_py.replay.governor import LOOK_SECONDS, Governor, Listener, note_hold
+from sequent_py.replay.group_replayer import GroupDone, GroupReplayer, connect_worker, require_code_of_run
 from sequent_py.replay.ledger import Connection, Ledger, Pass
 from sequent_py.replay.limits import Hold
 from sequent_py.replay.pools import LocalPool, PoolFactory, WorkerExit
-from sequent_py.replay.worker import (
-    GroupDone,
-    GroupReplayer,
-    ReplayTask,
-    connect_worker,
-    require_code_of_run,
-)
+from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema.migrations import Migrations
 
 INLINE_EVENTS = 20_000

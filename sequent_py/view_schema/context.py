@@ -26,7 +26,7 @@ from sequent_py.replay.ledger import Connection, Ledger
 from sequent_py.replay.limits import UNLIMITED, Limits
 from sequent_py.replay.pools import LocalPool, PoolFactory
 from sequent_py.replay.quarantine import Quarantine
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.task import ReplayTask
 from sequent_py.roles.assume import assume
 from sequent_py.roles.rules import RoleKind
 from sequent_py.schema_migrations.event_store import (

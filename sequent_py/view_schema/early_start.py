@@ -10,7 +10,7 @@ from sequent_py.replay import replayer
 from sequent_py.replay.estimate import has_more_events
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.pools import EarlyWorkers, LocalPool
-from sequent_py.replay.worker import EarlyStart
+from sequent_py.replay.task import EarlyStart
 from sequent_py.view_schema.context import Context
 
 

@@ -24,7 +24,7 @@ from sequent_py.replay.governor import note_hold
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.limits import Pause
 from sequent_py.replay.replayer import join_replay
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.task import ReplayTask
 from sequent_py.roles.lacking import Deed, lacking
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import current_rollback

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sequent_py.errors import CatchUpTooSlow
+from sequent_py.replay.group_replayer import GroupReplayer, connect_worker
 from sequent_py.replay.ledger import Connection, Pass
-from sequent_py.replay.worker import GroupReplayer, connect_worker
 from sequent_py.verification import Verification
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.passes import Passes

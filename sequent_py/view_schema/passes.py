@@ -26,7 +26,7 @@ from sequent_py.replay.limits import LagHistory
 from sequent_py.replay.refold import Edits
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.same_code import code_document
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema import serial_order
 from sequent_py.view_schema.code_records import (
     changed_tables,

@@ -19,7 +19,7 @@ from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.refold import Edits, SpecialAggregate
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.task import ReplayTask
 from sequent_py.verification import Verification
 from sequent_py.view_schema.context import Context, replayed_event_names, replayed_projectors
 from sequent_py.view_schema.passes import Passes, pending_events

@@ -23,7 +23,7 @@ from sequent_py.contrib.dask import DaskCluster, DaskPool, without_password
 from sequent_py.errors import ConfigurationError, WorkerFailed
 from sequent_py.replay import fence
 from sequent_py.replay.limits import Limits
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.task import ReplayTask
 
 SCHEMA = "sequent_schema"
 

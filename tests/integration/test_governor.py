@@ -25,7 +25,7 @@ from sequent_py.replay.governor import Governor
 from sequent_py.replay.limits import Limits
 from sequent_py.replay.pools import WorkerExit
 from sequent_py.replay.replayer import join_replay
-from sequent_py.replay.worker import ReplayTask
+from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema.joining import _joinable
 
 SCHEMA = "sequent_schema"

@@ -14,7 +14,7 @@ from sequent_py import Migrations, database, on
 from sequent_py.cli import run
 from sequent_py.errors import DatabaseUnavailable
 from sequent_py.replay import fence
-from sequent_py.replay.worker import connect_worker
+from sequent_py.replay.group_replayer import connect_worker
 from sequent_py.schema_migrations.event_store import require_current_event_store
 from sequent_py.view_schema import context
 

@@ -18,7 +18,7 @@ from sequent_py.errors import AggregatesQuarantined, ConstraintViolated, Definit
 from sequent_py.persistors.deferred import DeferredConstraints, deferred_names
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.replay import group_fold, violations
-from sequent_py.replay.worker import MOST_LOCK_RETRIES
+from sequent_py.replay.group_replayer import MOST_LOCK_RETRIES
 
 Connection = psycopg.Connection[Any]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sequent_py.replay.pools import EarlyWorkers, LocalPool, WorkerExit
-from sequent_py.replay.worker import EarlyStart, ReplayTask
+from sequent_py.replay.task import EarlyStart, ReplayTask
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=1"
 

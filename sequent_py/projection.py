@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -108,8 +108,9 @@ class LiveProjection:
         with self._lock:
             if self._prepared.setdefault(connection, cut_overs) != cut_overs:
                 # Prepared for tables whose columns had other types: the server would refuse to run them again. The driver looks at
-                # what became of a text that is new to it only; one that it has counted before it would not see deallocate anything.
-                connection.execute(sql.SQL("DEALLOCATE ALL -- {}").format(sql.Literal(cut_overs)))
+                # what became of a text that is new to it only; one that it has counted before, another application's on the same connection,
+                # say, it would not see deallocate anything.
+                connection.execute(sql.SQL("DEALLOCATE ALL -- {}").format(sql.Literal(uuid4().hex)))
                 self._prepared[connection] = cut_overs
             if self._cut_overs != cut_overs:
                 tables = {

@@ -9,8 +9,9 @@ promotion; ``sequent migrate verify`` (:mod:`sequent_py.view_schema.verify`) loo
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
+from typing import cast
 from uuid import UUID
 
 from psycopg import sql
@@ -65,15 +66,23 @@ class Verification:
         self._stored_types = stored_types
         self._prepared: tuple[Connection, dict[type[Record], ScratchTable]] | None = None
         self._unfolded: set[str] = set()
+        self._too_long = 0
 
     @property
     def not_compared(self) -> tuple[str, ...]:
-        """Say which tables were not compared because a sample of their ordering would have been too long."""
-        return tuple(
+        """Say what samples left out because it would have been too long to fold: tables of an ordering, single aggregates."""
+        found = [
             f"{name} was not compared with a fresh fold: its ordering needs more events for that than a sample has."
             " sequent migrate verify --all compares it."
             for name in sorted(self._unfolded)
-        )
+        ]
+        if self._too_long:
+            were = "aggregate of the sample was" if self._too_long == 1 else "aggregates of the sample were"
+            found.append(
+                f"{self._too_long} {were} not compared with a fresh fold, for too many events."
+                " sequent migrate verify --all compares them."
+            )
+        return tuple(found)
 
     def prepare(self, connection: Connection) -> None:
         """Create the scratch tables ahead; they stay as long as the connection, and checks on it take some milliseconds less per table.
@@ -112,30 +121,39 @@ class Verification:
         size: int,
         since: str | None = None,
         most_events: int = SAMPLED_EVENTS,
+        is_any_length: bool = False,
     ) -> list[UUID]:
-        """Pick up to ``size`` aggregates at random among those with events in the window.
+        """Pick up to ``size`` aggregates at random among those with events in the window, but for those that are set aside.
 
-        They have ``most_events`` in all at most, whole histories counted, and none has more than a fifth of that.
+        They have ``most_events`` in all at most, whole histories counted, and none has more than a fifth of that; :attr:`not_compared` says when
+        that left some out. ``is_any_length``: where all that were met are longer, the shortest of them is picked all the same, for a
+        sample of nothing would prove nothing.
         """
         if size <= 0:
             return []
         longest = max(most_events // 5, 1)
         condition = window_condition(since, until)
         found: list[tuple[UUID, int]] = []
+        too_long: list[UUID] = []
         per_partition = -(-size // PARTITION_COUNT)
         for partition in range(PARTITION_COUNT):
             table = sql.Identifier(self._schema, f"events_{partition:02d}")
             escaped = for_parameters(table)
             rows = connection.execute(
                 sql.SQL(
-                    "WITH candidates AS (SELECT DISTINCT aggregate_id FROM {table} {pages} WHERE {condition}),"
+                    "WITH candidates AS (SELECT DISTINCT aggregate_id FROM {table} {pages} WHERE {condition}"
+                    " AND aggregate_id <> ALL (%(left_out)s::uuid[])),"
                     " picked AS (SELECT aggregate_id FROM candidates ORDER BY random() LIMIT %(limit)s)"
                     " SELECT p.aggregate_id, c.events FROM picked p, LATERAL (SELECT count(*) AS events FROM (SELECT FROM {table} e"
-                    " WHERE e.aggregate_id = p.aggregate_id LIMIT %(longest)s + 1) AS counted) AS c WHERE c.events <= %(longest)s"
+                    " WHERE e.aggregate_id = p.aggregate_id LIMIT %(longest)s + 1) AS counted) AS c"
                 ).format(table=escaped, pages=self._pages(connection, table, since), condition=condition),
-                {"limit": per_partition, "longest": longest},
+                {"limit": per_partition, "longest": longest, "left_out": list(self._left_out)},
             )
-            found.extend((row[0], row[1]) for row in rows)  # type: ignore[misc]
+            for aggregate_id, count in cast(Iterable[tuple[UUID, int]], rows):
+                if count <= longest:
+                    found.append((aggregate_id, count))
+                else:
+                    too_long.append(aggregate_id)
         random.shuffle(found)
         chosen: list[UUID] = []
         events = 0
@@ -143,7 +161,21 @@ class Verification:
             if len(chosen) < size and events + count <= most_events:
                 chosen.append(aggregate_id)
                 events += count
+        if is_any_length and not chosen and too_long:
+            chosen.append(shortest := self._shortest(connection, too_long))
+            too_long.remove(shortest)
+        self._too_long += len(too_long)
         return chosen
+
+    def _shortest(self, connection: Connection, aggregate_ids: Sequence[UUID]) -> UUID:
+        row = connection.execute(
+            sql.SQL(
+                "SELECT aggregate_id FROM {} WHERE aggregate_id = ANY (%s) GROUP BY aggregate_id ORDER BY count(*), aggregate_id LIMIT 1"
+            ).format(for_parameters(sql.Identifier(self._schema, "events"))),
+            (list(aggregate_ids),),
+        ).fetchone()
+        assert row is not None
+        return cast(UUID, row[0])
 
     @staticmethod
     def _pages(connection: Connection, table: sql.Identifier, since: str | None) -> sql.Composable:

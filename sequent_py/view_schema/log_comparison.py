@@ -194,7 +194,10 @@ class LogComparison:
         chosen = list(dict.fromkeys(aggregate_ids))
         if not chosen:
             chosen = self._verification().sample(
-                self._connection, until=current_snapshot(self._connection), size=sample
+                self._connection,
+                until=current_snapshot(self._connection),
+                size=sample,
+                is_any_length=True,
             )
             chosen += self._orphans(tables) if sample else []
         self.aggregates = len(chosen)

@@ -186,7 +186,12 @@ class Promotion:
             return
         verification = self._verification()
         aggregates = verification.sample(
-            self._connection, until=until, size=size, since=since, most_events=most_events
+            self._connection,
+            until=until,
+            size=size,
+            since=since,
+            most_events=most_events,
+            is_any_length=since is None,
         )
         with self._context.connect("verifying") as reader, self.accepting():
             self.verified += verification.check_aggregates(

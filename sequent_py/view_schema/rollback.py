@@ -278,7 +278,9 @@ class _Run:
             return
         until = passes.last().until
         verification = passes.verification()
-        aggregates = verification.sample(self._connection, until=until, size=self._limits.verify_sample)
+        aggregates = verification.sample(
+            self._connection, until=until, size=self._limits.verify_sample, is_any_length=True
+        )
         with self._context.connect("verifying") as reader:
             self.verified = verification.check_aggregates(self._connection, reader, aggregates, until=until)
         self.not_compared = verification.not_compared

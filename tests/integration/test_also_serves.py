@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -21,6 +21,7 @@ from shop import (
     OrderCancelled,
     OrderPlaced,
     Shop1,
+    Shop2,
     actual_rows,
     expected_rows,
     order_id,
@@ -79,6 +80,10 @@ class WideOrderProjector(Projector):
 class Both(Migrations):
     version = 2
     versions = {1: [LineProjector], 2: [WideOrderProjector]}
+    also_serves = (Shop1,)
+
+
+class ShopOfBoth(Shop2):
     also_serves = (Shop1,)
 
 
@@ -185,3 +190,36 @@ def test_a_connection_of_the_pool_appends_across_any_number_of_cut_overs(
             back_or_forth.view_schema.rollback()
             second.store.append(parcel(1), [ParcelMoved(cents=1)])
         assert parcel_actual_rows(connection) == parcel_expected_rows(connection, 2)
+
+
+def test_two_applications_append_on_one_connection_across_their_cut_overs(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection, ExitStack() as stack:
+
+        def application(name: str, migrations: type[Migrations]) -> Sequent:
+            schemas = {"view_schema": f"view_{name}", "event_store_schema": name}
+            return stack.enter_context(shop(database_url, migrations, as_login=False, **schemas))
+
+        first = {name: application(name, Shop1) for name in ("books", "tools")}
+        second = {name: application(name, ShopOfBoth) for name in ("books", "tools")}
+        for app in first.values():
+            app.install()
+            app.view_schema.online()
+            app.view_schema.golive()
+
+        def append(name: str, number: int) -> None:
+            events = [OrderPlaced(customer="Ann"), *[LineAdded(product="p", cents=1)] * 8]
+            second[name].store.append(order_id(number), events, 0, connection=connection)
+            connection.commit()
+
+        for number in range(5):
+            for name in second:
+                append(name, number)
+        for app in second.values():
+            app.view_schema.online()
+            app.view_schema.golive()
+        # A rollback makes the driver forget: the first application has nothing to deallocate, and the driver counts its statement as any other.
+        connection.execute("SELECT 1")
+        connection.rollback()
+        for number, name in enumerate(["books"] * 5 + ["tools", "books", "tools"], start=10):
+            append(name, number)
+        assert all(app.view_schema.verify(is_all=True).is_correct for app in second.values())

@@ -1,0 +1,54 @@
+"""Aggregates whose histories are too long for a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from shop import order_id, place_orders, shop
+
+from sequent_py import Sequent
+from sequent_py.errors import VerificationFailed
+
+
+@pytest.fixture
+def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def app(store_database_url: str) -> Iterator[Sequent]:
+    with shop(store_database_url) as app:
+        yield app
+
+
+def test_where_all_aggregates_are_long_the_shortest_is_compared_before_a_promotion(
+    app: Sequent, connection: psycopg.Connection[Any]
+) -> None:
+    place_orders(app, [0], lines=2_050)
+    place_orders(app, [1], lines=2_020)
+    app.view_schema.online()
+    connection.execute(
+        "UPDATE view_schema.order_records_1 SET total = total + 1 WHERE aggregate_id = %s", [order_id(1)]
+    )
+    with pytest.raises(VerificationFailed, match="order_records"):
+        app.view_schema.golive()
+    connection.execute(
+        "UPDATE view_schema.order_records_1 SET total = total - 1 WHERE aggregate_id = %s", [order_id(1)]
+    )
+    report = app.view_schema.golive()
+    assert report.verified_aggregates == 1
+    assert any("1 aggregate of the sample was not compared" in line for line in report.warnings)
+    assert app.view_schema.verify(sample=10).aggregates == 1
+
+
+def test_an_aggregate_that_is_too_long_for_the_sample_is_counted_in_a_warning(app: Sequent) -> None:
+    place_orders(app, [0], lines=2_050)
+    place_orders(app, range(1, 5))
+    app.view_schema.online()
+    report = app.view_schema.golive()
+    assert report.verified_aggregates == 4
+    assert any("1 aggregate of the sample was not compared" in line for line in report.warnings)

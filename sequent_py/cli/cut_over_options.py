@@ -38,7 +38,7 @@ LockTimeout = Annotated[
         min=0.001,
         max=LONGEST_SECONDS,
         metavar="SECONDS",
-        help="How long a try may wait for a lock at most; writers and readers wait behind it. Default: the setting lock_timeout_seconds, or 0.2.",
+        help="How long a try may wait for a lock at most; readers, and with the gate open writers, wait behind it. Default: the setting lock_timeout_seconds, or 0.2 (offline: 1).",
     ),
 ]
 LockBudget = Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Line
-from sequent_py.cli.cut_over_options import LockBudget, VerifySample, Workers
+from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, VerifySample, Workers
 from sequent_py.cli.golive import golive
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined
@@ -135,6 +135,7 @@ def offline(
     drain_timeout: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="How long to wait for writers in flight.")
     ] = None,
+    lock_timeout: LockTimeout = None,
     lock_budget: LockBudget = None,
     verify_sample: VerifySample = None,
     workers: Workers = None,
@@ -163,6 +164,7 @@ def offline(
         report = sequent.view_schema.offline(
             **replaying(pool, workers=workers, rate=rate, max_load=max_load, max_replica_lag=max_replica_lag),
             drain_timeout_seconds=drain_timeout,
+            lock_timeout_seconds=lock_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
             accept_quarantined=accept_quarantined or (),

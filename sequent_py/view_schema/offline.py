@@ -49,12 +49,15 @@ def run_offline(
     workers: int,
     group_target_events: int,
     drain_timeout_seconds: float,
+    lock_timeout_seconds: float | None,
     lock_budget_seconds: float,
     verify_sample: int,
     accept_quarantined: frozenset[UUID],
     progress: Progress,
 ) -> OfflineReport:
     """Promote the shadow tables of the unfinished migration.
+
+    ``lock_timeout_seconds``: how long a try of the swap may wait for its locks at most; None: :data:`LOCK_TIMEOUT_SECONDS`.
 
     Raises
     ------
@@ -89,7 +92,11 @@ def run_offline(
             closed_at = time.monotonic()
             with cut_over.gate_closed(drain_timeout_seconds):
                 cut_over.finish_replay(verify_sample)
-                result = cut_over.promote(lock_budget_seconds, closed_at)
+                result = cut_over.promote(
+                    LOCK_TIMEOUT_SECONDS if lock_timeout_seconds is None else lock_timeout_seconds,
+                    lock_budget_seconds,
+                    closed_at,
+                )
         return OfflineReport(
             migration_id=migration.id,
             from_version=plan.from_version,
@@ -201,31 +208,33 @@ class _CutOver:
             )
             self.promotion.check_counts()
 
-    def promote(self, lock_budget_seconds: float, closed_at: float) -> swap.SwapResult:
+    def promote(
+        self, lock_timeout_seconds: float, lock_budget_seconds: float, closed_at: float
+    ) -> swap.SwapResult:
         """Swap in one transaction; a try that does not get its locks in time is rolled back and repeated."""
         deadline = time.monotonic() + lock_budget_seconds
         backoff = FIRST_BACKOFF_SECONDS
         with self._watch.step("swapping", self._progress):
             while True:
                 try:
-                    return self._promote_once(closed_at)
+                    return self._promote_once(lock_timeout_seconds, closed_at)
                 except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
                     if time.monotonic() + backoff > deadline:
                         raise SwapLockTimeout(
                             f"The tables could not be locked within {lock_budget_seconds:g} s: {self._blockers()}.",
-                            remedy="End those transactions, or give --lock-budget; then: sequent migrate offline",
+                            remedy="End those transactions, or give --lock-timeout or --lock-budget; then: sequent migrate offline",
                         ) from error
                     self._progress.note(f"Waiting for the tables' locks: {self._blockers()}.")
                     # Readers that queued behind the try go first; jitter keeps two such tools from meeting for ever.
                     time.sleep(backoff * random.uniform(0.5, 1.5))
                     backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 
-    def _promote_once(self, closed_at: float) -> swap.SwapResult:
+    def _promote_once(self, lock_timeout_seconds: float, closed_at: float) -> swap.SwapResult:
         connection = self._connection
-        timeout = self._context.config.lock_timeout_seconds or LOCK_TIMEOUT_SECONDS
         with connection.transaction():
             connection.execute(
-                "SELECT set_config('lock_timeout', %s, true)", (f"{max(round(timeout * 1000), 1)}ms",)
+                "SELECT set_config('lock_timeout', %s, true)",
+                (f"{max(round(lock_timeout_seconds * 1000), 1)}ms",),
             )
             result = self.promotion.promote()
             self._context.versions.record_stall(

@@ -103,6 +103,7 @@ class ViewSchema:
         *,
         workers: int | None = None,
         drain_timeout_seconds: float | None = None,
+        lock_timeout_seconds: float | None = None,
         lock_budget_seconds: float | None = None,
         verify_sample: int | None = None,
         accept_quarantined: Collection[UUID] = (),
@@ -124,6 +125,9 @@ class ViewSchema:
             drain_timeout_seconds=config.drain_timeout_seconds
             if drain_timeout_seconds is None
             else drain_timeout_seconds,
+            lock_timeout_seconds=config.lock_timeout_seconds
+            if lock_timeout_seconds is None
+            else lock_timeout_seconds,
             lock_budget_seconds=config.lock_budget_seconds
             if lock_budget_seconds is None
             else lock_budget_seconds,

@@ -39,6 +39,7 @@ from sequent_py.errors import (
     VerificationFailed,
     VersionMismatch,
 )
+from sequent_py.view_schema.promotion import Promotion
 
 
 @pytest.fixture
@@ -340,6 +341,30 @@ class TestOffline:
                 place_orders(app, [40])
             newer.view_schema.offline()
         assert actual_rows(connection) == expected_rows(connection)
+
+    @pytest.mark.parametrize(
+        ("configured", "given", "expected"), [(None, None, "1s"), (0.7, None, "700ms"), (0.7, 0.3, "300ms")]
+    )
+    def test_a_try_of_the_swap_waits_for_its_locks_as_long_as_the_option_says_or_the_setting(
+        self,
+        store_database_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+        configured: float | None,
+        given: float | None,
+        expected: str,
+    ) -> None:
+        seen: list[Any] = []
+        promote = Promotion.promote
+
+        def promoted(self: Promotion) -> Any:
+            seen.append(self._connection.execute("SHOW lock_timeout").fetchone())
+            return promote(self)
+
+        monkeypatch.setattr(Promotion, "promote", promoted)
+        with shop(store_database_url, lock_timeout_seconds=configured) as app:
+            app.view_schema.online()
+            app.view_schema.offline(lock_timeout_seconds=given)
+        assert seen == [(expected,)]
 
     def test_who_has_locked_the_record_of_a_table_is_named(
         self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str

@@ -273,7 +273,7 @@ class Staging:
             raise MigrationError(
                 f"View migration {migration_id} has been given up.", remedy="See: sequent migrate status"
             )
-        return None if ledger.unfinished_groups(self._connection, migration_id) else last.until
+        return None if ledger.has_unfinished(self._connection, migration_id) else last.until
 
 
 def _but_for(left_out: frozenset[UUID], column: str) -> sql.Composable:

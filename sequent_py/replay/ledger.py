@@ -256,7 +256,7 @@ class Ledger:
         return None if row is None else str(row[0])
 
     def progress(self, connection: Connection, migration_id: int, pass_number: int) -> PassProgress:
-        """Return how far a pass has come."""
+        """Return how far a pass has come; reads all of its groups."""
         row = connection.execute(
             self._sql(
                 "SELECT coalesce(sum(g.events), 0)::bigint, count(g.done_at), count(g.number),"
@@ -268,6 +268,14 @@ class Ledger:
         ).fetchone()
         assert row is not None
         return PassProgress(*row)  # type: ignore[arg-type]
+
+    def has_unfinished(self, connection: Connection, migration_id: int) -> bool:
+        """Whether a group of any pass is not done; looks at one entry of an index, however many groups there are."""
+        row = connection.execute(
+            self._sql("SELECT EXISTS (SELECT FROM {groups} WHERE migration_id = %s AND done_at IS NULL)"),
+            (migration_id,),
+        ).fetchone()
+        return row == (True,)
 
     def unfinished_groups(self, connection: Connection, migration_id: int) -> int:
         """Count the groups of every pass that are not done."""

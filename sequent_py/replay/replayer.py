@@ -26,6 +26,10 @@ INLINE_EVENTS = 20_000
 """Passes up to this size run in the calling process: starting a worker takes as long as replaying about this many events."""
 
 POLL_SECONDS = 0.1
+PROGRESS_SECONDS = 0.25
+"""How often the progress is looked at. That reads all groups of the pass, tens of thousands in a large store…"""
+PROGRESS_SHARE = 0.02
+"""…so it may take this share of the time at most."""
 JOINED_WORKER_PATIENCE_SECONDS = 15.0
 """How long a worker that joined from elsewhere may hold the last groups; then its backend is ended and we replay them."""
 REPLACEMENTS_PER_WORKER = 2
@@ -60,30 +64,14 @@ class Replayer:
         WorkerFailed
             Workers keep dying.
         """
-        started = time.monotonic()
         self.was_held = False
-        before = self._ledger.progress(connection, which.migration_id, which.number)
-
-        def report(running: int) -> ReplayProgress:
-            now = self._ledger.progress(connection, which.migration_id, which.number)
-            seen = ReplayProgress(
-                events_done=now.events_done - before.events_done,
-                events_total=max(which.estimated_events - before.events_done, 0),
-                groups_done=now.groups_done,
-                groups_total=now.groups_total,
-                workers=running,
-                seconds=time.monotonic() - started,
-                is_exact=which.is_exact,
-            )
-            progress.replay(seen)
-            return seen
-
-        if self._ledger.unfinished_groups(connection, which.migration_id) > 0:
+        watch = _Watch(self._ledger, connection, which, progress)
+        if self._ledger.has_unfinished(connection, which.migration_id):
             if workers == 0 or which.estimated_events <= INLINE_EVENTS:
-                self._run_inline(connection, progress, lambda: report(1))
+                self._run_inline(connection, progress, lambda: watch.look(1))
             else:
-                self._run_pool(connection, min(workers, before.groups_total), progress, report)
-        return report(0)
+                self._run_pool(connection, min(workers, watch.groups_total), progress, watch.look)
+        return watch.report(0)
 
     def _run_inline(self, connection: Connection, progress: Progress, report: Callable[[], object]) -> None:
         waiting_since: float | None = None
@@ -96,7 +84,7 @@ class Replayer:
                 on_hold=lambda hold: self._note_hold(progress, hold),
             ):
                 waiting_since = None
-            if self._ledger.unfinished_groups(connection, self._task.migration_id) == 0:
+            if not self._ledger.has_unfinished(connection, self._task.migration_id):
                 return
             # Nothing left to claim is not the same as done: a worker that joined from elsewhere holds the rest.
             now = time.monotonic()
@@ -123,7 +111,7 @@ class Replayer:
         looked_at = -LOOK_SECONDS
         with self._pool(task) as pool:
             pool.start(workers)
-            while self._ledger.unfinished_groups(connection, task.migration_id) > 0:
+            while self._ledger.has_unfinished(connection, task.migration_id):
                 if task.is_governed and time.monotonic() - looked_at >= LOOK_SECONDS:
                     # Workers ask for themselves; here it is looked at for those who watch.
                     looked_at = time.monotonic()
@@ -152,6 +140,40 @@ class Replayer:
     def _note_hold(self, progress: Progress, hold: Hold | None) -> None:
         self.was_held = True
         note_hold(progress, hold)
+
+
+class _Watch:
+    """Looks how far a pass has come, and tells the progress; counts from what an earlier run had done."""
+
+    def __init__(self, ledger: Ledger, connection: Connection, which: Pass, progress: Progress) -> None:
+        self._ledger, self._connection, self._which, self._progress = ledger, connection, which, progress
+        self._started = time.monotonic()
+        self._before = ledger.progress(connection, which.migration_id, which.number)
+        self._next_look = self._started
+        self.groups_total = self._before.groups_total
+
+    def look(self, running: int) -> None:
+        """Report if it is time to."""
+        if time.monotonic() >= self._next_look:
+            self.report(running)
+
+    def report(self, running: int) -> ReplayProgress:
+        """Look, tell and return what was seen."""
+        began = time.monotonic()
+        now = self._ledger.progress(self._connection, self._which.migration_id, self._which.number)
+        ended = time.monotonic()
+        self._next_look = ended + max(PROGRESS_SECONDS, (ended - began) / PROGRESS_SHARE)
+        seen = ReplayProgress(
+            events_done=now.events_done - self._before.events_done,
+            events_total=max(self._which.estimated_events - self._before.events_done, 0),
+            groups_done=now.groups_done,
+            groups_total=now.groups_total,
+            workers=running,
+            seconds=ended - self._started,
+            is_exact=self._which.is_exact,
+        )
+        self._progress.replay(seen)
+        return seen
 
 
 def join_replay(

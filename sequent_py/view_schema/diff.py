@@ -243,7 +243,7 @@ def _older_snapshot(context: Context, connection: Connection, migration: ViewMig
         raise MigrationError(
             f"View migration {migration.id} has no passes any more.", remedy="See: sequent migrate status"
         )
-    if context.ledger.unfinished_groups(connection, migration.id):
+    if context.ledger.has_unfinished(connection, migration.id):
         return None
     return last.until
 

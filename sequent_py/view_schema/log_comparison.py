@@ -312,7 +312,7 @@ class LogComparison:
                 ).fetchone()
                 assert row is not None
                 self._rows[table] = int(row[0])  # type: ignore[call-overload]
-            if migration_id is not None and not ledger.unfinished_groups(self._connection, migration_id):
+            if migration_id is not None and not ledger.has_unfinished(self._connection, migration_id):
                 recorded = ledger.row_counts(self._connection, migration_id)
                 self._recorded = {table: recorded.get(table, 0) for table in self._wanted}
 

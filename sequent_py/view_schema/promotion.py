@@ -300,7 +300,7 @@ class Promotion:
             As :meth:`require_accepted`: the last window may have set one aside.
         """
         context, connection, plan = self._context, self._connection, self._resolved.plan
-        if context.ledger.unfinished_groups(connection, self._migration.id) > 0:
+        if context.ledger.has_unfinished(connection, self._migration.id):
             raise VerificationFailed(
                 "Groups of the replay are unfinished; nothing was promoted.",
                 remedy=f"Run: sequent migrate {self._command}",

@@ -358,7 +358,7 @@ class _Run:
     def _promote(self, connection: Connection) -> swap.SwapResult:
         """Swap and record, in the caller's transaction: from its commit on the code of the target version may append."""
         context, plan = self._context, self._plan
-        if context.ledger.unfinished_groups(connection, plan.migration.id) > 0:
+        if context.ledger.has_unfinished(connection, plan.migration.id):
             raise VerificationFailed(
                 "Groups of the replay are unfinished; nothing was swapped.",
                 remedy="Run: sequent migrate rollback",

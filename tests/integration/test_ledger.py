@@ -81,9 +81,10 @@ def test_done_groups_are_counted_and_not_claimed(
 ) -> None:
     one, *_ = connections
     while (claimed := ledger.claim(one, migration_id, epoch=1)) is not None:
+        assert ledger.has_unfinished(one, migration_id)
         ledger.finish(one, claimed, events=5, row_changes={"t": 2, "u": -1}, seconds=0.1, worker="w")
     assert ledger.row_counts(one, migration_id) == {"t": 6, "u": -3}
-    assert ledger.unfinished_groups(one, migration_id) == 0
+    assert not ledger.has_unfinished(one, migration_id)
     progress = ledger.progress(one, migration_id, 0)
     assert (progress.events_done, progress.groups_done, progress.groups_total) == (15, 3, 3)
 

@@ -18,7 +18,7 @@
      |         |__ ConstraintViolated
      |__ MigrationError              while migrating the view schema
      |    |__ ConcurrentMigration, MigrationNotStarted, InvalidTransition, PlanChanged
-     |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed
+     |    |__ DrainTimeout, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, TimeLimitReached, VerificationFailed
      |    |__ WorkerFailed, ForeignTransactionIds, DependentObjects, EventsEdited, AggregatesQuarantined
      |    |__ UnsoundInstallation, UnknownEventTypes, OrderingViolated, LostRow
      |__ SchemaMigrationError        the migrations of ordinary tables (refined in ``schema_migrations``)
@@ -332,6 +332,10 @@ class CatchUpTooSlow(MigrationError):
 
     is_final = False
     """Whether passes were measured not to get shorter, so that trying again at once is in vain."""
+
+
+class TimeLimitReached(MigrationError):
+    """A command took as long as it was given; it stopped where nothing is lost, and nothing was swapped."""
 
 
 class VerificationFailed(MigrationError):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
+
+import typer
 
 from sequent_py.cli.blocks import Block, Facts, Items, Line, Tone, count, duration
 from sequent_py.cli.cut_over_options import LockBudget, LockTimeout, MaxDelta, MaxLag, VerifySample, Workers
@@ -21,6 +24,14 @@ def golive(
     max_lag: MaxLag = None,
     lock_timeout: LockTimeout = None,
     lock_budget: LockBudget = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="How long it may take in all; then it stops where nothing is lost, and can be run again. Default: as long as it takes.",
+        ),
+    ] = None,
     verify_sample: VerifySample = None,
     workers: Workers = None,
     accept_quarantined: AcceptQuarantined = None,
@@ -42,7 +53,7 @@ def golive(
 
     \b
     Needs: sequent migrate online
-    Example: sequent migrate golive --max-delta 50 --lock-budget 300
+    Example: sequent migrate golive --max-delta 50 --lock-budget 300 --max-time 3600
     """
     invocation.resume = (
         "Unless it had just been committed, the swap has not happened: the old tables serve, nobody waits, and online's work is kept."
@@ -56,6 +67,7 @@ def golive(
             lock_timeout_seconds=lock_timeout,
             lock_budget_seconds=lock_budget,
             verify_sample=verify_sample,
+            max_seconds=max_time,
             accept_quarantined=accept_quarantined or (),
             accept_differences=accept_differences,
             progress=progress,

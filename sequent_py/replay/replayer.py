@@ -54,8 +54,18 @@ class Replayer:
         self.was_held = False
         """Whether a pause or a limit has held the last run up: how long it took then says nothing about how fast the replay is."""
 
-    def run(self, connection: Connection, which: Pass, *, workers: int, progress: Progress) -> ReplayProgress:
+    def run(
+        self,
+        connection: Connection,
+        which: Pass,
+        *,
+        workers: int,
+        progress: Progress,
+        check: Callable[[], object] = lambda: None,
+    ) -> ReplayProgress:
         """Replay every unfinished group of the migration and return how the pass ended.
+
+        ``check`` is called between groups, and several times a second while others replay them; what it raises ends the workers and the run.
 
         Raises
         ------
@@ -65,7 +75,7 @@ class Replayer:
             Workers keep dying.
         """
         self.was_held = False
-        watch = _Watch(self._ledger, connection, which, progress)
+        watch = _Watch(self._ledger, connection, which, progress, check)
         if self._ledger.has_unfinished(connection, which.migration_id):
             if workers == 0 or which.estimated_events <= INLINE_EVENTS:
                 self._run_inline(connection, progress, lambda: watch.look(1))
@@ -145,15 +155,24 @@ class Replayer:
 class _Watch:
     """Looks how far a pass has come, and tells the progress; counts from what an earlier run had done."""
 
-    def __init__(self, ledger: Ledger, connection: Connection, which: Pass, progress: Progress) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        connection: Connection,
+        which: Pass,
+        progress: Progress,
+        check: Callable[[], object],
+    ) -> None:
         self._ledger, self._connection, self._which, self._progress = ledger, connection, which, progress
+        self._check = check
         self._started = time.monotonic()
         self._before = ledger.progress(connection, which.migration_id, which.number)
         self._next_look = self._started
         self.groups_total = self._before.groups_total
 
     def look(self, running: int) -> None:
-        """Report if it is time to."""
+        """Report if it is time to, and check whether to go on."""
+        self._check()
         if time.monotonic() >= self._next_look:
             self.report(running)
 

@@ -8,6 +8,8 @@ Little is left when at most ``max_delta`` events are pending, or when replaying 
 the latest window took, times how many more events there are. (The age of the oldest pending event would say less: an application may date its
 events as it likes, and a transaction that was open for an hour brings events an hour old, which take no longer than others.)
 
+With a limit of time in all it ends between steps, passes and groups, at the latest before it asks for the locks again.
+
 Until the swap has committed the old tables serve. Whatever fails before, or dies, leaves ``online_done`` with all of its work: nobody waits any
 longer, because the locks have died with their session.
 """
@@ -16,16 +18,16 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import psycopg
 
+from sequent_py.errors import SwapLockTimeout, TimeLimitReached
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.replay.limits import UNLIMITED, Limits
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.view_schema import last_window, swap
 from sequent_py.view_schema.context import Context
@@ -43,6 +45,7 @@ from sequent_py.view_schema.promotion import (
     resumed,
 )
 from sequent_py.view_schema.states import Command, MigrationState
+from sequent_py.view_schema.time_limit import TimeLimit
 from sequent_py.view_schema.versions import ViewMigration
 
 MAX_DELTA_EVENTS = SMALL_WINDOW_EVENTS
@@ -62,6 +65,8 @@ class CutOverLimits:
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS
     lock_budget_seconds: float = 60.0
     verify_sample: int = 100
+    max_seconds: float | None = None
+    """In all, as far as it can stop; None: as long as it takes."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,10 @@ def run_golive(
     ------
     MigrationNotStarted, InvalidTransition, PlanChanged, ConcurrentMigration
         Nothing was changed.
-    AggregatesQuarantined, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, VerificationFailed, EventsEdited, ProjectionFailed, InvalidPayload
+    AggregatesQuarantined, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, TimeLimitReached, VerificationFailed, EventsEdited, ProjectionFailed, InvalidPayload
         The old tables serve, the work is kept.
     """
-    started = time.monotonic()
+    started, limit = time.monotonic(), TimeLimit(limits.max_seconds)
     with context.coordinating("golive") as connection:
         plan = current_plan(context, connection)
         if plan.is_noop:
@@ -128,12 +133,22 @@ def run_golive(
             workers=workers,
             group_target_events=group_target_events,
             progress=progress,
+            limit=limit,
         )
         watch = Stopwatch()
         golive = _Golive(
-            context, connection, migration, resolved, passes, watch, progress, limits, accept_quarantined
+            context,
+            connection,
+            migration,
+            resolved,
+            passes,
+            watch,
+            progress,
+            limits,
+            limit,
+            accept_quarantined,
         )
-        with context.noting_errors(connection, migration.id):
+        with context.noting_errors(connection, migration.id), golive.saying_how_far():
             warnings = golive.promotion.enter()
             golive.verify()
             result, stall = golive.cut_over()
@@ -175,6 +190,7 @@ class _Golive:
         watch: Stopwatch,
         progress: Progress,
         limits: CutOverLimits,
+        limit: TimeLimit,
         accept_quarantined: frozenset[UUID],
     ) -> None:
         self._context = context
@@ -185,6 +201,7 @@ class _Golive:
         self._watch = watch
         self._progress = progress
         self._limits = limits
+        self._limit = limit
         self.window_events = 0
         self.is_window_checked = False
         self.promotion = Promotion(
@@ -212,6 +229,7 @@ class _Golive:
         if not self._has_replays:
             return
         self._catch_up()
+        self._limit.require()
         with self._watch.step("verifying", self._progress):
             self.promotion.verify(
                 until=self._passes.last().until, since=None, size=self._limits.verify_sample
@@ -220,6 +238,27 @@ class _Golive:
             self.promotion.check_counts()
         # Writers went on while we compared.
         self._catch_up()
+
+    @contextmanager
+    def saying_how_far(self) -> Iterator[None]:
+        """Say of a run that took as long as it was given how far it came, and how it goes on."""
+        try:
+            yield
+        except TimeLimitReached as error:
+            doing = self._watch.latest
+            came = f"{self.promotion.catch_up_events:,} events were caught up"
+            ledger = self._context.ledger
+            if self._has_replays and ledger.has_unfinished(self._connection, self._migration.id):
+                latest = self._passes.last()
+                done = ledger.progress(self._connection, self._migration.id, latest.number)
+                came += f", {done.groups_done} of {done.groups_total} groups of the next pass are done"
+            if self._has_replays:
+                came += f", and {self._passes.pending_events():,} more are pending"
+            raise TimeLimitReached(
+                f"{error.message} That was while {doing or 'it began'}: {came}.",
+                remedy="The old tables serve, and what is finished is kept. Go on with: sequent migrate golive, with a longer --max-time or"
+                " when less is written; or: sequent migrate offline",
+            ) from error
 
     def _catch_up(self) -> None:
         """Come near with all workers, in passes that get shorter; the last window's connections do the rest, for they know how long it takes.
@@ -230,18 +269,8 @@ class _Golive:
             Passes do not get shorter.
         """
         with self._watch.step("catching up", self._progress):
-            self.promotion.catch_up_events += self._passes.finish()
-            pace, pending, helps = Pace(self._held_back_by()), self._passes.pending_events(), True
-            while helps and pending > self._limits.max_delta_events:
-                found, started = pending, time.monotonic()
-                self.promotion.catch_up_events += self._passes.catch_up()
-                # Counted as part of the pass: events come in meanwhile, too.
-                pending = self._passes.pending_events()
-                if not self._passes.was_held:
-                    helps = pace.note(found=found, left=pending, seconds=time.monotonic() - started)
-
-    def _held_back_by(self) -> Limits:
-        return UNLIMITED if self._passes.is_urgent else self._context.replaying.limits
+            for events in self._passes.come_near(self._limits.max_delta_events):
+                self.promotion.catch_up_events += events
 
     def cut_over(self) -> tuple[swap.SwapResult, Stall]:
         """Lock, replay the last window, swap; whatever fails leaves ``online_done``."""
@@ -261,10 +290,11 @@ class _Golive:
                 else None
             )
             self.promotion.rehearse()
+            self._limit.require()
             with self._connection.transaction():
                 self.promotion.begin()
             try:
-                with self._watch.step("cutting over", self._progress):
+                with self._within_limit() as budget_seconds, self._watch.step("cutting over", self._progress):
                     return cut_over(
                         self._context,
                         self._connection,
@@ -274,13 +304,26 @@ class _Golive:
                         last_window=lambda: self._replay(window),
                         promote=lambda _connection: self.promotion.promote(),
                         lock_timeout_seconds=self._limits.lock_timeout_seconds,
-                        budget_seconds=self._limits.lock_budget_seconds,
+                        budget_seconds=budget_seconds,
                         progress=self._progress,
                         command=Command.GOLIVE,
                     )
             except BaseException as error:
                 self.promotion.give_up(error)
                 raise
+
+    @contextmanager
+    def _within_limit(self) -> Iterator[float]:
+        """Yield how long the locks may be tried for; a time-out that the limit in all brought about says so."""
+        remaining = self._limit.remaining_seconds
+        try:
+            yield min(self._limits.lock_budget_seconds, remaining)
+        except SwapLockTimeout as error:
+            if remaining >= self._limits.lock_budget_seconds:
+                raise
+            reached = self._limit.reached()
+            reached.message += f" {error.message}"
+            raise reached from error
 
     def _approach(self, window: LastWindow | None) -> None:
         """Make the last window small, with the connections that will replay it; nobody waits yet.
@@ -289,12 +332,16 @@ class _Golive:
         ------
         CatchUpTooSlow
             It does not become small, or passes do not get shorter.
+        TimeLimitReached
+            Before it is small.
         """
+        self._limit.require()
         if window is None:
             return
         self._catch_up()
         pace, pending = Pace(), 0
         for _ in range(MOST_CATCH_UP_PASSES):
+            self._limit.require()
             found, started = pending, time.monotonic()
             replayed = window.replay()
             self.promotion.catch_up_events += replayed.events

@@ -6,7 +6,8 @@ write all of it in one transaction. Nothing is decided twice: a pass that was wr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from uuid import UUID
@@ -22,7 +23,7 @@ from sequent_py.replay.estimate import current_snapshot, estimate_history, estim
 from sequent_py.replay.governor import Governor, note_hold
 from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of
 from sequent_py.replay.ledger import Connection, Pass
-from sequent_py.replay.limits import LagHistory
+from sequent_py.replay.limits import UNLIMITED, LagHistory
 from sequent_py.replay.refold import Edits
 from sequent_py.replay.replayer import Replayer
 from sequent_py.replay.same_code import code_document
@@ -37,7 +38,9 @@ from sequent_py.view_schema.code_records import (
 )
 from sequent_py.view_schema.context import Context, replayed_event_names
 from sequent_py.view_schema.fingerprints import described
+from sequent_py.view_schema.pace import Pace
 from sequent_py.view_schema.plans import ResolvedPlan
+from sequent_py.view_schema.time_limit import TimeLimit
 from sequent_py.view_schema.versions import ViewMigration
 
 
@@ -54,7 +57,9 @@ class Passes:
         workers: int,
         group_target_events: int,
         progress: Progress,
+        limit: TimeLimit | None = None,
     ) -> None:
+        self._limit = limit or TimeLimit(None)
         self._context = context
         self._connection = connection
         self._migration = migration
@@ -163,6 +168,32 @@ class Passes:
             self.create_next(tries_quarantined=tries_quarantined)
         return self.finish()
 
+    def come_near(self, most_pending: int) -> Iterator[int]:
+        """Finish what is unfinished and catch up, in passes that get shorter; yield the events of each.
+
+        Ends when at most ``most_pending`` are left, or when passes are as short as they get.
+
+        Raises
+        ------
+        CatchUpTooSlow
+            Long passes do not get shorter.
+        TimeLimitReached
+            Between passes or groups; those that are finished are kept.
+        """
+        yield self.finish()
+        limits = UNLIMITED if self.is_urgent else self._context.replaying.limits
+        pace, pending, helps = Pace(limits), self.pending_events(), True
+        while helps and pending > most_pending:
+            self._limit.require()
+            found, started = pending, time.monotonic()
+            events = self.catch_up()
+            # Counted as part of the pass: events come in meanwhile, too.
+            pending = self.pending_events()
+            seconds = time.monotonic() - started
+            yield events
+            if not self.was_held:
+                helps = pace.note(found=found, left=pending, seconds=seconds)
+
     def create_next(self, *, tries_quarantined: bool = False) -> Pass:
         """Write the pass that follows the newest one, up to a snapshot taken now, in the caller's transaction; nothing may be unfinished.
 
@@ -254,7 +285,13 @@ class Passes:
         replayer = Replayer(
             self.task(), self._context.migrations, self._context.event_types, self._context.replaying.pool
         )
-        done = replayer.run(self._connection, self.last(), workers=self._workers, progress=self._progress)
+        done = replayer.run(
+            self._connection,
+            self.last(),
+            workers=self._workers,
+            progress=self._progress,
+            check=self._limit.require,
+        )
         self.was_held = replayer.was_held
         return done.events_done
 
@@ -270,8 +307,13 @@ class Passes:
             self._migration.id,
             self._epoch,
             listener=lambda hold: note_hold(self._progress, hold),
+            sleep=self._sleep,
         )
         return governor.wait_while_held(self._connection)
+
+    def _sleep(self, seconds: float) -> None:
+        self._limit.require()
+        time.sleep(seconds)
 
     def have_fallen_behind(self, most_events: int) -> bool:
         """Wait while replays are held, before a cut-over; whether more than ``most_events`` have come in by then."""

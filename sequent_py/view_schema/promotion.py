@@ -31,6 +31,7 @@ from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.schema_check import require_shadow_schemas
 from sequent_py.view_schema.states import Command, MigrationState
+from sequent_py.view_schema.time_limit import TimeLimit
 from sequent_py.view_schema.versions import ViewMigration
 
 SMALL_WINDOW_EVENTS = 200
@@ -44,11 +45,14 @@ class Stopwatch:
     """Seconds per named step."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    latest: str = ""
+    """The step that began last."""
 
     @contextmanager
     def step(self, name: str, progress: Progress) -> Iterator[None]:
         """Announce a step and time it; a name that comes again is added up."""
         progress.step(name)
+        self.latest = name
         started = time.monotonic()
         try:
             yield
@@ -65,6 +69,7 @@ def resumed(
     workers: int,
     group_target_events: int,
     progress: Progress,
+    limit: TimeLimit | None = None,
 ) -> tuple[ViewMigration, ResolvedPlan, Passes]:
     """Return the unfinished migration that a cut-over promotes, with its classes and passes; changes nothing but a state to be settled.
 
@@ -92,6 +97,7 @@ def resumed(
         workers=workers,
         group_target_events=group_target_events,
         progress=progress,
+        limit=limit,
     )
     return migration, resolved, passes
 

@@ -145,6 +145,7 @@ class ViewSchema:
         lock_timeout_seconds: float | None = None,
         lock_budget_seconds: float | None = None,
         verify_sample: int | None = None,
+        max_seconds: float | None = None,
         accept_quarantined: Collection[UUID] = (),
         accept_differences: bool = False,
         pool: PoolFactory = LocalPool,
@@ -153,6 +154,7 @@ class ViewSchema:
     ) -> GoliveReport:
         """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors.
 
+        ``max_seconds``: when it is to stop, at a point where nothing is lost, if it has not swapped by then; None: as long as it takes.
         ``accept_quarantined`` names the aggregates that may be left behind; ``accept_differences`` promotes tables that fail the
         verification, and records what it had found.
         """
@@ -168,6 +170,7 @@ class ViewSchema:
                 lock_timeout_seconds=lock_timeout_seconds,
                 lock_budget_seconds=lock_budget_seconds,
                 verify_sample=verify_sample,
+                max_seconds=max_seconds,
             ),
             accept_quarantined=frozenset(checked_aggregate_ids(accept_quarantined)),
             progress=progress,

@@ -35,6 +35,7 @@ from sequent_py.view_schema.golive import CutOverLimits
 from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.last_window import LastWindow
 from sequent_py.view_schema.moment import at_one_moment
+from sequent_py.view_schema.pace import Pace
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.return_passes import ReturnPasses, pending_return
@@ -42,7 +43,7 @@ from sequent_py.view_schema.rollback_plan import RollbackPlan
 from sequent_py.view_schema.states import Command
 
 MOST_CATCH_UP_PASSES = 20
-"""Where writers are faster than the replay, more passes would not help. The first has most of the work, and each is shorter than the last."""
+"""Over the connections of the last window, after passes with all workers have come near; more would not help."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,9 @@ def run_rollback(
                 stall_limit_seconds=stall_limit_seconds,
                 progress=progress,
             )
-            run.prepare()
-            result, stall = run.cut_over()
+            with _with_remedy():
+                run.prepare()
+                result, stall = run.cut_over()
         with suppress(psycopg.Error):
             # The version serves, whatever becomes of this note.
             context.versions.record_stall(connection, plan.migration.id, stall.writers_milliseconds)
@@ -266,11 +268,10 @@ class _Run:
 
     def _catch_up(self, passes: ReturnPasses) -> None:
         self._progress.step("catching up")
-        self.catch_up_events += passes.finish()
-        for _ in range(MOST_CATCH_UP_PASSES):
+        for events in passes.come_near(self._limits.max_delta_events):
+            self.catch_up_events += events
+        if not passes.has_begun:
             # One pass there is in any case: with it the tables' row counts are recorded.
-            if passes.has_begun and passes.pending_events() <= self._limits.max_delta_events:
-                break
             self.catch_up_events += passes.catch_up()
 
     def _verify(self, passes: ReturnPasses) -> None:
@@ -311,7 +312,6 @@ class _Run:
             live=self._live,
         )
         with ExitStack() as stack:
-            stack.enter_context(_with_remedy())
             window = stack.enter_context(self._opened(self._passes)) if self._passes else None
             self._progress.step("cutting over")
             return cut_over(
@@ -343,11 +343,16 @@ class _Run:
         if window is None or self._passes is None:
             return
         self._catch_up(self._passes)
+        pace, pending = Pace(), 0
         for _ in range(MOST_CATCH_UP_PASSES):
+            found, started = pending, time.monotonic()
             self.catch_up_events += window.replay().events
             pending = self._passes.pending_events()
             if window.is_little(pending):
                 return
+            if found:
+                # Short passes may meet a gap between writers yet; those that are long and stay so raise.
+                pace.note(found=found, left=pending, seconds=time.monotonic() - started)
         raise window.never_little(pending, MOST_CATCH_UP_PASSES)
 
     def _replay(self, window: LastWindow | None) -> None:
@@ -400,7 +405,7 @@ def _with_remedy() -> Iterator[None]:
     except (CatchUpTooSlow, StallLimitExceeded) as error:
         raise type(error)(
             error.message,
-            remedy="Run it again when less is written; or with nobody writing meanwhile, and time: sequent maintenance on --reason"
+            remedy="Run it again when less is written, or with more workers (--workers); or with nobody writing meanwhile, and time: sequent maintenance on --reason"
             ' "going back", then sequent migrate rollback --stall-limit 60, then sequent maintenance off',
         ) from error
 

@@ -34,7 +34,16 @@ def test_online_builds_beside_and_offline_swaps_in(library: Library) -> None:
     assert library.json("migrate", "status")["pending_events"] == 4
 
     offline = library.json(
-        "migrate", "offline", "--drain-timeout", "30", "--lock-timeout", "1", "--lock-budget", "30", "--verify-sample", "10"
+        "migrate",
+        "offline",
+        "--drain-timeout",
+        "30",
+        "--lock-timeout",
+        "1",
+        "--lock-budget",
+        "30",
+        "--verify-sample",
+        "10",
     )
     assert offline["catch_up_events"] + offline["window_events"] == 4
     assert library.query(SELECT_BOOKS) == sorted([*BOOKS, ("Dracula", "Bob")])

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from batches import Batches
 from psycopg import sql
 from psycopg.rows import tuple_row
 from shop import (
@@ -46,6 +47,7 @@ from sequent_py.errors import (
     MigrationNotStarted,
     ProjectionFailed,
     SwapLockTimeout,
+    TimeLimitReached,
     VerificationFailed,
     VersionMismatch,
 )
@@ -108,38 +110,6 @@ def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 def order(number: int) -> UUID:
     return UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128)
-
-
-@dataclass
-class Batches:
-    """A thread that appends many events at a time."""
-
-    app: Sequent
-    size: int = 100
-    pause_seconds: float = 0.0
-    failures: list[BaseException] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._write)
-        thread.start()
-        try:
-            yield
-        finally:
-            self.stop.set()
-            thread.join(60)
-            assert self.failures == []
-
-    def _write(self) -> None:
-        count = 0
-        try:
-            while not self.stop.wait(self.pause_seconds):
-                lines = [LineAdded(product="p", cents=number) for number in range(self.size)]
-                self.app.store.append(order(90_000_000 + count), [OrderPlaced(customer="c"), *lines])
-                count += 1
-        except BaseException as error:
-            self.failures.append(error)
 
 
 @dataclass
@@ -578,6 +548,67 @@ class TestFailures:
             with Batches(app, size=5, pause_seconds=0.1).running():
                 app.view_schema.golive(max_delta_events=50)
         assert actual_rows(connection) == expected_rows(connection)
+
+
+class TestTimeInAll:
+    """``max_seconds``: it stops where nothing is lost, says how far it came, and goes on from there."""
+
+    def test_it_stops_between_groups_and_keeps_them(
+        self,
+        store_database_url: str,
+        connection: psycopg.Connection[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        # So that there are several groups in a window that is small enough for a test.
+        monkeypatch.setattr("sequent_py.replay.estimate.SAMPLE_ROWS", 100)
+        with shop(store_database_url) as first:
+            first.view_schema.online()
+            first.view_schema.golive()
+        with shop(store_database_url, Slow, group_target_events=20) as app:
+            app.view_schema.online()
+            place_orders(app, range(200))
+            with pytest.raises(TimeLimitReached) as caught:
+                app.view_schema.golive(max_seconds=1.0)
+            message, remedy = caught.value.message, caught.value.remedy
+            found = re.search(r"while catching up: 0 events were caught up, (\d+) of (\d+) groups", message)
+            assert found is not None, message
+            done, total = map(int, found.groups())
+            assert 0 < done < total
+            assert "1 s at most" in message
+            assert "--max-time" in remedy
+            assert "sequent migrate golive" in remedy
+            status = app.view_schema.status()
+            assert status.state == "online_done"
+            assert status.migration is not None
+            assert status.migration.error == str(caught.value)
+            place_orders(app, [1_000])
+            report = app.view_schema.golive()
+        assert report.catch_up_events < 200 * 4
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_whoever_keeps_it_from_its_locks_is_named(
+        self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
+    ) -> None:
+        place_orders(app, range(3))
+        app.view_schema.online()
+        with psycopg.connect(store_database_url, application_name="long report") as reader:
+            reader.execute("SELECT FROM view_schema.order_records")
+            began = time.monotonic()
+            with pytest.raises(TimeLimitReached, match="long report"):
+                app.view_schema.golive(max_seconds=2.0, lock_budget_seconds=60.0)
+            assert time.monotonic() - began < 30
+        assert app.view_schema.status().state == "online_done"
+        app.view_schema.golive(max_seconds=60.0, lock_timeout_seconds=1.0)
+        assert actual_rows(connection) == expected_rows(connection)
+
+    def test_a_smaller_budget_for_the_locks_counts_as_what_it_is(
+        self, app: Sequent, store_database_url: str
+    ) -> None:
+        app.view_schema.online()
+        with psycopg.connect(store_database_url, application_name="long report") as reader:
+            reader.execute("SELECT FROM view_schema.order_records")
+            with pytest.raises(SwapLockTimeout):
+                app.view_schema.golive(max_seconds=60.0, lock_budget_seconds=0.1)
 
 
 SCRIPT = """

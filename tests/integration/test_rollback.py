@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from batches import Batches
 from psycopg import sql
 from rollback_shop import V1, Deployments, PricedOrderProjector, V1And2, deployments
 from shop import (
@@ -26,6 +28,7 @@ from shop import (
 
 from sequent_py import Migrations, Sequent, alter_table, on
 from sequent_py.errors import (
+    CatchUpTooSlow,
     ConcurrentMigration,
     DependentObjects,
     EventsEdited,
@@ -673,6 +676,32 @@ class TestWhatGoesWrong:
         at_2.check(2)
         at_2[1].view_schema.rollback()
         at_2.check(1)
+
+    def test_passes_that_do_not_get_ahead_of_the_writers_are_an_error_with_both_rates(
+        self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        line_added = OrderProjector.line_added
+
+        @on(LineAdded)
+        def slowly(self: OrderProjector, event: LineAdded) -> None:
+            time.sleep(0.004)
+            line_added(self, event)
+
+        def passes() -> int:
+            row = at_2.connection.execute("SELECT count(*) FROM sequent_schema.replay_passes").fetchone()
+            assert row is not None
+            return int(row[0])
+
+        monkeypatch.setattr(OrderProjector, "line_added", slowly)
+        before = passes()
+        with Batches(at_2[2]).running(), pytest.raises(CatchUpTooSlow) as caught:
+            at_2[1].view_schema.rollback(max_delta_events=50)
+        assert caught.value.message.count("events/s") == 2
+        for way_out in ("--workers", "sequent maintenance on"):
+            assert way_out in caught.value.remedy
+        assert "offline" not in caught.value.remedy
+        assert passes() - before <= 8, "it is said as soon as passes are long"
+        at_2.check(2)
 
     def test_a_cut_over_that_takes_too_long_is_given_up_and_may_be_given_time(
         self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch

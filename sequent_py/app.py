@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from uuid import UUID
@@ -20,6 +20,7 @@ from sequent_py.erasure import Erasure, ErasureReport
 from sequent_py.errors import ConfigurationError, StoreNotInstalled
 from sequent_py.events import Event, EventTypes
 from sequent_py.gate import Gate, GateState
+from sequent_py.health.store_tables import naming_lost_tables, require_tables, require_version_table
 from sequent_py.projection import LiveProjection
 from sequent_py.refolding import LONGEST_STALL_SECONDS, Refolding, RefoldReport
 from sequent_py.replay.loading import event_types_of, load_migrations
@@ -32,6 +33,7 @@ from sequent_py.schema_migrations.event_store import install_event_store, requir
 from sequent_py.store import EventStore
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.guards import require_owner
+from sequent_py.view_schema.lost_rows import restore_lost_rows
 from sequent_py.view_schema.migrations import Migrations, served_definitions
 from sequent_py.view_schema.rebuild import ViewSchema
 
@@ -185,13 +187,29 @@ class Sequent:
         )
 
     def install(self) -> list[str]:
-        """Create or upgrade the event store's schema; return the schema migrations that were applied, none when it was current."""
+        """Create or upgrade the event store's schema; return the schema migrations that were applied, none when it was current.
+
+        Raises
+        ------
+        LostTable
+            Somebody dropped a table of it, which no migration brings back.
+        """
+        schema = self.config.event_store_schema
         with database.connect(self.database_url, autocommit=True) as connection:
-            applied = install_event_store(connection, self.config.event_store_schema)
-            if applied and recorded_roles(connection, self.config.event_store_schema) is not None:
+            require_version_table(connection, schema)
+            applied = install_event_store(connection, schema)
+            require_tables(connection, schema)
+            if applied and recorded_roles(connection, schema) is not None:
                 # What an upgrade created belongs to whoever ran it, and everybody may call its functions.
                 self.set_up_roles()
             return applied
+
+    def restore_lost_rows(self) -> tuple[str, ...]:
+        """Put the store's own rows back that somebody deleted; say what that was. See :mod:`sequent_py.view_schema.lost_rows` for guarantees and errors."""
+        schema = self.config.event_store_schema
+        with database.connect_for_migration(self.database_url, application_name="sequent init") as connection:
+            assume(connection, schema, RoleKind.OWNER)
+            return restore_lost_rows(connection, schema)
 
     def set_up_roles(self, *, prefix: str | None = None, reader_events: bool | None = None) -> RolesReport:
         """Create the store's roles, or bring them up to date; see :func:`sequent_py.roles.setup.set_up_roles`."""
@@ -221,7 +239,7 @@ class Aggregates:
         """Delete the aggregates' events, and their rows wherever they are kept; see :mod:`sequent_py.erasure` for places, guarantees and errors."""
         aggregate_ids = checked_aggregate_ids(aggregate_ids)
         config = self._sequent.config
-        with self._connect("aggregates erase", RoleKind.OWNER) as connection:
+        with self._connected("aggregates erase", RoleKind.OWNER) as connection:
             if not is_dry_run:
                 require_owner(connection, config.event_store_schema)
             return Erasure(
@@ -243,7 +261,7 @@ class Aggregates:
         """Make the aggregates' live rows the fold of their events; see :mod:`sequent_py.refolding` for guarantees and errors."""
         aggregate_ids = checked_aggregate_ids(aggregate_ids)
         config = self._sequent.config
-        with self._connect("aggregates refold") as connection:
+        with self._connected("aggregates refold") as connection:
             return Refolding(
                 connection,
                 event_store_schema=config.event_store_schema,
@@ -256,18 +274,18 @@ class Aggregates:
                 longest_stall_seconds=longest_stall_seconds,
             ).run(aggregate_ids)
 
-    def _connect(self, purpose: str, role: RoleKind = RoleKind.MIGRATOR) -> psycopg.Connection:
-        url = self._sequent.find_database()
+    @contextmanager
+    def _connected(self, purpose: str, role: RoleKind = RoleKind.MIGRATOR) -> Iterator[psycopg.Connection]:
+        url, schema = self._sequent.find_database(), self._sequent.config.event_store_schema
         if url is None:
-            raise StoreNotInstalled(self._sequent.config.event_store_schema)
-        connection = database.connect_for_migration(url, application_name=f"sequent {purpose}")
-        try:
-            assume(connection, self._sequent.config.event_store_schema, role)
-            require_current_event_store(connection, self._sequent.config.event_store_schema)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            raise StoreNotInstalled(schema)
+        with (
+            database.connect_for_migration(url, application_name=f"sequent {purpose}") as connection,
+            naming_lost_tables(connection, schema),
+        ):
+            assume(connection, schema, role)
+            require_current_event_store(connection, schema)
+            yield connection
 
 
 class Maintenance:

@@ -13,7 +13,7 @@ import psycopg
 
 from sequent_py import database
 from sequent_py.app import Sequent
-from sequent_py.errors import SequentError
+from sequent_py.errors import LostTable, SequentError
 from sequent_py.gate import Gate
 from sequent_py.health import (
     code,
@@ -24,9 +24,11 @@ from sequent_py.health import (
     privileges,
     server,
     store_objects,
+    store_rows,
     tables,
 )
 from sequent_py.health.findings import Finding, Verdict, notice, ok, problem, worst
+from sequent_py.health.store_tables import lost_tables
 from sequent_py.progress import SILENT, Progress
 from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
 from sequent_py.view_schema.migrations import MigrationsDefinition, definition
@@ -100,6 +102,7 @@ def _installed(
     yield from attempt("subscriptions", lambda: lineage.check_subscriptions(connection, schema))
     yield from attempt("snapshots", lambda: lineage.check_snapshots(connection, schema))
     yield from attempt("gate", lambda: _gate(connection, sequent))
+    yield from attempt("append order", lambda: store_rows.check_append_order(connection, schema))
     if sequent.has_migrations:
         yield from attempt(
             "connections", lambda: server.check_connections(connection, workers=config.workers)
@@ -217,6 +220,10 @@ def _event_store(connection: Connection, schema: str) -> Finding:
         message = f"{row[0]} may not look into schema {schema!r}."
         return problem("event store", message, "Run sequent doctor as the migrator or the owner.")
     found, latest = event_store_version(connection, schema), latest_event_store_version()
+    lost = lost_tables(connection, schema) if found is None else ()
+    if lost:
+        error = LostTable(schema, lost)
+        return problem("event store", error.message, "Restore it from a backup.")
     if found is None:
         return Finding(
             "event store", Verdict.PENDING, f"Not installed in schema {schema!r}.", "Run: sequent init"

@@ -11,7 +11,7 @@
      |    |__ WrongExpectedVersion, MaintenanceModeActive, VersionMismatch, PartitionKeyConflict
      |    |__ UnknownEventType, InvalidPayload, InvalidEvent, EventNotRecorded, ImportRefused
      |    |__ InvalidAggregateId
-     |    |__ StoreNotInstalled
+     |    |__ StoreNotInstalled, LostTable
      |__ ProjectionError             while projecting
      |    |__ RecordNotFound, DuplicateRecord
      |    |__ ProjectionFailed
@@ -109,6 +109,23 @@ class StoreNotInstalled(StoreError):
     def __init__(self, schema: str, why: str = "does not exist") -> None:
         super().__init__(f"The event store schema {schema!r} {why}.", remedy="Run: sequent init")
         self.schema = schema
+
+
+class LostTable(StoreError):
+    """A table of the event store, of events or of bookkeeping, is not there: somebody dropped it."""
+
+    def __init__(self, schema: str, tables: Sequence[str] = (), said: str = "") -> None:
+        """``said``: the server's words, where the tables are not known."""
+        what = (
+            f"has no table {', '.join(tables)}; somebody has dropped {'it' if len(tables) == 1 else 'them'}"
+            if tables
+            else f"has lost a table ({said})"
+        )
+        super().__init__(
+            f"The event store schema {schema!r} {what}.",
+            remedy="See what else is missing: sequent doctor. Then restore it from a backup.",
+        )
+        self.schema, self.tables = schema, tuple(tables)
 
 
 class WrongExpectedVersion(StoreError):
@@ -360,10 +377,11 @@ class UnsoundInstallation(MigrationError):
 class LostRow(MigrationError):
     """A row of our own tables that must be there is not: somebody deleted it. Nothing was changed."""
 
-    def __init__(self, table: str, what: str) -> None:
+    def __init__(self, table: str, what: str, *, remedy: str = "") -> None:
         super().__init__(
             f"{table} has no row for {what}; somebody has deleted it.",
-            remedy="See what else is missing: sequent doctor. Then restore the row from a backup, or, while a migration is unfinished,"
+            remedy=remedy
+            or "See what else is missing: sequent doctor. Then restore the row from a backup, or, while a migration is unfinished,"
             " begin that anew: sequent migrate abort",
         )
         self.table, self.what = table, what

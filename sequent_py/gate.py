@@ -109,12 +109,25 @@ class Gate:
         live_version, cut_overs = self._row(connection, "SELECT live_version, cut_overs FROM {gate}")
         return int(live_version), int(cut_overs)
 
+    def has_serial_appends(self, connection: psycopg.Connection) -> bool:
+        """Whether all appends form one line now.
+
+        Raises
+        ------
+        StoreNotInstalled
+            There is no event store.
+        """
+        return bool(self._row(connection, "SELECT serial_appends FROM {gate}")[0])
+
     def _row(self, connection: psycopg.Connection, query: LiteralString) -> tuple[Any, ...]:
         with _store_is_installed(self.schema):
             row = connection.execute(self._sql(query), []).fetchone()
         if row is None:
-            raise StoreNotInstalled(self.schema, "has lost the row of its gate")
+            raise self._lost_row()
         return row
+
+    def _lost_row(self) -> StoreNotInstalled:
+        return StoreNotInstalled(self.schema, "has lost the row of its gate")
 
     def maintenance_on(
         self,
@@ -186,8 +199,14 @@ class Gate:
         """Set the version whose code may append and take a migration's closing back, in the transaction of the swap.
 
         One statement under the caller's ``lock_timeout``, for writers wait meanwhile. Maintenance mode stays as it is.
+
+        Raises
+        ------
+        StoreNotInstalled
+            The gate has lost its row: there is nowhere to say which version serves, and the swap must not commit.
         """
-        connection.execute(self._sql(_GO_LIVE), [version])
+        if connection.execute(self._sql(_GO_LIVE), [version]).rowcount != 1:
+            raise self._lost_row()
 
     def drain(self, connection: psycopg.Connection, timeout_seconds: float) -> None:
         """Wait until every transaction that passed the gate before now has ended.

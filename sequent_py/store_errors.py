@@ -10,6 +10,7 @@ import psycopg
 
 from sequent_py.errors import (
     DatabaseUnavailable,
+    LostTable,
     MaintenanceModeActive,
     PartitionKeyConflict,
     SequentError,
@@ -19,6 +20,7 @@ from sequent_py.errors import (
 )
 
 Explain = Callable[[psycopg.Error, psycopg.Connection | None], SequentError | None]
+_OUR_FUNCTIONS = ("check_gate_v", "append_events_v", "register_event_types_v")
 _NOT_INSTALLED = {"3F000": "does not exist", "42P01": "does not exist", "42883": "is older than this library"}
 
 
@@ -72,6 +74,9 @@ def _translate(
             return PartitionKeyConflict(aggregate_id, detail or None)
         case "23505" if _is_events_key(error.diag, schema):
             return WrongExpectedVersion(aggregate_id, expected_version, None)
+        case "42P01" if any(name in (error.diag.context or "") for name in _OUR_FUNCTIONS):
+            # Our own function is there, and misses a table.
+            return LostTable(schema, said=error.diag.message_primary or "")
         case "3F000" | "42P01" | "42883" as state:
             return StoreNotInstalled(schema, _NOT_INSTALLED[state])
         case "P0002" if "check_gate_v" in (error.diag.context or ""):

@@ -19,6 +19,8 @@ class InitReport:
 
     event_store_schema: str
     applied: tuple[str, ...]
+    restored: tuple[str, ...] = ()
+    """Rows of the store that somebody had deleted."""
     roles: RolesReport | None = None
     """None where none were asked for."""
 
@@ -51,7 +53,8 @@ def init(
     """Create the event store, or bring it up to date.
 
     Runs the schema migrations that this version of sequent-py brings along, in the schema event_store_schema; your own tables are not
-    touched. Running it again does nothing, and two at once take turns. With --roles it also creates NAME_owner, NAME_migrator,
+    touched. Running it again does nothing, and two at once take turns. It puts back the rows of the gate and of append_order where somebody has
+    deleted them. With --roles it also creates NAME_owner, NAME_migrator,
     NAME_application and NAME_reader (docs/roles.md says who may what); give them to logins by GRANT.
 
     \b
@@ -65,6 +68,7 @@ def init(
         report = InitReport(
             sequent.config.event_store_schema,
             applied,
+            sequent.restore_lost_rows(),
             sequent.set_up_roles(prefix=role_prefix, reader_events=reader_events) if roles else None,
         )
     invocation.report(report, _describe)
@@ -76,6 +80,7 @@ def _describe(report: InitReport) -> Iterator[Block]:
         yield Items("Applied:", report.applied)
     else:
         yield Line(f"The event store in schema {report.event_store_schema!r} is up to date.", Tone.GOOD)
+    yield Items("Put back, for somebody had deleted it:", report.restored, Tone.WARNING)
     if report.roles is not None:
         yield from _roles(report.roles)
     yield Items("Next:", ("sequent migrate plan",))

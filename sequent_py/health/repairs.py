@@ -16,7 +16,8 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.errors import MigrationError
-from sequent_py.health.store_objects import EVENT_TABLES, REPAIRABLE, Divergence, StoreObject
+from sequent_py.health.store_objects import REPAIRABLE, Divergence, StoreObject
+from sequent_py.health.store_tables import EVENT_TABLES
 
 Connection = psycopg.Connection[Any]
 

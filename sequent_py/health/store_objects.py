@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.health.findings import Finding, notice, ok, problem
-from sequent_py.replay.groups import PARTITION_COUNT
+from sequent_py.health.store_tables import EVENT_TABLES
 from sequent_py.schema_migrations.event_store import install_event_store
 
 Connection = psycopg.Connection[Any]
@@ -24,7 +24,6 @@ Key = tuple[str, str, str]
 """Kind, table (empty where it has none), and name, or the definition where names do not matter."""
 Trouble = Literal["missing", "invalid", "disabled", "different"]
 
-EVENT_TABLES = ("events", *(f"events_{number:02}" for number in range(PARTITION_COUNT)))
 REPAIRABLE = frozenset({"index", "key", "trigger"})
 LOCK_TIMEOUT_MILLISECONDS = 5_000
 _SHOWN = 12

@@ -16,6 +16,7 @@ from sequent_py.config import Config
 from sequent_py.errors import DefinitionError, MigrationError, SequentError, StoreNotInstalled
 from sequent_py.events import EventTypes, aliases_of, event_type_of
 from sequent_py.gate import Gate
+from sequent_py.health.store_tables import naming_lost_tables
 from sequent_py.ordering import Ordering
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
@@ -126,6 +127,18 @@ class Context:
         assume(connection, self.schema, role)
         return connection
 
+    @contextmanager
+    def connected(self, purpose: str, *, role: RoleKind = RoleKind.MIGRATOR) -> Iterator[Connection]:
+        """Open a command's own connection, as :meth:`connect` does.
+
+        Raises
+        ------
+        LostTable
+            The block missed a table of ours that somebody dropped.
+        """
+        with self.connect(purpose, role=role) as connection, naming_lost_tables(connection, self.schema):
+            yield connection
+
     def connect_builder(self) -> Connection:
         """Open a connection for building indexes: one that the next coordinator ends, as it does with those of workers."""
         connection = self.connect("indexing")
@@ -135,7 +148,7 @@ class Context:
     @contextmanager
     def reading(self, purpose: str) -> Iterator[Connection]:
         """Open a connection that cannot write."""
-        with self.connect(purpose) as connection:
+        with self.connected(purpose) as connection:
             connection.execute("SET default_transaction_read_only = on")
             yield connection
 
@@ -174,7 +187,7 @@ class Context:
         ForeignTransactionIds, InsufficientPrivileges, UnsoundInstallation
             The store came from another cluster, the login may not finish the command, or it could not come out right.
         """
-        with self.connect(f"migrate {command}", role=role) as connection:
+        with self.connected(f"migrate {command}", role=role) as connection:
             self.require_installed(connection)
             fence.become_coordinator(connection, self.schema)
             try:

@@ -53,7 +53,7 @@ def run_dry(context: Context, *, sample: int, progress: Progress) -> DryRunRepor
         What ``online`` would have met.
     """
     started = time.monotonic()
-    with context.connect("migrate dry-run") as connection:
+    with context.connected("migrate dry-run") as connection:
         context.require_installed(connection)
         progress.step("planning")
         plan = current_plan(context, connection)

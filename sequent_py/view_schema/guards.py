@@ -23,7 +23,16 @@ from sequent_py.errors import (
     UnsoundInstallation,
 )
 from sequent_py.events import EventTypes
-from sequent_py.health import coverage, coverage_findings, lineage, privileges, server, store_objects
+from sequent_py.health import (
+    coverage,
+    coverage_findings,
+    lineage,
+    privileges,
+    server,
+    store_objects,
+    store_rows,
+    store_tables,
+)
 from sequent_py.health.findings import Finding, Verdict
 from sequent_py.progress import Progress
 from sequent_py.replay.quarantine import OFFER
@@ -46,6 +55,8 @@ def require_sound(connection: Connection, *, command: str, schema: str, view_sch
         The store, or a replication, holds another cluster's transaction ids.
     InsufficientPrivileges
         The present role cannot finish the phase.
+    LostTable, LostRow
+        Somebody dropped a table of ours, or deleted the row that serial appends queue for.
     UnsoundInstallation
         A guard, key or index is missing, a subscription bypasses the gate, the server is a standby…
     """
@@ -54,6 +65,8 @@ def require_sound(connection: Connection, *, command: str, schema: str, view_sch
         require_owner(connection, schema)
     if command not in GUARDED:
         return
+    store_tables.require_tables(connection, schema)
+    store_rows.require_append_order(connection, schema)
     _refuse([privileges.check_privileges(connection, schema, view_schema)], InsufficientPrivileges)
     _refuse(store_objects.check_guards(connection, schema))
     _refuse(lineage.check_subscriptions(connection, schema))

@@ -16,6 +16,7 @@ import psycopg
 
 from sequent_py.errors import InvalidTransition, VerificationFailed
 from sequent_py.event_types import stored_event_types
+from sequent_py.health.store_rows import require_append_order
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
@@ -304,6 +305,8 @@ class Promotion:
             Not now; roll back and try again.
         AggregatesQuarantined
             As :meth:`require_accepted`: the last window may have set one aside.
+        LostRow
+            Appends formed no line.
         """
         context, connection, plan = self._context, self._connection, self._resolved.plan
         if context.ledger.has_unfinished(connection, self._migration.id):
@@ -311,6 +314,7 @@ class Promotion:
                 "Groups of the replay are unfinished; nothing was promoted.",
                 remedy=f"Run: sequent migrate {self._command}",
             )
+        require_append_order(connection, context.schema)
         self.left_behind = context.quarantine.accept(connection, self._migration.id, self._accept_quarantined)
         result = swap.swap(
             connection,

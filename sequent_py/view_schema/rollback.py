@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import psycopg
 
 from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, VerificationFailed
+from sequent_py.health.store_rows import require_append_order
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection
@@ -368,6 +369,7 @@ class _Run:
                 "Groups of the replay are unfinished; nothing was swapped.",
                 remedy="Run: sequent migrate rollback",
             )
+        require_append_order(connection, context.schema)
         result = swap.swap(
             connection,
             view_schema=context.config.view_schema,

@@ -27,6 +27,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from sequent_py.database import for_parameters
+from sequent_py.errors import StoreNotInstalled
 from sequent_py.gate import POLL_SECONDS, Gate, Writer, drain_timeout
 from sequent_py.progress import Progress
 from sequent_py.projectors import ProjectorDefinition
@@ -47,7 +48,7 @@ def needs_serial_appends(projectors: Iterable[ProjectorDefinition]) -> bool:
 def record_need(context: Context, connection: Connection, migration_id: int) -> None:
     """Note on a migration's row whether its version needs serial appends, in the transaction that begins it."""
     connection.execute(
-        _sql(context, "UPDATE {migrations} SET needs_serial_appends = %s WHERE id = %s"),
+        _sql(context.schema, "UPDATE {migrations} SET needs_serial_appends = %s WHERE id = %s"),
         (needs_serial_appends(context.definition.projectors), migration_id),
     )
 
@@ -69,12 +70,24 @@ def establish(context: Context, connection: Connection, progress: Progress) -> N
 
 def release(context: Context, connection: Connection) -> None:
     """Let appends be serial only if the live version or an unfinished one needs it; for the transaction that changes which those are."""
-    row = connection.execute(_sql(context, _IS_NEEDED), ()).fetchone()
-    assert row is not None
+    settle(connection, context.schema)
+
+
+def settle(connection: Connection, schema: str) -> None:
+    """Do as :func:`release`, with nothing but a store.
+
+    Raises
+    ------
+    StoreNotInstalled
+        The gate has lost its row.
+    """
+    row = connection.execute(_sql(schema, _IS_NEEDED), ()).fetchone()
+    if row is None:
+        raise StoreNotInstalled(schema, "has lost the row of its gate")
     is_needed, is_serial = row
     if is_needed is not is_serial:
         # Writers may be waiting for this transaction: mostly there is nothing to change.
-        context.gate.set_serial_appends(connection, bool(is_needed))
+        Gate(schema).set_serial_appends(connection, bool(is_needed))
 
 
 def _outlast_writers(gate: Gate, connection: Connection, timeout_seconds: float, progress: Progress) -> None:
@@ -99,10 +112,10 @@ def _outlast_writers(gate: Gate, connection: Connection, timeout_seconds: float,
         waiting_for &= {writer.transaction for writer in writers}
 
 
-def _sql(context: Context, statement: LiteralString) -> sql.Composed:
+def _sql(schema: str, statement: LiteralString) -> sql.Composed:
     return sql.SQL(statement).format(
-        migrations=for_parameters(sql.Identifier(context.schema, "view_migrations")),
-        gate=for_parameters(sql.Identifier(context.schema, "gate")),
+        migrations=for_parameters(sql.Identifier(schema, "view_migrations")),
+        gate=for_parameters(sql.Identifier(schema, "gate")),
     )
 
 

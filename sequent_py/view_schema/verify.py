@@ -125,7 +125,7 @@ def run_verify(
     started = time.monotonic()
     if workers > 0:
         context.require_importable()
-    with context.connect("migrate verify") as connection:
+    with context.connected("migrate verify") as connection:
         context.require_installed(connection)
         progress.step("checking the schema")
         (subject, wanted, schemas), cut_overs = between_cut_overs(

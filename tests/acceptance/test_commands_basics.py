@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
+import psycopg
 import pytest
 from library_project import PYPROJECT, Library
 
@@ -101,6 +102,21 @@ def test_init_installs_once(project: Library) -> None:
     assert project.json("init")["applied"]
     assert project.json("init")["applied"] == []
     assert "up to date" in project.sequent("init").stdout
+
+
+def test_init_puts_the_rows_back_that_somebody_deleted(library: Library) -> None:
+    library.migrate()
+    assert library.database_url is not None
+    with psycopg.connect(library.database_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM sequent_schema.gate; DELETE FROM sequent_schema.append_order")
+    assert "Run: sequent init" in library.sequent("doctor", expect=1).stdout
+    text = library.sequent("init").stdout
+    assert "version 1 is live" in text
+    assert "append_order" in text
+    library.sequent("maintenance", "off")
+    library.append("Dracula")
+    assert library.json("init")["restored"] == []
+    assert library.sequent("doctor", expect=0)
 
 
 def test_status_after_init_offers_online(library: Library) -> None:

@@ -1,6 +1,6 @@
 """What is wrong with an installation, and what to do about each finding: all checks of :mod:`sequent_py.health`, in the order of dependence.
 
-Writes nothing that stays, and waits for no lock that a backup could block. A check that the present role may not make says so, and the others go on.
+Writes nothing that stays, and waits for no lock that a backup could block. How things stand is read as of one moment: a cut-over that commits meanwhile is no finding. A check that the present role may not make says so, and the others go on.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from sequent_py.health.store_tables import lost_tables
 from sequent_py.progress import SILENT, Progress
 from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
 from sequent_py.view_schema.migrations import MigrationsDefinition, definition
+from sequent_py.view_schema.moment import settled_moment
 from sequent_py.view_schema.versions import Versions
 
 __all__ = ["DoctorReport", "Finding", "Verdict", "examine"]
@@ -85,17 +86,37 @@ def examine(
 def _installed(
     connection: Connection, sequent: Sequent, reads_all_events: bool, progress: Progress
 ) -> Iterator[Finding]:
+    declared = definition(sequent.migrations) if sequent.has_migrations else None
+    yield from _attempted("store objects", lambda: _objects(connection, sequent))
+    # The rest depends on the version that serves, and the answers on each other; what takes long does not belong among them.
+    yield from settled_moment(
+        connection,
+        sequent.config.event_store_schema,
+        lambda: list(_standing(connection, sequent, declared)),
+    )
+    if declared is not None:
+        yield from _attempted(
+            "coverage",
+            lambda: coverage_findings.describe(
+                _coverage(connection, sequent, declared, reads_all_events, progress)
+            ),
+        )
+
+
+def _standing(
+    connection: Connection, sequent: Sequent, declared: MigrationsDefinition | None
+) -> Iterator[Finding]:
+    """Look at how things stand, in the caller's transaction."""
     config = sequent.config
     schema, view_schema = config.event_store_schema, config.view_schema
-    declared = definition(sequent.migrations) if sequent.has_migrations else None
     managed = (
         None if declared is None else {name for name in declared.records if declared.projectors_of(name)}
     )
 
     def attempt(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-        return _attempted(subject, check)
+        # In a savepoint each: one that fails must not keep the others from being made.
+        return _attempted(subject, lambda: _apart(connection, check))
 
-    yield from attempt("store objects", lambda: _objects(connection, sequent))
     yield from attempt("privileges", lambda: [_privileges(connection, schema, view_schema)])
     yield from attempt("roles", lambda: privileges.check_roles(connection, schema, view_schema))
     yield from attempt("transaction ids", lambda: [lineage.check_transaction_ids(connection, schema)])
@@ -103,7 +124,7 @@ def _installed(
     yield from attempt("snapshots", lambda: lineage.check_snapshots(connection, schema))
     yield from attempt("gate", lambda: _gate(connection, sequent))
     yield from attempt("append order", lambda: store_rows.check_append_order(connection, schema))
-    if sequent.has_migrations:
+    if declared is not None:
         yield from attempt(
             "connections", lambda: server.check_connections(connection, workers=config.workers)
         )
@@ -119,12 +140,11 @@ def _installed(
     yield from attempt("migration", lambda: _unfinished(connection, schema))
     if declared is not None:
         yield from attempt("code", lambda: _code(connection, sequent, declared))
-        yield from attempt(
-            "coverage",
-            lambda: coverage_findings.describe(
-                _coverage(connection, sequent, declared, reads_all_events, progress)
-            ),
-        )
+
+
+def _apart(connection: Connection, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    with connection.transaction():
+        return list(check())
 
 
 def _attempted(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -66,8 +66,8 @@ def require_sound(connection: Connection, *, command: str, schema: str, view_sch
     if command not in GUARDED:
         return
     store_tables.require_tables(connection, schema)
-    store_rows.require_append_order(connection, schema)
     _refuse([privileges.check_privileges(connection, schema, view_schema)], InsufficientPrivileges)
+    store_rows.require_append_order(connection, schema)
     _refuse(store_objects.check_guards(connection, schema))
     _refuse(lineage.check_subscriptions(connection, schema))
     # Tables that retired elsewhere stand in nobody's way but their own.

@@ -11,9 +11,11 @@ import pytest
 from rollback_shop import Deployments, deployments
 from shop import place_orders
 
+from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import InvalidTransition, MigrationError
 from sequent_py.gate import Gate
 from sequent_py.view_schema import verify as verify_module
+from sequent_py.view_schema.versions import Versions
 
 
 @pytest.fixture
@@ -86,6 +88,33 @@ def test_a_status_is_of_one_moment(shops: Deployments, monkeypatch: pytest.Monke
     assert (report.live_version, report.state) == (2, "live")
     assert report.rollback is not None
     assert report.rollback.is_possible
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "way"),
+    [(Versions, "tables", "golive"), (Gate, "read", "golive"), (Gate, "read", "rollback")],
+)
+def test_what_doctor_finds_is_of_one_moment(
+    shops: Deployments, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, way: str
+) -> None:
+    shops.migrate(1)
+    place_orders(shops[1], range(5))
+    shops[2].view_schema.online()
+    version = 2
+    if way == "rollback":
+        shops[2].view_schema.golive()
+        version = 1
+    other = shops.open_version(version, True).view_schema
+    done = after_the_next(monkeypatch, owner, name, getattr(other, way))
+    found = examine(shops[version]).findings
+    assert done
+    monkeypatch.undo()
+    assert Verdict.PROBLEM not in {it.verdict for it in found}, found
+    assert next(it.message for it in found if it.subject == "version") == (
+        f"Code and database are at version {version}."
+    )
+    after = examine(shops[version]).findings
+    assert [(it.subject, it.verdict) for it in found] == [(it.subject, it.verdict) for it in after]
 
 
 def test_a_verification_whose_subject_is_swapped_away_begins_again_with_what_serves(

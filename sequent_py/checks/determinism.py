@@ -23,6 +23,8 @@ from psycopg import sql
 
 from sequent_py.checks.clock import shifted_clock
 from sequent_py.checks.comparison import described, shown
+from sequent_py.checks.omissions import NOTHING, Omissions
+from sequent_py.checks.partial_fold import PartialFold
 from sequent_py.checks.scratch import ScratchTable, create_scratch_table
 from sequent_py.errors import ProjectionFailed
 from sequent_py.event_types import stored_event_types
@@ -31,7 +33,6 @@ from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, record_shape
-from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.reader import aggregates_query, read_events
 
@@ -96,8 +97,9 @@ def fold_sample(
     aggregate_ids: Sequence[UUID],
     until: str,
     circumstances: Circumstances,
+    omissions: Omissions = NOTHING,
 ) -> FoldedRows:
-    """Fold the aggregates' events visible in ``until`` and return the rows.
+    """Fold the aggregates' events visible in ``until`` and return the rows; without those that tables are known to lack.
 
     Raises
     ------
@@ -122,7 +124,7 @@ def fold_sample(
         }
         for batch in batches:
             persistor = ReplayPersistor(connection, {record: item.fold for record, item in scratch.items()})
-            fold = Fold(projectors, persistor, event_types, stored_types)
+            fold = PartialFold(projectors, persistor, event_types, stored_types, omissions.among(batch))
             query = aggregates_query(schema, batch, event_type_ids=fold.event_type_ids, until=until)
             with closing(read_events(reader, query)) as raw_events:
                 events = list(raw_events)

@@ -32,6 +32,21 @@ class Omissions:
         """What is left out of one table at least."""
         return frozenset().union(*self.by_table.values())
 
+    def among(self, aggregate_ids: Iterable[UUID]) -> Omissions:
+        """Return what is left out of these aggregates."""
+        wanted = frozenset(aggregate_ids)
+        found = {table: aggregates & wanted for table, aggregates in self.by_table.items()}
+        return Omissions({table: aggregates for table, aggregates in found.items() if aggregates})
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Return a value for :meth:`from_json`."""
+        return {table: [str(each) for each in sorted(found)] for table, found in self.by_table.items()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Sequence[str]]) -> Omissions:
+        """Read :meth:`to_json`'s value."""
+        return cls({table: frozenset(UUID(text) for text in found) for table, found in document.items()})
+
     def everywhere(self, tables: Iterable[str]) -> frozenset[UUID]:
         """Return what is left out of all of these tables."""
         found = [self.of(table) for table in tables]
@@ -46,6 +61,9 @@ class Omissions:
             for item in projectors
             if not any(aggregate_id in self.of(table) for table in tables_of_projector(item))
         )
+
+
+NOTHING = Omissions({})
 
 
 def find_omissions(

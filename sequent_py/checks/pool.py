@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sequent_py.checks.checker import SliceResult
 from sequent_py.checks.determinism import Circumstances, FoldedRows
+from sequent_py.checks.omissions import Omissions
 from sequent_py.checks.slices import Slice
 from sequent_py.checks.worker import CheckTask, WorkerProcess
 
@@ -49,7 +50,11 @@ def checked_in_processes(
 
 
 def folded_in_processes(
-    task: CheckTask, aggregate_ids: Sequence[UUID], until: str, circumstances: Sequence[Circumstances]
+    task: CheckTask,
+    aggregate_ids: Sequence[UUID],
+    until: str,
+    circumstances: Sequence[Circumstances],
+    omissions: Omissions,
 ) -> list[FoldedRows]:
     """Fold the sample under each of the circumstances, at once, in processes of different hash seeds."""
     seed = random.randrange(1, 2**31)
@@ -62,7 +67,9 @@ def folded_in_processes(
             try:
                 return list(
                     threads.map(
-                        lambda worker, each: worker.fold(aggregate_ids, until, each), workers, circumstances
+                        lambda worker, each: worker.fold(aggregate_ids, until, each, omissions),
+                        workers,
+                        circumstances,
                     )
                 )
             except BaseException:

@@ -5,8 +5,6 @@ a thousand versions, and each event costs more than the one before. A live row h
 autovacuum; temporary tables are never vacuumed by others. So the fold commits every few events, after which the server prunes what is dead, and vacuums
 and analyses the tables itself as they grow.
 
-An aggregate that some tables lack is folded by the projectors of the others alone.
-
 Tables with an initially deferred constraint are folded in one transaction all the same: a commit checks it, and where we commit the
 application may not have. What a fold that failed leaves behind, the next one removes first.
 """
@@ -15,18 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby, islice
+from itertools import islice
 
 from psycopg import sql
 
 from sequent_py.checks.omissions import Omissions
+from sequent_py.checks.partial_fold import PartialFold
 from sequent_py.checks.scratch import ScratchTable
 from sequent_py.events import EventTypes
 from sequent_py.persistors.deferred import deferred_names
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.projectors import Projector
 from sequent_py.records import Record
-from sequent_py.replay.fold import Fold
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.reader import RawEvent
 
@@ -52,14 +50,7 @@ class ScratchFold:
         self._connection = connection
         self._scratch = scratch
         persistor = LivePersistor(connection, {record: table.fold for record, table in scratch.items()})
-        self._fold = Fold(projectors, persistor, event_types, stored_types)
-        folds: dict[tuple[type[Projector], ...], Fold] = {}
-        self._partial: dict[bytes, Fold] = {}
-        for aggregate_id in omissions.aggregates:
-            chosen = omissions.projectors(aggregate_id, projectors)
-            if chosen not in folds:
-                folds[chosen] = Fold(chosen, persistor, event_types, stored_types)
-            self._partial[aggregate_id.bytes] = folds[chosen]
+        self._fold = PartialFold(projectors, persistor, event_types, stored_types, omissions)
         self._vacuum_at = VACUUMED_EVENTS
         self._events = 0
         self._is_deferring = False
@@ -100,19 +91,10 @@ class ScratchFold:
         before = self._events
         for batch in self._batches(raw_events):
             with self._connection.transaction():
-                self._events += self._apply(batch)
+                self._events += self._fold.apply(batch)
             if self._events >= self._vacuum_at and not self._is_deferring:
                 self._vacuum()
         return self._events - before
-
-    def _apply(self, raw_events: Iterable[RawEvent]) -> int:
-        if not self._partial:
-            return self._fold.apply(raw_events)
-        events = 0
-        # Runs, so that the order across aggregates stays.
-        for fold, run in groupby(raw_events, lambda raw: self._partial.get(bytes(raw[2]), self._fold)):
-            events += fold.apply(raw for raw in run if raw[4] in fold.event_type_ids)
-        return events
 
     def _batches(self, raw_events: Iterable[RawEvent]) -> Iterator[Iterable[RawEvent]]:
         if self._is_deferring:

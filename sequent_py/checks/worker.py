@@ -27,6 +27,7 @@ from sequent_py.checks.checker import SliceChecker, SliceResult, tables_of_proje
 from sequent_py.checks.comparison import Change, RelationComparison
 from sequent_py.checks.contention import repeated
 from sequent_py.checks.determinism import Circumstances, FoldedRows, fold_sample
+from sequent_py.checks.omissions import Omissions
 from sequent_py.checks.slices import Slice
 from sequent_py.checks.staging import Target
 from sequent_py.errors import SequentError, WorkerFailed
@@ -98,7 +99,9 @@ class InlineWorker:
         with self._connect("reading") as reader:
             return repeated(lambda: checker.check_whole(reader, tables, on_events))
 
-    def fold(self, aggregate_ids: Sequence[UUID], until: str, circumstances: Circumstances) -> FoldedRows:
+    def fold(
+        self, aggregate_ids: Sequence[UUID], until: str, circumstances: Circumstances, omissions: Omissions
+    ) -> FoldedRows:
         with self._connect("folding") as connection, self._connect("reading") as reader:
             return repeated(
                 lambda: fold_sample(
@@ -111,6 +114,7 @@ class InlineWorker:
                     aggregate_ids=aggregate_ids,
                     until=until,
                     circumstances=circumstances,
+                    omissions=omissions,
                 )
             )
 
@@ -193,12 +197,15 @@ class WorkerProcess:
     def check(self, which: Slice, tables: Sequence[str]) -> SliceResult:
         return _result(self._ask({"check": which.to_json(), "tables": list(tables)}))
 
-    def fold(self, aggregate_ids: Sequence[UUID], until: str, circumstances: Circumstances) -> FoldedRows:
+    def fold(
+        self, aggregate_ids: Sequence[UUID], until: str, circumstances: Circumstances, omissions: Omissions
+    ) -> FoldedRows:
         answer = self._ask(
             {
                 "fold": [str(aggregate_id) for aggregate_id in aggregate_ids],
                 "until": until,
                 "circumstances": asdict(circumstances),
+                "omissions": omissions.to_json(),
             }
         )
         return FoldedRows(**answer)
@@ -272,7 +279,9 @@ def _answer(worker: InlineWorker, request: Mapping[str, Any]) -> Mapping[str, An
     if "check" in request:
         return asdict(worker.check(Slice.from_json(request["check"]), request["tables"]))
     ids = [UUID(text) for text in request["fold"]]
-    return asdict(worker.fold(ids, request["until"], Circumstances(**request["circumstances"])))
+    circumstances = Circumstances(**request["circumstances"])
+    omissions = Omissions.from_json(request["omissions"])
+    return asdict(worker.fold(ids, request["until"], circumstances, omissions))
 
 
 def main() -> int:

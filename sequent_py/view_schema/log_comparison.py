@@ -19,6 +19,7 @@ from sequent_py.checks.determinism import (
     Nondeterminism,
     compare_folds,
 )
+from sequent_py.checks.omissions import Omissions, find_omissions
 from sequent_py.checks.pool import checked_in_processes, folded_in_processes
 from sequent_py.checks.slices import Slice, cut_ranges, in_lists
 from sequent_py.checks.worker import CheckTask, InlineWorker
@@ -26,7 +27,7 @@ from sequent_py.database import for_parameters
 from sequent_py.errors import EventsEdited
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress, ReplayProgress
-from sequent_py.projectors import ProjectorDefinition
+from sequent_py.projectors import Projector, ProjectorDefinition
 from sequent_py.records import record_shape
 from sequent_py.replay.edits import edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history
@@ -145,14 +146,21 @@ class LogComparison:
         ids = list(aggregate_ids) or self._verification().sample(
             self._connection, until=until, size=DETERMINISM_AGGREGATES, most_events=DETERMINISM_EVENTS
         )
-        # Their events cannot be projected; that is known.
-        set_aside = self._context.quarantine.left_out_of(self._connection, self._subject.physical.values())
-        ids = [aggregate_id for aggregate_id in ids if aggregate_id not in set_aside]
+        classes = [item.projector for item in parallel]
+        omissions = self._set_aside(classes).among(ids)
+        ids = [aggregate_id for aggregate_id in ids if omissions.projectors(aggregate_id, classes)]
         if not ids:
             return ()
-        task = self._task(parallel)
-        together, apart = self._two_folds(task, ids, until)
-        return tuple(compare_folds(together, apart, [item.projector for item in parallel]))
+        together, apart = self._two_folds(self._task(parallel), ids, until, omissions)
+        return tuple(compare_folds(together, apart, classes))
+
+    def _set_aside(self, projectors: Sequence[type[Projector]]) -> Omissions:
+        """Return which tables lack which aggregates, because their events could not be projected; that is known."""
+        names = {physical: table for table, physical in self._subject.physical.items()}
+        found = self._context.quarantine.left_out_by_table(self._connection, names)
+        return find_omissions(
+            {names[physical]: aggregates for physical, aggregates in found.items()}, projectors
+        )
 
     def found(self, table: str) -> TableComparison:
         """Return what is known of one table."""
@@ -343,14 +351,14 @@ class LogComparison:
         return InlineWorker(task, self._context.migrations, self._context.event_types)
 
     def _two_folds(
-        self, task: CheckTask, aggregate_ids: Sequence[UUID], until: str
+        self, task: CheckTask, aggregate_ids: Sequence[UUID], until: str, omissions: Omissions
     ) -> tuple[FoldedRows, FoldedRows]:
         circumstances = (Circumstances(is_apart=False), Circumstances(True, CLOCK_SHIFT_SECONDS))
         if self._workers > 0:
-            first, second = folded_in_processes(task, aggregate_ids, until, circumstances)
+            first, second = folded_in_processes(task, aggregate_ids, until, circumstances, omissions)
             return first, second
         with self._inline(task) as worker:
-            first, second = (worker.fold(aggregate_ids, until, each) for each in circumstances)
+            first, second = (worker.fold(aggregate_ids, until, each, omissions) for each in circumstances)
         return first, second
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from shop import (
     LineAdded,
     LineProjector,
     LineRecord,
+    OrderPlaced,
     OrderProjector,
     OrderRecord,
     ProductProjector,
@@ -21,8 +23,8 @@ from shop import (
     shop,
 )
 
-from sequent_py import Migrations, Sequent
-from sequent_py.checks.omissions import find_omissions
+from sequent_py import Migrations, Sequent, on
+from sequent_py.checks.omissions import Omissions, find_omissions
 from sequent_py.cli.blocks import Line
 from sequent_py.cli.verify import describe_verification
 from sequent_py.view_schema.log_comparison import grouped_by_tables
@@ -42,6 +44,31 @@ class Orders2(Migrations):
 
     version = 2
     versions = {1: [LineProjector, ProductProjector], 2: [FailingProjector]}
+
+
+class ChancyLineProjector(LineProjector):
+    """Throws dice over one product."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        product = str(random.random()) if event.product == "poison" else event.product
+        self.create_record(
+            LineRecord,
+            aggregate_id=event.aggregate_id,
+            number=event.sequence_number,
+            product=product,
+            cents=event.cents,
+        )
+
+
+class Chancy1(Migrations):
+    version = 1
+    versions = {1: [ChancyLineProjector]}
+
+
+class Chancy2(Migrations):
+    version = 2
+    versions = {1: [ChancyLineProjector], 2: [FailingProjector]}
 
 
 @pytest.fixture
@@ -101,6 +128,51 @@ def test_it_is_compared_where_it_is_whole(
     assert of(report, "order_records").differences == 0
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_is_folded_twice_by_the_projectors_of_the_tables_where_it_is_whole(
+    store_database_url: str, workers: int
+) -> None:
+    with shop(store_database_url, Chancy1) as before:
+        before.store.append(
+            POISONED, [OrderPlaced(customer="c"), *[LineAdded(product="poison", cents=n) for n in range(2)]]
+        )
+        before.view_schema.online()
+        before.view_schema.offline(accept_differences=True)
+    with shop(store_database_url, Chancy2) as app:
+        app.view_schema.online(quarantine=True)
+        app.view_schema.offline(accept_quarantined=[POISONED])
+        found = app.view_schema.verify(aggregate_ids=[POISONED], workers=workers).nondeterminism
+    assert found is not None
+    assert {(item.table, item.column) for item in found} == {("line_records", "product")}
+
+
+def test_a_diff_compares_it_where_it_is_whole(store_database_url: str, connection: Connection) -> None:
+    class Rebuilt(Migrations):
+        version = 2
+        versions = {1: [], 2: [FailingProjector, LineProjector]}
+
+    class First(Migrations):
+        version = 1
+        versions = {1: [OrderProjector, LineProjector]}
+
+    with shop(store_database_url, First) as before:
+        place_orders(before, range(4))
+        before.store.append(POISONED, [LineAdded(product="poison", cents=1)])
+        before.view_schema.online()
+        before.view_schema.offline()
+    with shop(store_database_url, Rebuilt) as app:
+        app.view_schema.online(quarantine=True)
+        app.view_schema.offline(accept_quarantined=[POISONED])
+        assert [(it.late_aggregates, it.is_same) for it in app.view_schema.diff().tables] == [(1, True)] * 2
+        # As a re-fold that could fold one of the tables only says it.
+        connection.execute(
+            "UPDATE sequent_schema.quarantined_aggregates SET whole_tables = ARRAY['line_records']"
+        )
+        found = {it.table_name: it for it in app.view_schema.diff().tables}
+    assert (found["order_records"].late_aggregates, found["order_records"].is_same) == (1, True)
+    assert (found["line_records"].late_aggregates, found["line_records"].only_in_old) == (0, 4)
+
+
 def test_it_counts_as_compared_unless_every_table_lacks_it(app: Sequent, connection: Connection) -> None:
     connection.execute("DELETE FROM view_schema.line_records WHERE aggregate_id = %s", (POISONED,))
     report = app.view_schema.verify(aggregate_ids=[POISONED], is_once=True)
@@ -125,6 +197,8 @@ def test_tables_of_one_projector_lack_the_same_aggregates() -> None:
     assert (together.of("line_records"), together.of("product_records")) == ({one}, {other})
     assert together.aggregates == {one, other}
     assert find_omissions({}, [Both]).aggregates == frozenset()
+    assert together.among([one]).by_table == {"order_records": {one}, "line_records": {one}}
+    assert Omissions.from_json(together.to_json()) == together
 
 
 def test_aggregates_are_named_with_all_the_tables_that_lack_them() -> None:

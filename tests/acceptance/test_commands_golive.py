@@ -25,6 +25,8 @@ def test_golive_swaps_in_and_says_how_long_others_waited(library: Library) -> No
         "0.5",
         "--lock-timeout",
         "1",
+        "--max-time",
+        "600",
         "--verify-sample",
         "10",
     )

@@ -32,6 +32,7 @@ STORE_TABLES = (
     "view_tables",
     "replay_passes",
     "replay_groups",
+    "replay_control",
     "special_aggregates",
     "quarantined_aggregates",
     "store_roles",

@@ -95,10 +95,12 @@ class GroupReplayer:
         on_done: Callable[[GroupDone], object] | None = None,
         *,
         on_hold: Listener = lambda _hold: None,
+        check: Callable[[], object] = lambda: None,
     ) -> int:
         """Claim and replay groups until none is left; return how many this worker did.
 
-        Between groups it waits for the governor, which tells ``on_hold`` why; in a transaction of the caller's it does not.
+        Between groups it waits for the governor, which tells ``on_hold`` why, and calls ``check`` while it waits; in a transaction of the caller's it
+        does not.
 
         Raises
         ------
@@ -107,7 +109,7 @@ class GroupReplayer:
             noted on the group, which stays claimable.
         """
         self.prepare(writer)
-        self._govern(reader, writer, on_hold)
+        self._govern(reader, writer, on_hold, check)
         groups = 0
         with _collector_paused() as is_paused:
             while (done := self._replay_next(reader, writer)) is not None:
@@ -118,7 +120,13 @@ class GroupReplayer:
                     on_done(done)
         return groups
 
-    def _govern(self, reader: Connection, writer: Connection, on_hold: Listener) -> None:
+    def _govern(
+        self, reader: Connection, writer: Connection, on_hold: Listener, check: Callable[[], object]
+    ) -> None:
+        def sleep(seconds: float) -> None:
+            check()
+            time.sleep(seconds)
+
         task = self._task
         self._governor = self._standby = None
         if writer.info.transaction_status != TransactionStatus.IDLE:
@@ -126,7 +134,7 @@ class GroupReplayer:
             return
         if task.is_governed:
             self._governor = Governor(
-                task.event_store_schema, task.migration_id, task.epoch, listener=on_hold
+                task.event_store_schema, task.migration_id, task.epoch, listener=on_hold, sleep=sleep
             )
         if task.standby_url is not None:
             self._standby = open_standby(reader, writer, task.event_store_schema)

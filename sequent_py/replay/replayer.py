@@ -78,12 +78,18 @@ class Replayer:
         watch = _Watch(self._ledger, connection, which, progress, check)
         if self._ledger.has_unfinished(connection, which.migration_id):
             if workers == 0 or which.estimated_events <= INLINE_EVENTS:
-                self._run_inline(connection, progress, lambda: watch.look(1))
+                self._run_inline(connection, progress, lambda: watch.look(1), check)
             else:
-                self._run_pool(connection, min(workers, watch.groups_total), progress, watch.look)
+                self._run_pool(connection, min(workers, watch.groups_total), progress, watch.look, check)
         return watch.report(0)
 
-    def _run_inline(self, connection: Connection, progress: Progress, report: Callable[[], object]) -> None:
+    def _run_inline(
+        self,
+        connection: Connection,
+        progress: Progress,
+        report: Callable[[], object],
+        check: Callable[[], object],
+    ) -> None:
         waiting_since: float | None = None
         while True:
             if join_replay(
@@ -92,6 +98,7 @@ class Replayer:
                 self._event_types,
                 lambda _done: report(),
                 on_hold=lambda hold: self._note_hold(progress, hold),
+                check=check,
             ):
                 waiting_since = None
             if not self._ledger.has_unfinished(connection, self._task.migration_id):
@@ -105,10 +112,16 @@ class Replayer:
                     f"Ended {evicted} joined worker{'s'[: evicted != 1]} that did not finish a group."
                 )
                 waiting_since = None
+            check()
             time.sleep(POLL_SECONDS)
 
     def _run_pool(
-        self, connection: Connection, workers: int, progress: Progress, report: Callable[[int], object]
+        self,
+        connection: Connection,
+        workers: int,
+        progress: Progress,
+        report: Callable[[int], object],
+        check: Callable[[], object],
     ) -> None:
         replacements = REPLACEMENTS_PER_WORKER * workers
         task = self._task
@@ -143,7 +156,7 @@ class Replayer:
                         progress.note(
                             f"The workers have found nothing more to do, and {left} group{'s are' if left != 1 else ' is'} not done; this process goes on alone."
                         )
-                    self._run_inline(connection, progress, lambda: report(1))
+                    self._run_inline(connection, progress, lambda: report(1), check)
                 report(pool.running)
                 time.sleep(POLL_SECONDS)
 
@@ -202,6 +215,7 @@ def join_replay(
     on_done: Callable[[GroupDone], object] | None = None,
     *,
     on_hold: Listener = lambda _hold: None,
+    check: Callable[[], object] = lambda: None,
 ) -> int:
     """Replay groups inside this process until none is left; return how many.
 
@@ -216,7 +230,7 @@ def join_replay(
     reader, writer = connect_worker(task.database_url, task.event_store_schema, task.standby_url)
     with reader, writer:
         require_code_of_run(writer, task, migrations)
-        return replayer.run(reader, writer, on_done, on_hold=on_hold)
+        return replayer.run(reader, writer, on_done, on_hold=on_hold, check=check)
 
 
 def _is_killed(ended: WorkerExit) -> bool:

@@ -601,6 +601,18 @@ class TestTimeInAll:
         app.view_schema.golive(max_seconds=60.0, lock_timeout_seconds=1.0)
         assert actual_rows(connection) == expected_rows(connection)
 
+    def test_it_is_over_while_replays_are_paused(
+        self, app: Sequent, connection: psycopg.Connection[Any]
+    ) -> None:
+        app.view_schema.online()
+        place_orders(app, range(100))
+        app.view_schema.pause()
+        with pytest.raises(TimeLimitReached, match="catching up"):
+            app.view_schema.golive(max_seconds=1.0)
+        app.view_schema.resume()
+        app.view_schema.golive()
+        assert actual_rows(connection) == expected_rows(connection)
+
     def test_a_smaller_budget_for_the_locks_counts_as_what_it_is(
         self, app: Sequent, store_database_url: str
     ) -> None:

@@ -131,8 +131,15 @@ class TestPause:
         finish(url, connection)
 
     def test_a_running_replay_finishes_its_group_and_no_transaction_waits(
-        self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor
+        self,
+        url: str,
+        connection: psycopg.Connection[Any],
+        pool: ThreadPoolExecutor,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        # Told after each group, however soon that is.
+        monkeypatch.setattr("sequent_py.replay.replayer.PROGRESS_SECONDS", 0.0)
+        monkeypatch.setattr("sequent_py.replay.replayer.PROGRESS_SHARE", 1e9)
         with shop(url) as operator, resumed_at_last(url):
 
             def pause(progress: ReplayProgress) -> None:

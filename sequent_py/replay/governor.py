@@ -79,7 +79,7 @@ class Governor:
                 wait_seconds = begins_at - time.monotonic()
                 if wait_seconds <= 0:
                     return True
-            elif self._ledger.unfinished_groups(connection, self._migration_id) == 0:
+            elif not self._ledger.has_unfinished(connection, self._migration_id):
                 return False
             self._sleep(min(wait_seconds, LOOK_SECONDS))
 

@@ -29,7 +29,7 @@ def _is_large(context: Context, connection: Connection) -> bool:
     """Whether the pass that comes next will not run inside this process. A guess: events of types that nobody handles count, too."""
     unfinished = context.versions.unfinished(connection)
     last = context.ledger.latest_pass(connection, unfinished.id) if unfinished is not None else None
-    if last is not None and context.ledger.unfinished_groups(connection, last.migration_id) > 0:
+    if last is not None and context.ledger.has_unfinished(connection, last.migration_id):
         return last.estimated_events > replayer.INLINE_EVENTS
     since = last.until if last is not None else None
     return has_more_events(connection, context.schema, since=since, count=replayer.INLINE_EVENTS)

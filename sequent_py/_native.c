@@ -10,6 +10,8 @@
  *   Probe     RowOperations.compile_lookup: from filters to a key, or to what an index has under it
  *   Access    of one MemoryTable: first(where), create(values), update(where, touched)
  *   Update    blocks.MemoryUpdate
+ *   Setter    events.set_envelope
+ *   moment    events.moment
  *   raw_event reader.parse, of a block that is one row
  *
  * Rows are instances of classes with __slots__; a slot is an object pointer at a fixed offset, NULL while it is not set.
@@ -30,7 +32,7 @@ enum KeyPart { PLAIN, UUID_INT, NO_KEY };
 typedef struct {
     PyObject *uuid_type;
     PyObject *str_int, *str_residency, *str_limit, *str_finish, *str_first, *str_store, *str_class;
-    PyTypeObject *layout, *creator, *finisher, *probe, *access, *update;
+    PyTypeObject *layout, *creator, *finisher, *probe, *access, *update, *setter;
 } State;
 
 static struct PyModuleDef module_definition;
@@ -151,21 +153,24 @@ static int read_numbers(PyObject *tuple, int *into, Py_ssize_t size, int most) {
     return 0;
 }
 
+/* The offset of a slot of a class; -1 and TypeError where the name is none of its slots. */
+static Py_ssize_t offset_of(PyTypeObject *cls, PyObject *name) {
+    PyObject *descriptor = PyObject_GetAttr((PyObject *)cls, name);
+    if (descriptor == NULL) return -1;
+    PyMemberDef *member = Py_IS_TYPE(descriptor, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)descriptor)->d_member : NULL;
+    Py_ssize_t offset = member != NULL && member->type == T_OBJECT_EX ? member->offset : -1;
+    Py_DECREF(descriptor);
+    if (offset < 0) PyErr_Format(PyExc_TypeError, "%U is no slot of %s", name, cls->tp_name);
+    return offset;
+}
+
 static int find_slots(Layout *layout) {
     for (Py_ssize_t column = 0; column < layout->size; column++) {
         PyObject *name = PyTuple_GET_ITEM(layout->names, column);
-        PyObject *descriptor = PyObject_GetAttr((PyObject *)layout->writable, name);
-        if (descriptor == NULL) return -1;
-        PyMemberDef *member = Py_IS_TYPE(descriptor, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)descriptor)->d_member : NULL;
-        int is_slot = member != NULL && member->type == T_OBJECT_EX;
-        if (is_slot) layout->offsets[column] = member->offset;
-        Py_DECREF(descriptor);
-        PyObject *number = is_slot ? PyLong_FromSsize_t(column) : NULL;
-        if (number == NULL || PyDict_SetItem(layout->numbers, name, number) < 0) {
-            Py_XDECREF(number);
-            if (!PyErr_Occurred()) PyErr_Format(PyExc_TypeError, "%U is no slot of %s", name, layout->writable->tp_name);
-            return -1;
-        }
+        layout->offsets[column] = offset_of(layout->writable, name);
+        if (layout->offsets[column] < 0) return -1;
+        PyObject *number = PyLong_FromSsize_t(column);
+        if (number == NULL || PyDict_SetItem(layout->numbers, name, number) < 0) { Py_XDECREF(number); return -1; }
         Py_DECREF(number);
     }
     return 0;
@@ -1163,9 +1168,105 @@ static PyObject *raw_event(PyObject *module, PyObject *block) {
     return found;
 }
 
+/* ------------------------------------------------------------------ Setter */
+
+#define MOST_SLOTS 8
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyTypeObject *cls;
+    Py_ssize_t size, offsets[MOST_SLOTS];
+} Setter;
+
+static PyObject *setter_call(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *keywords) {
+    Setter *setter = (Setter *)self;
+    if (PyVectorcall_NARGS(flags) != setter->size + 1 || keywords != NULL) {
+        PyErr_Format(PyExc_TypeError, "an object and %zd values are needed", setter->size);
+        return NULL;
+    }
+    if (!PyObject_TypeCheck(arguments[0], setter->cls)) {
+        PyErr_Format(PyExc_TypeError, "a %s is needed, not %.80R", setter->cls->tp_name, arguments[0]);
+        return NULL;
+    }
+    for (Py_ssize_t number = 0; number < setter->size; number++) {
+        PyObject **slot = (PyObject **)((char *)arguments[0] + setter->offsets[number]);
+        PyObject *before = *slot;
+        *slot = Py_NewRef(arguments[number + 1]);
+        Py_XDECREF(before);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *setter_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    static char *words[] = {"cls", "names", NULL};
+    PyObject *cls, *names;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!", words, &PyType_Type, &cls, &PyTuple_Type, &names)) return NULL;
+    if (PyTuple_GET_SIZE(names) > MOST_SLOTS) { PyErr_SetString(PyExc_ValueError, "too many slots"); return NULL; }
+    Setter *setter = (Setter *)type->tp_alloc(type, 0);
+    if (setter == NULL) return NULL;
+    setter->vectorcall = setter_call;
+    setter->cls = (PyTypeObject *)Py_NewRef(cls);
+    setter->size = PyTuple_GET_SIZE(names);
+    for (Py_ssize_t number = 0; number < setter->size; number++) {
+        setter->offsets[number] = offset_of(setter->cls, PyTuple_GET_ITEM(names, number));
+        if (setter->offsets[number] < 0) { Py_DECREF(setter); return NULL; }
+    }
+    return (PyObject *)setter;
+}
+
+static int setter_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Setter *)self)->cls);
+    return 0;
+}
+
+static void setter_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(((Setter *)self)->cls);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef setter_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Setter, vectorcall), READONLY, NULL}, {NULL},
+};
+static PyType_Slot setter_slots[] = {
+    {Py_tp_new, setter_new}, {Py_tp_dealloc, setter_dealloc}, {Py_tp_traverse, setter_traverse},
+    {Py_tp_members, setter_members}, {Py_tp_call, PyVectorcall_Call}, {Py_tp_doc, "Sets slots of an object."}, {0, NULL},
+};
+static PyType_Spec setter_spec = {
+    "sequent_py._native.Setter", sizeof(Setter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL, setter_slots,
+};
+
 /* ------------------------------------------------------------------ module */
 
+#define MICROSECONDS_OF_A_DAY 86400000000LL
+
+/* moment(microseconds): the datetime in UTC so long after 2000-01-01; OverflowError outside the years 1 to 9999. The inverse of put_moment. */
+static PyObject *moment(PyObject *module, PyObject *microseconds) {
+    long long number = PyLong_AsLongLong(microseconds);
+    if (number == -1 && PyErr_Occurred()) return NULL;
+    long long days = number / MICROSECONDS_OF_A_DAY, rest = number % MICROSECONDS_OF_A_DAY;
+    if (rest < 0) { rest += MICROSECONDS_OF_A_DAY; days--; }
+    days += 730425; /* From 0000-03-01, where years of the calendar begin whose last month is February. */
+    long long era = (days >= 0 ? days : days - 146096) / 146097;
+    unsigned of_era = (unsigned)(days - era * 146097);
+    unsigned year_of_era = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    unsigned of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    unsigned shifted = (5 * of_year + 2) / 153;
+    unsigned month = shifted < 10 ? shifted + 3 : shifted - 9;
+    long long year = (long long)year_of_era + era * 400 + (month <= 2);
+    if (year < 1 || year > 9999) { PyErr_SetString(PyExc_OverflowError, "date value out of range"); return NULL; }
+    int seconds = (int)(rest / 1000000);
+    return PyDateTimeAPI->DateTime_FromDateAndTime(
+        (int)year, (int)month, (int)(of_year - (153 * shifted + 2) / 5 + 1), seconds / 3600, seconds / 60 % 60, seconds % 60,
+        (int)(rest % 1000000), PyDateTime_TimeZone_UTC, PyDateTimeAPI->DateTimeType);
+}
+
 static PyMethodDef module_methods[] = {
+    {"moment", moment, METH_O, "Return the datetime in UTC so many microseconds after 2000-01-01."},
     {"raw_event", raw_event, METH_O, "Return the raw event of a block that is exactly one row; None of any other block."},
     {NULL},
 };
@@ -1192,7 +1293,8 @@ static int execute(PyObject *module) {
     if (state->uuid_type == NULL || PyErr_Occurred()) return -1;
     if (add_type(module, &layout_spec, &state->layout) < 0 || add_type(module, &creator_spec, &state->creator) < 0
         || add_type(module, &finisher_spec, &state->finisher) < 0 || add_type(module, &probe_spec, &state->probe) < 0
-        || add_type(module, &access_spec, &state->access) < 0 || add_type(module, &update_spec, &state->update) < 0)
+        || add_type(module, &access_spec, &state->access) < 0 || add_type(module, &update_spec, &state->update) < 0
+        || add_type(module, &setter_spec, &state->setter) < 0)
         return -1;
     return 0;
 }
@@ -1206,6 +1308,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->probe);
     Py_VISIT(state->access);
     Py_VISIT(state->update);
+    Py_VISIT(state->setter);
     return 0;
 }
 

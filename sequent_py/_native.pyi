@@ -1,5 +1,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
 class Layout:
@@ -66,4 +67,9 @@ class Access:
         self, where: Mapping[str, Any], touched: Mapping[str, Any], /
     ) -> AbstractContextManager[Any]: ...
 
+class Setter:
+    def __init__(self, cls: type, names: tuple[str, ...]) -> None: ...
+    def __call__(self, instance: Any, /, *values: Any) -> None: ...
+
+def moment(microseconds: int, /) -> datetime: ...
 def raw_event(block: bytes | memoryview, /) -> tuple[int, int, bytes, int, int, bytes, bytes] | None: ...

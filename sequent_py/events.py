@@ -34,6 +34,7 @@ from sequent_py.errors import (
     InvalidPayload,
     UnknownEventType,
 )
+from sequent_py.native import IS_NATIVE, native
 from sequent_py.upcasting import upcasters_of
 
 ENVELOPE_FIELDS = ("aggregate_id", "sequence_number", "created_at", "position", "metadata")
@@ -129,10 +130,10 @@ class Event(BaseModel):
         """When the event was recorded, in UTC, to the microsecond."""
         value = _get_created_at(self)
         if value.__class__ is int:
-            value = POSTGRES_EPOCH + timedelta(0, 0, value)
+            value = moment(value)
             _set_created_at(self, value)
-        moment: datetime = value
-        return moment
+        created_at: datetime = value
+        return created_at
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -228,7 +229,18 @@ def recorded(event: E, envelope: Envelope) -> E:
     return copied
 
 
-def set_envelope(
+def moment_in_python(microseconds: int) -> datetime:
+    """Return the moment so many microseconds after 2000-01-01, in UTC.
+
+    Raises
+    ------
+    OverflowError
+        It is outside the years 1 to 9999.
+    """
+    return POSTGRES_EPOCH + timedelta(0, 0, microseconds)
+
+
+def set_envelope_in_python(
     event: Event,
     aggregate_id: UUID,
     sequence_number: int,
@@ -246,6 +258,14 @@ def set_envelope(
     _set_created_at(event, created_at_us)
     _set_position(event, position)
     _set_metadata(event, metadata)
+
+
+moment: Callable[[int], datetime] = native.moment if IS_NATIVE else moment_in_python
+set_envelope: Callable[[Event, UUID, int, int, int, bytes | memoryview], None] = (
+    native.Setter(Event, ("aggregate_id", "sequence_number", "_created_at", "position", "_metadata"))
+    if IS_NATIVE
+    else set_envelope_in_python
+)
 
 
 class EventTypes:

@@ -12,6 +12,7 @@
  *   Update    blocks.MemoryUpdate
  *   Setter    events.set_envelope
  *   moment    events.moment
+ *   LazyMoment the property events.Event.created_at
  *   raw_event reader.parse, of a block that is one row
  *
  * Rows are instances of classes with __slots__; a slot is an object pointer at a fixed offset, NULL while it is not set.
@@ -32,7 +33,7 @@ enum KeyPart { PLAIN, UUID_INT, NO_KEY };
 typedef struct {
     PyObject *uuid_type;
     PyObject *str_int, *str_residency, *str_limit, *str_finish, *str_first, *str_store, *str_class;
-    PyTypeObject *layout, *creator, *finisher, *probe, *access, *update, *setter;
+    PyTypeObject *layout, *creator, *finisher, *probe, *access, *update, *setter, *lazy_moment;
 } State;
 
 static struct PyModuleDef module_definition;
@@ -1240,7 +1241,7 @@ static PyType_Spec setter_spec = {
     "sequent_py._native.Setter", sizeof(Setter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL, setter_slots,
 };
 
-/* ------------------------------------------------------------------ module */
+/* ------------------------------------------------------------------ LazyMoment */
 
 #define MICROSECONDS_OF_A_DAY 86400000000LL
 
@@ -1264,6 +1265,78 @@ static PyObject *moment(PyObject *module, PyObject *microseconds) {
         (int)year, (int)month, (int)(of_year - (153 * shifted + 2) / 5 + 1), seconds / 3600, seconds / 60 % 60, seconds % 60,
         (int)(rest % 1000000), PyDateTime_TimeZone_UTC, PyDateTimeAPI->DateTimeType);
 }
+
+typedef struct {
+    PyObject_HEAD
+    PyTypeObject *cls;
+    PyObject *name;
+    Py_ssize_t offset;
+} LazyMoment;
+
+/* An int in the slot is what moment() takes: it is converted when it is first read. */
+static PyObject *lazy_get(PyObject *self, PyObject *instance, PyObject *ignored) {
+    LazyMoment *lazy = (LazyMoment *)self;
+    if (instance == NULL || instance == Py_None) return Py_NewRef(self);
+    if (!PyObject_TypeCheck(instance, lazy->cls)) {
+        PyErr_Format(PyExc_TypeError, "a %s is needed, not %.80R", lazy->cls->tp_name, instance);
+        return NULL;
+    }
+    PyObject **slot = (PyObject **)((char *)instance + lazy->offset);
+    if (*slot == NULL) { PyErr_SetObject(PyExc_AttributeError, lazy->name); return NULL; }
+    if (PyLong_CheckExact(*slot)) {
+        PyObject *converted = moment(NULL, *slot);
+        if (converted == NULL) return NULL;
+        Py_SETREF(*slot, converted);
+    }
+    return Py_NewRef(*slot);
+}
+
+static int lazy_set(PyObject *self, PyObject *instance, PyObject *value) {
+    PyErr_SetString(PyExc_AttributeError, "it can only be read");
+    return -1;
+}
+
+static PyObject *lazy_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    static char *words[] = {"cls", "name", NULL};
+    PyObject *cls, *name;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!U", words, &PyType_Type, &cls, &name)) return NULL;
+    Py_ssize_t offset = offset_of((PyTypeObject *)cls, name);
+    if (offset < 0) return NULL;
+    LazyMoment *lazy = (LazyMoment *)type->tp_alloc(type, 0);
+    if (lazy == NULL) return NULL;
+    lazy->cls = (PyTypeObject *)Py_NewRef(cls);
+    lazy->name = Py_NewRef(name);
+    lazy->offset = offset;
+    return (PyObject *)lazy;
+}
+
+static int lazy_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((LazyMoment *)self)->cls);
+    return 0;
+}
+
+static int lazy_clear(PyObject *self) {
+    Py_CLEAR(((LazyMoment *)self)->cls);
+    return 0;
+}
+
+static void lazy_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    lazy_clear(self);
+    Py_XDECREF(((LazyMoment *)self)->name);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot lazy_slots[] = {
+    {Py_tp_new, lazy_new}, {Py_tp_dealloc, lazy_dealloc}, {Py_tp_traverse, lazy_traverse}, {Py_tp_clear, lazy_clear},
+    {Py_tp_descr_get, lazy_get}, {Py_tp_descr_set, lazy_set}, {Py_tp_doc, "Reads a slot that holds a moment, or its microseconds."}, {0, NULL},
+};
+static PyType_Spec lazy_spec = {"sequent_py._native.LazyMoment", sizeof(LazyMoment), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, lazy_slots};
+
+/* ------------------------------------------------------------------ module */
 
 static PyMethodDef module_methods[] = {
     {"moment", moment, METH_O, "Return the datetime in UTC so many microseconds after 2000-01-01."},
@@ -1294,7 +1367,7 @@ static int execute(PyObject *module) {
     if (add_type(module, &layout_spec, &state->layout) < 0 || add_type(module, &creator_spec, &state->creator) < 0
         || add_type(module, &finisher_spec, &state->finisher) < 0 || add_type(module, &probe_spec, &state->probe) < 0
         || add_type(module, &access_spec, &state->access) < 0 || add_type(module, &update_spec, &state->update) < 0
-        || add_type(module, &setter_spec, &state->setter) < 0)
+        || add_type(module, &setter_spec, &state->setter) < 0 || add_type(module, &lazy_spec, &state->lazy_moment) < 0)
         return -1;
     return 0;
 }
@@ -1309,6 +1382,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->access);
     Py_VISIT(state->update);
     Py_VISIT(state->setter);
+    Py_VISIT(state->lazy_moment);
     return 0;
 }
 

@@ -266,6 +266,9 @@ set_envelope: Callable[[Event, UUID, int, int, int, bytes | memoryview], None] =
     if IS_NATIVE
     else set_envelope_in_python
 )
+created_at_in_python = vars(Event)["created_at"]
+if IS_NATIVE:
+    Event.created_at = native.LazyMoment(Event, "_created_at")  # type: ignore[method-assign]
 
 
 class EventTypes:

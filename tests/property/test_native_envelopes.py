@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequent_py import Event
-from sequent_py.events import moment, moment_in_python, set_envelope, set_envelope_in_python
+from sequent_py.events import (
+    moment,
+    moment_in_python,
+    set_envelope,
+    set_envelope_in_python,
+)
 from sequent_py.native import IS_NATIVE
 
 FIRST, LAST = -63_082_281_600_000_000, 252_455_615_999_999_999

@@ -6,7 +6,8 @@ to a supported server. Failures to connect become :class:`~sequent_py.errors.Dat
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import psycopg
@@ -23,6 +24,11 @@ CONNECT_TIMEOUT_SECONDS = 10
 POOL_SIZE = 5
 POOL_OVERFLOW = 20
 """An append that meets an event type for the first time uses a second connection for a moment, so the pool must give way."""
+
+PREPARE_AFTER = 5
+"""How often the store executes a statement before the server is to remember it; the driver's own default."""
+PREPARED_BY_THE_STORE_ONLY = 2**31 - 1
+"""The driver's ``prepare_threshold`` on an engine's connections while somebody else than the store is using them: so many that nothing is prepared."""
 
 MIGRATION_SETTINGS = (
     ("statement_timeout", "0"),
@@ -133,13 +139,32 @@ def connect_for_migration(url: str, *, application_name: str) -> psycopg.Connect
 def create_engine(
     url: str, view_schema: str, *, application_name: str = "sequent", **options: Any
 ) -> sqlalchemy.Engine:
-    """Return an engine whose pool opens connections by :func:`connect`; opens none yet."""
+    """Return an engine whose pool opens connections by :func:`connect`; opens none yet.
+
+    The driver prepares nothing on them but what the store executes (:func:`preparing`), which knows when a cut-over makes the server refuse
+    to run a statement again: where a column has changed its type. The application's queries see no cut-over.
+    """
 
     def creator() -> psycopg.Connection:
-        return connect(url, view_schema=view_schema, application_name=application_name)
+        connection = connect(url, view_schema=view_schema, application_name=application_name)
+        connection.prepare_threshold = PREPARED_BY_THE_STORE_ONLY
+        return connection
 
     options = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "use_native_hstore": False} | options
     return sqlalchemy.create_engine("postgresql+psycopg://", creator=creator, **options)
+
+
+@contextmanager
+def preparing(connection: psycopg.Connection) -> Iterator[None]:
+    """Let the driver prepare what an engine's connection executes often, until the block ends; anybody else's connection stays as it is."""
+    if connection.prepare_threshold != PREPARED_BY_THE_STORE_ONLY:
+        yield
+        return
+    connection.prepare_threshold = PREPARE_AFTER
+    try:
+        yield
+    finally:
+        connection.prepare_threshold = PREPARED_BY_THE_STORE_ONLY
 
 
 def raw_connection(connection: AnyConnection) -> psycopg.Connection:

@@ -30,7 +30,7 @@ from psycopg.pq import TransactionStatus
 from pydantic_core import from_json
 
 from sequent_py.arguments import checked_aggregate_id, checked_count, checked_event_classes
-from sequent_py.database import for_parameters, raw_connection
+from sequent_py.database import for_parameters, preparing, raw_connection
 from sequent_py.encoding import Batch, array_text, encode_batch, jsonb_array_text
 from sequent_py.errors import SequentError, StoreError, VersionMismatch, WrongExpectedVersion
 from sequent_py.event_types import EventTypeIds
@@ -145,7 +145,9 @@ class EventStore:
         batch = encode_batch(self.event_types, aggregate_id, events, metadata, created_at)
         type_ids = self._stored_type_ids(batch.type_names)
         if connection is not None:
-            return self._append(raw_connection(connection), batch, type_ids, expected_version, partition_key)
+            raw = raw_connection(connection)
+            with preparing(raw):
+                return self._append(raw, batch, type_ids, expected_version, partition_key)
         try:
             return self._append_and_commit(batch, type_ids, expected_version, partition_key)
         except WrongExpectedVersion as error:
@@ -394,7 +396,7 @@ class EventStore:
         query = self._query(_SELECT + condition)
         if connection is not None:
             raw = raw_connection(connection)
-            with self._translated(raw):
+            with self._translated(raw), preparing(raw):
                 rows = raw.execute(query, parameters).fetchall()
         else:
             with self._own_connection(autocommit=True) as own, self._translated(own):
@@ -448,7 +450,8 @@ class EventStore:
         connection = cast(psycopg.Connection, pooled.driver_connection)
         try:
             connection.autocommit = autocommit
-            yield connection
+            with preparing(connection):
+                yield connection
             if not autocommit:
                 connection.commit()
         finally:

@@ -28,7 +28,7 @@ from shop import (
     place_orders,
     shop,
 )
-from sqlalchemy import BigInteger, DateTime
+from sqlalchemy import BigInteger, Connection, DateTime, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py import Migrations, Projector, Record, Sequent, on
@@ -92,9 +92,9 @@ def wide_sql(tmp_path: Path) -> Path:
     directory = tmp_path / "sql"
     shutil.copytree(SQL_DIRECTORY, directory)
     file = directory / "order_records.sql"
-    text = file.read_text()
-    assert "lines           integer" in text
-    file.write_text(text.replace("lines           integer", "lines           bigint"))
+    before = file.read_text()
+    assert "lines           integer" in before
+    file.write_text(before.replace("lines           integer", "lines           bigint"))
     return directory
 
 
@@ -123,6 +123,55 @@ def test_appends_go_on_as_the_version_that_is_live(both: Sequent, store_database
         assert actual["line_records"] == expected["line_records"]
         doubled = [(*row[:3], 2 * row[3], *row[4:]) for row in expected["order_records"]]
         assert actual["order_records"] == doubled
+
+
+@pytest.mark.parametrize("command", ["offline", "golive"])
+def test_readers_by_the_application_s_engine_see_no_error_where_a_column_changes_its_type(
+    both: Sequent, command: str
+) -> None:
+    """The server refuses to run a statement again that was prepared for the narrower column."""
+    placed = place_orders(both, range(3))
+    queries = [
+        text("SELECT aggregate_id, lines FROM order_records"),
+        text("SELECT * FROM order_records WHERE customer = :customer"),
+    ]
+
+    def read(connection: Connection) -> list[int]:
+        return [len(connection.execute(query, {"customer": "customer 1"}).all()) for query in queries]
+
+    with ExitStack() as stack:
+        readers = [stack.enter_context(both.engine.connect()) for _ in range(2)]
+
+        def all_read() -> None:
+            for reader in readers:
+                assert read(reader) == [3, 1]
+                # What the store prepares on a caller's connection must not make the caller's statements last.
+                assert both.store.load(placed[0], connection=reader)
+                reader.commit()
+
+        for _ in range(8):
+            all_read()
+        for number in range(8):
+            both.store.append(placed[0], [LineAdded(product=f"{number}", cents=1)], connection=readers[0])
+            readers[0].commit()
+        both.view_schema.online()
+        getattr(both.view_schema, command)()
+        all_read()
+        both.store.append(placed[0], [LineAdded(product="after", cents=1)], connection=readers[0])
+        readers[0].commit()
+
+
+def test_what_the_store_executes_on_the_engine_s_connections_is_prepared(both: Sequent) -> None:
+    order = place_orders(both, [1])[0]
+    with both.engine.connect() as connection:
+        for number in range(8):
+            both.store.append(order, [LineAdded(product=f"{number}", cents=1)], connection=connection)
+            connection.execute(text("SELECT lines FROM order_records WHERE customer = :c"), {"c": "x"}).all()
+        prepared = connection.execute(text("SELECT statement FROM pg_prepared_statements")).scalars().all()
+        connection.commit()
+    assert any("append_events" in statement for statement in prepared)
+    assert any("order_records" in statement for statement in prepared)
+    assert not any(statement.startswith("SELECT lines FROM") for statement in prepared)
 
 
 def test_an_append_that_took_no_version_for_live_is_projected_once_one_is(store_database_url: str) -> None:

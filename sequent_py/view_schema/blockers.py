@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from psycopg import sql
 from sequent_py.database import for_parameters
 from sequent_py.gate import Gate, Writer, shown_query
 from sequent_py.view_schema import prepared
+from sequent_py.view_schema.outside_tables import BLOCKING_MODES, OutsideTable
 
 Connection = psycopg.Connection[Any]
 
@@ -21,7 +22,7 @@ class Blocker:
     """A transaction that holds the gate's key, or a lock on a relation that is to be locked."""
 
     what: str
-    """``the gate``, the relation's name, or ``rows of`` a table of the bookkeeping."""
+    """``the gate``, the relation's name (an outside table's with its schema), or ``rows of`` a table of the bookkeeping."""
     writer: Writer
     """The transaction; also where it only reads."""
     is_at_gate: bool = False
@@ -84,15 +85,30 @@ _ROWS = """
 """
 
 
+# With partitions, which are locked along. Where keys are only put on, readers are in nobody's way.
+_OUTSIDE = """
+    SELECT t.oid, o.name, NULL AS parent, CASE WHEN o.is_left THEN NULL ELSE %(modes)s::text[] END AS modes
+    FROM unnest(%(oids)s::oid[], %(names)s::text[], %(is_left)s::bool[]) o(oid, name, is_left),
+    LATERAL (SELECT o.oid UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(o.oid) p) t(oid)
+"""
+
+
 def blockers(
-    connection: Connection, *, event_store_schema: str, view_schema: str, tables: Collection[str]
+    connection: Connection,
+    *,
+    event_store_schema: str,
+    view_schema: str,
+    tables: Collection[str],
+    outside: Sequence[OutsideTable] = (),
 ) -> list[Blocker]:
-    """Return every other transaction that holds the gate's key, one of ``tables``, or ``events`` for writing; gate first, then by age."""
+    """Return every other transaction that holds the gate's key, one of ``tables``, ``events`` for writing, or what is needed of ``outside``;
+    gate first, then by age."""
     return [
         *(Blocker("the gate", writer) for writer in Gate(event_store_schema).writers(connection)),
         *relation_holders(
             connection, event_store_schema=event_store_schema, view_schema=view_schema, tables=tables
         ),
+        *(outside_holders(connection, event_store_schema=event_store_schema, outside=outside)),
     ]
 
 
@@ -104,6 +120,21 @@ def relation_holders(
     relations = sql.SQL(_EVENTS_AND_TABLES).format(events=events)
     parameters = {"view_schema": view_schema, "tables": list(tables)}
     return _holders(connection, event_store_schema, relations, parameters)
+
+
+def outside_holders(
+    connection: Connection, *, event_store_schema: str, outside: Sequence[OutsideTable]
+) -> list[Blocker]:
+    """Return every other transaction that holds a lock on one of these tables which a swap cannot do beside."""
+    if not outside:
+        return []
+    parameters = {
+        "modes": list(BLOCKING_MODES),
+        "oids": [item.oid for item in outside],
+        "names": [item.described for item in outside],
+        "is_left": [item.is_left for item in outside],
+    }
+    return _holders(connection, event_store_schema, sql.SQL(_OUTSIDE).format(), parameters)
 
 
 def row_holders(connection: Connection, *, event_store_schema: str) -> list[Blocker]:

@@ -2,9 +2,12 @@
 
 One connection, C, which holds ``migration_key()`` for its session, opens a transaction and locks, in this order
 
+0. tables that stay and that foreign keys of the swap's tables refer to, in SHARE ROW EXCLUSIVE mode (:mod:`sequent_py.view_schema.outside_tables`):
+   whoever writes there and then appends has ended, and does not wait at the gate with what the swap is going to need;
 1. ``gate_key()`` exclusively: every writer has ended, and new ones wait at the gate *before* they read the live version;
 2. ``events`` in SHARE ROW EXCLUSIVE mode: nor does anybody write who was let around the gate (replication, disabled triggers);
-3. the tables that serve, and before them the views that read them, in ACCESS EXCLUSIVE mode: nobody reads what is about to be renamed.
+3. the tables that serve, and before them the views that read them, in ACCESS EXCLUSIVE mode: nobody reads what is about to be renamed;
+   then those of 0 that lose a foreign key.
 
 Then ``last_window`` runs, on connections of its own: what it commits is a pass like any other, right whatever becomes of the swap. Then
 ``promote`` runs in C's transaction, which commits. Waiting writers find the new version live; none has failed for waiting.
@@ -13,6 +16,9 @@ Guarantees:
 
 * If C, its process or its host dies at any moment before the commit, nothing was swapped and all locks are gone. Nobody need clear anything.
 * Nobody is held up for longer than :data:`STALL_LIMIT_SECONDS`, whatever hangs: the server itself ends C's session soon after.
+* Nobody fails for a deadlock with C, save where a lock timeout is set that is longer than half of ``deadlock_timeout``, for the gate. Each wait of C's is
+  part of a cycle perhaps, such as: X holds a table and waits at the gate, C holds the gate and waits for the table. X looks for deadlocks when it has
+  waited for ``deadlock_timeout``, and it has waited since C's first lock at the earliest; all of C's waits are over when half of that is.
 * A try that does not get a lock in ``lock_timeout_seconds`` gives all of them back, so that whoever waited goes on, before the next.
 
 How the locks are got. Asking for a lock that is not free makes a queue: everybody who comes later waits behind us, for somebody who may
@@ -27,7 +33,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +46,7 @@ from sequent_py.progress import Progress
 from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.locks import view_locks
+from sequent_py.view_schema.outside_tables import OutsideTable, early_locks, late_locks
 
 Connection = psycopg.Connection[Any]
 R = TypeVar("R")
@@ -86,6 +93,8 @@ def cut_over(
     lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     budget_seconds: float,
     progress: Progress,
+    outside: Sequence[OutsideTable] = (),
+    writes_in_place: bool = False,
     command: str = "golive",
     approach: Callable[[], None] = lambda: None,
     stall_limit_seconds: float | None = None,
@@ -93,7 +102,8 @@ def cut_over(
     """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
 
     ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
-    window writes. ``views`` is what ``swap.serving_views`` says of them. ``approach`` is called before each round of tries, with no lock
+    window writes. ``views`` is what ``swap.serving_views`` says of them, ``outside`` what ``swap.outside`` does. ``writes_in_place``: the last window writes tables that serve, which may
+    refer to those outside, or be among them; what is needed of them behind the gate is left to ``promote`` then. ``approach`` is called before each round of tries, with no lock
     held, to make the last window small. Where it does not become so, or a last window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
     with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction. No lock is waited for
@@ -116,6 +126,8 @@ def cut_over(
         connection,
         tables,
         views,
+        outside,
+        writes_in_place,
         approach,
         last_window,
         promote,
@@ -140,6 +152,8 @@ class _CutOver(Generic[R]):
         connection: Connection,
         tables: Sequence[str],
         views: Sequence[tuple[str, str]],
+        outside: Sequence[OutsideTable],
+        writes_in_place: bool,
         approach: Callable[[], None],
         last_window: Callable[[], None],
         promote: Callable[[Connection], R],
@@ -152,6 +166,8 @@ class _CutOver(Generic[R]):
         self._connection = connection
         self._tables = sorted(set(tables))
         self._views = views
+        self._outside = outside
+        self._late_locks = () if writes_in_place else late_locks(outside)
         self._approach = approach
         self._last_window = last_window
         self._promote = promote
@@ -167,11 +183,17 @@ class _CutOver(Generic[R]):
         self._readers_since: float | None = None
         self._first_seen: dict[str, float] = {}
         self._noted = ""
+        self._longest_wait = 0.0
+        """Half of deadlock_timeout, for all locks of a try."""
+        self._began = 0.0
+        self._asked_for = ""
+        """The lock that this try has asked for last, for messages."""
 
     def run(self, budget_seconds: float) -> tuple[R, Stall]:
         deadline = time.monotonic() + budget_seconds
         backoff = FIRST_BACKOFF_SECONDS
         given_back = 0
+        self._longest_wait = self._half_of_deadlock_timeout()
         while True:
             self._wait_for_long_transactions(deadline, budget_seconds)
             try:
@@ -228,6 +250,7 @@ class _CutOver(Generic[R]):
             event_store_schema=self._context.schema,
             view_schema=self._context.config.view_schema,
             tables=self._tables,
+            outside=self._outside,
         )
         now = time.monotonic()
         self._first_seen = {
@@ -254,22 +277,36 @@ class _CutOver(Generic[R]):
     def _timeout(self, found: Sequence[Blocker], budget_seconds: float) -> SwapLockTimeout:
         pids = sorted({item.writer.pid for item in found if item.writer.pid is not None})
         ending = " ".join(f"SELECT pg_terminate_backend({pid});" for pid in pids)
+        last = f" The last that was not to be had: {self._asked_for}." if self._asked_for else ""
         return SwapLockTimeout(
-            f"The locks for the cut-over could not be had within {budget_seconds:g} s; nothing was swapped. In the way: {listed(found)}.",
+            f"The locks for the cut-over could not be had within {budget_seconds:g} s; nothing was swapped. In the way: {listed(found)}.{last}",
             remedy=f"Let them finish, or end them{f' ({ending})' if ending else ''}; then: sequent migrate {self._command}."
-            " --lock-timeout and --lock-budget give it more time, at the cost of those who wait behind it.",
+            f" --lock-timeout and --lock-budget give it more time, at the cost of those who wait behind it.{self._missing_right()}",
         )
+
+    def _missing_right(self) -> str:
+        """Say which tables could only be locked by the swap itself, behind the gate, where it is harder."""
+        names = ", ".join(item.described for item in self._outside if not item.may_lock)
+        if not names:
+            return ""
+        right = "MAINTAIN" if self._connection.info.server_version >= 170000 else "UPDATE"
+        return f" It is easier for a role that may lock the tables that foreign keys refer to before the gate: GRANT {right} ON {names}."
 
     # One try
 
     def _try(self, is_waiting: bool) -> R:
         self._tries += 1
         self._writers_since = self._readers_since = None
+        self._began = time.monotonic()
         try:
             with self._connection.transaction():
-                self._set_limits()
+                # For the gate. Nobody can wait for us meanwhile, unless we have locked something before.
+                self._set_limits(max(round(self._lock_timeout * 1000), 1))
                 self._lock(is_waiting)
                 self._run_last_window()
+                # What the swap waits for counts, too.
+                self._set_limits(self._wait_milliseconds())
+                self._asked_for = "one of the swap's own"
                 return self._promote(self._connection)
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
             raise _NotNow from error
@@ -287,57 +324,95 @@ class _CutOver(Generic[R]):
         if self._readers_since is not None:
             self._readers_seconds = max(self._readers_seconds, now - self._readers_since)
 
-    def _set_limits(self) -> None:
+    def _half_of_deadlock_timeout(self) -> float:
+        row = self._connection.execute(
+            "SELECT extract(epoch FROM pg_catalog.current_setting('deadlock_timeout')::interval / 2)::float8"
+        ).fetchone()
+        assert row is not None
+        return float(row[0])
+
+    def _wait_milliseconds(self) -> int:
+        """How long the next lock may be waited for. What is free may be locked however late it is: that is no waiting."""
+        left = self._began + self._longest_wait - time.monotonic()
+        return max(int(min(self._lock_timeout, left) * 1000), 1)
+
+    def _set_limits(self, lock_timeout_milliseconds: int) -> None:
         self._connection.execute(
             "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true),"
             " set_config('idle_in_transaction_session_timeout', %s, true)",
             (
-                f"{max(round(self._lock_timeout * 1000), 1)}ms",
+                f"{lock_timeout_milliseconds}ms",
                 f"{round(self._stall_limit * 1000)}ms",
                 f"{round(self._stall_limit * 2000)}ms",
             ),
         )
 
     def _lock(self, is_waiting: bool) -> None:
-        """Take the three locks; the order is the module's."""
-        schema = self._context.schema
-        gate_key = sql.Identifier(schema, "gate_key")
-        asked = time.monotonic()
-        if is_waiting:
-            self._writers_since = asked
-            self._connection.execute(sql.SQL("SELECT pg_advisory_xact_lock({}())").format(gate_key))
-        else:
-            query = sql.SQL("SELECT pg_try_advisory_xact_lock({}())").format(gate_key)
-            if self._connection.execute(query).fetchone() != (True,):
-                raise _NotNow
-            self._writers_since = asked
+        """Take the locks; the order is the module's."""
+        if (early := early_locks(self._outside)) is not None:
+            self._asked_for = _named(item for item in self._outside if not item.is_managed)
+            self._writers_since = time.monotonic()
+            self._lock_tables(early, is_waiting)
+            if is_waiting:
+                self._set_limits(self._wait_milliseconds())
+        self._lock_gate(is_waiting)
         # Never waited for: a writer around append_events locks the table first, and is at the gate now, behind us.
         # Not its partitions, which vacuum and ANALYZE lock for as long as they take; who writes there is looked for instead.
         # By a function: the statement takes the right to write events, which a migrator has not.
-        self._connection.execute(sql.SQL("SELECT {}()").format(sql.Identifier(schema, "lock_events_v1")))
-        if self._tables:
-            self._readers_since = time.monotonic()
-            # Before the tables, as their readers do: whoever holds a view and waits for its table would keep us from the view.
-            for statement in view_locks(self._views):
-                timeout = sql.Literal(max(round(self._lock_timeout * 1000), 1) if is_waiting else 1)
-                self._connection.execute(
-                    sql.SQL("SET LOCAL lock_timeout = {}; {}").format(timeout, statement)
-                )
-            if self._views:
-                self._set_limits()
-            names = sql.SQL(", ").join(
-                sql.Identifier(self._context.config.view_schema, name) for name in self._tables
-            )
-            mode = sql.SQL("" if is_waiting else " NOWAIT")
-            self._connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE{}").format(names, mode))
+        self._asked_for = "events"
+        lock_events = sql.Identifier(self._context.schema, "lock_events_v1")
+        self._connection.execute(sql.SQL("SELECT {}()").format(lock_events))
+        self._lock_what_is_read(is_waiting)
+        self._asked_for = "events"
         around = relation_holders(
             self._connection,
-            event_store_schema=schema,
+            event_store_schema=self._context.schema,
             view_schema=self._context.config.view_schema,
             tables=(),
         )
         if any(not item.is_at_gate for item in around):
             raise _NotNow
+
+    def _lock_gate(self, is_waiting: bool) -> None:
+        gate_key = sql.Identifier(self._context.schema, "gate_key")
+        self._asked_for = "the gate"
+        asked = time.monotonic()
+        if is_waiting:
+            self._writers_since = self._writers_since or asked
+            self._connection.execute(sql.SQL("SELECT pg_advisory_xact_lock({}())").format(gate_key))
+            return
+        query = sql.SQL("SELECT pg_try_advisory_xact_lock({}())").format(gate_key)
+        if self._connection.execute(query).fetchone() != (True,):
+            raise _NotNow
+        self._writers_since = self._writers_since or asked
+
+    def _lock_what_is_read(self, is_waiting: bool) -> None:
+        if self._tables:
+            self._readers_since = time.monotonic()
+            # Before the tables, as their readers do: whoever holds a view and waits for its table would keep us from the view.
+            for statement in view_locks(self._views):
+                self._asked_for = "the views of the tables"
+                self._wait_for(statement, self._wait_milliseconds() if is_waiting else 1)
+            names = sql.SQL(", ").join(
+                sql.Identifier(self._context.config.view_schema, name) for name in self._tables
+            )
+            self._asked_for = ", ".join(self._tables)
+            self._lock_tables(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names), is_waiting)
+        for statement in self._late_locks:
+            self._readers_since = self._readers_since or time.monotonic()
+            self._asked_for = _named(item for item in self._outside if item.is_managed or item.is_left)
+            self._lock_tables(statement, is_waiting)
+
+    def _lock_tables(self, statement: sql.Composed, is_waiting: bool) -> None:
+        if is_waiting:
+            self._wait_for(statement, self._wait_milliseconds())
+        else:
+            self._connection.execute(sql.SQL("{} NOWAIT").format(statement))
+
+    def _wait_for(self, statement: sql.Composed, milliseconds: int) -> None:
+        # In one go: a lock that is free costs one round trip.
+        setting = sql.SQL("SET LOCAL lock_timeout = {}; {}").format(sql.Literal(milliseconds), statement)
+        self._connection.execute(setting, prepare=False)
 
     def _run_last_window(self) -> None:
         self._last_window()
@@ -352,3 +427,7 @@ class _CutOver(Generic[R]):
             remedy=f"Run sequent migrate {self._command} again when there is less to do"
             + (", or, for a cut-over that may take longer: sequent migrate offline" if is_golive else ""),
         )
+
+
+def _named(tables: Iterable[OutsideTable]) -> str:
+    return ", ".join(item.described for item in tables)

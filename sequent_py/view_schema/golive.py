@@ -300,6 +300,7 @@ class _Golive:
                         self._connection,
                         tables=self.promotion.serving_tables(),
                         views=self.promotion.serving_views(),
+                        outside=self.promotion.outside_tables(),
                         approach=lambda: self._approach(window),
                         last_window=lambda: self._replay(window),
                         promote=lambda _connection: self.promotion.promote(),

@@ -14,7 +14,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import sql
+
+from sequent_py.view_schema.outside_tables import OutsideTable, early_locks, late_locks
 
 Connection = psycopg.Connection[Any]
 
@@ -41,11 +43,17 @@ def view_locks(views: Sequence[tuple[str, str]]) -> list[sql.Composed]:
 
 
 def lock_for_swap(
-    connection: Connection, schema: str, *, views: Sequence[tuple[str, str]], tables: Collection[str]
+    connection: Connection,
+    schema: str,
+    *,
+    views: Sequence[tuple[str, str]],
+    tables: Collection[str],
+    outside: Sequence[OutsideTable] = (),
 ) -> None:
     """Lock views (schema and name, the outermost first) and tables of ``schema`` ACCESS EXCLUSIVE until the transaction ends.
 
-    Waits, in all, no longer than the transaction's ``lock_timeout`` nor than half of ``deadlock_timeout``; what is left of that is the
+    Those ``outside`` that foreign keys refer to are locked as their module says: before and after these.
+    Waits, in all, hardly longer than the transaction's ``lock_timeout`` nor than half of ``deadlock_timeout``; what is left of that is the
     transaction's ``lock_timeout`` afterwards. What is gone is passed over.
 
     Raises
@@ -55,18 +63,20 @@ def lock_for_swap(
     """
     row = connection.execute(_BUDGET).fetchone()
     ordered = [name for (name,) in connection.execute(_TABLES_FIRST, (schema, list(tables))).fetchall()]
+    early = early_locks(outside)
     statements = [
+        *([early] if early is not None else []),
         *view_locks(views),
         *(
             sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(schema, name))
             for name in ordered
         ),
+        *late_locks(outside),
     ]
     deadline = time.monotonic() + (row[0] if row else 0.0)
     for statement in (*statements, sql.SQL("SELECT")):
-        milliseconds = int((deadline - time.monotonic()) * 1000)
-        if milliseconds < 1:
-            raise errors.LockNotAvailable("The locks of the swap took longer than their timeout in all.")
+        # What is free may be locked however late it is: that is no waiting.
+        milliseconds = max(int((deadline - time.monotonic()) * 1000), 1)
         # In one go: a lock that is free costs one round trip.
         connection.execute(
             sql.SQL("SET LOCAL lock_timeout = {}; {}").format(sql.Literal(milliseconds), statement),

@@ -23,7 +23,7 @@ from sequent_py.errors import SwapLockTimeout
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import executor, swap
-from sequent_py.view_schema.blockers import listed, row_holders
+from sequent_py.view_schema.blockers import listed, outside_holders, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.passes import Passes
@@ -250,6 +250,13 @@ class _CutOver:
         holders = executor.lock_holders(self._connection, self._context.config.view_schema, tables)
         if rows := row_holders(self._connection, event_store_schema=self._context.schema):
             holders.append(listed(rows))
+        outside = outside_holders(
+            self._connection,
+            event_store_schema=self._context.schema,
+            outside=self.promotion.outside_tables(),
+        )
+        if outside:
+            holders.append(listed(outside))
         return "; ".join(holders) or "the holder is gone"
 
 

@@ -28,6 +28,7 @@ from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors, shadow_blueprints
 from sequent_py.view_schema.inspection import check_swap
 from sequent_py.view_schema.online import resume
+from sequent_py.view_schema.outside_tables import OutsideTable
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.schema_check import require_shadow_schemas
@@ -141,6 +142,7 @@ class Promotion:
         self._live: Mapping[str, TableBlueprint] = {}
         self._alters: Sequence[AlterScript] = ()
         self._views: Sequence[tuple[str, str]] = ()
+        self._outside: Sequence[OutsideTable] = ()
 
     # On the way
 
@@ -255,6 +257,13 @@ class Promotion:
             tables=[step.table_name for step in self._resolved.plan.replays],
             live=self._live,
         )
+        self._outside = swap.outside(
+            self._connection,
+            view_schema=self._context.config.view_schema,
+            plan=self._resolved.plan,
+            shadows=self._shadows,
+            live=self._live,
+        )
 
     def rehearse(self) -> None:
         """Plan the statements of the swap, so that they are quick when everybody waits for them; for this session's life."""
@@ -296,6 +305,10 @@ class Promotion:
         """Return schema and name of the views that read those tables, in the order in which they must be locked, before the tables."""
         return self._views
 
+    def outside_tables(self) -> Sequence[OutsideTable]:
+        """Return the tables that stay and that foreign keys of those refer to, in the order in which they must be locked, before the gate."""
+        return self._outside
+
     def promote(self) -> swap.SwapResult:
         """Swap, and record it, in the caller's transaction and under its ``lock_timeout``; :meth:`prepare` comes before.
 
@@ -324,6 +337,7 @@ class Promotion:
             live=self._live,
             alters=self._alters,
             view_locks=self._views,
+            outside_locks=self._outside,
         )
         context.versions.promote(connection, self._migration.id, plan)
         for blueprint in (*result.live, *result.retired_blueprints):

@@ -312,6 +312,14 @@ class _Run:
             tables=[step.table_name for step in plan.leaving.replays],
             live=self._live,
         )
+        self._outside = swap.outside(
+            self._connection,
+            view_schema=context.config.view_schema,
+            plan=plan.swap,
+            shadows=self._kept,
+            live=self._live,
+            leaving=plan.introduced,
+        )
         with ExitStack() as stack:
             window = stack.enter_context(self._opened(self._passes)) if self._passes else None
             self._progress.step("cutting over")
@@ -321,6 +329,8 @@ class _Run:
                 # A table that is brought up to date in place is none of them: the last window writes it.
                 tables=swap.serving_tables(plan.leaving, self._live),
                 views=self._views,
+                outside=self._outside,
+                writes_in_place=bool(plan.exchange.managed),
                 approach=lambda: self._approach(window),
                 last_window=lambda: self._replay(window),
                 promote=self._promote,
@@ -378,6 +388,7 @@ class _Run:
             live=self._live,
             leaving=plan.introduced,
             view_locks=self._views,
+            outside_locks=self._outside,
         )
         context.versions.exchange(connection, plan.migration.id, plan.exchange)
         for blueprint in (*result.live, *result.retired_blueprints):

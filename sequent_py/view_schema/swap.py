@@ -32,6 +32,7 @@ from sequent_py.view_schema.blueprints import (
     ObjectName,
     TableBlueprint,
 )
+from sequent_py.view_schema.outside_tables import OutsideTable, outside_tables
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.renames import Rename, rename_all, suffixed_name
 from sequent_py.view_schema.script import run_script
@@ -104,6 +105,32 @@ def serving_views(
     return views.outermost_first(connection, reading) if reading else []
 
 
+def outside(
+    connection: Connection,
+    *,
+    view_schema: str,
+    plan: Plan,
+    shadows: Mapping[str, TableBlueprint],
+    live: Mapping[str, TableBlueprint],
+    leaving: Collection[str] = (),
+) -> list[OutsideTable]:
+    """Return the tables that stay and that foreign keys of the swap's tables refer to, in the order in which they must be locked.
+
+    A swap locks them, too; who locks the tables of a swap beforehand must do so before the gate (:mod:`sequent_py.view_schema.outside_tables`).
+    """
+    promoted = [shadows[step.table_name] for step in plan.replays]
+    names = [*(blueprint.table for blueprint in promoted), *leaving]
+    retiring = _tables(live[name] for name in names if name in live)
+    return outside_tables(
+        connection,
+        view_schema,
+        leaving=retiring,
+        replaced={*retiring, *_tables(promoted), *(step.table_name for step in plan.alters)},
+        managed=_tables(live[name] for name in live),
+        suspended=[item for blueprint in promoted for item in blueprint.suspended],
+    )
+
+
 def rehearse(
     connection: Connection,
     *,
@@ -135,12 +162,13 @@ def swap(
     alters: Sequence[AlterScript] = (),
     leaving: Mapping[str, str] | None = None,
     view_locks: Sequence[tuple[str, str]] | None = None,
+    outside_locks: Sequence[OutsideTable] | None = None,
 ) -> SwapResult:
     """Promote the plan's shadow tables and run its alter files, in the caller's transaction.
 
     ``shadows`` and ``live`` are blueprints by plain table name. ``leaving`` are tables that retire with nobody to take their place, and
-    the names that they get. ``view_locks`` is what :func:`serving_views` returned a moment ago, for callers whose locks are waited for
-    already; only the order of locks rests on it.
+    the names that they get. ``view_locks`` and ``outside_locks`` are what :func:`serving_views` and :func:`outside` returned a moment ago, for
+    callers whose locks are waited for already; only the order of locks rests on them.
 
     Raises
     ------
@@ -163,7 +191,11 @@ def swap(
         view_locks = serving_views(connection, view_schema=view_schema, tables=replaced, live=live)
     tables = {*altered, *_tables(retiring)}
     tables |= {item.name for blueprint in promoted for item in blueprint.names if item.kind == "table"}
-    locks.lock_for_swap(connection, view_schema, views=view_locks, tables=tables)
+    if outside_locks is None:
+        outside_locks = outside(
+            connection, view_schema=view_schema, plan=plan, shadows=shadows, live=live, leaving=leaving
+        )
+    locks.lock_for_swap(connection, view_schema, views=view_locks, tables=tables, outside=outside_locks)
     # Under the locks nothing more can come to depend on the tables.
     found = dependents.dependents(connection, view_schema, [item.table for item in retiring], live=live)
     dependents.refuse(found)

@@ -46,7 +46,7 @@ from sequent_py.progress import Progress
 from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.locks import view_locks
-from sequent_py.view_schema.outside_tables import OutsideTable, early_locks, late_locks
+from sequent_py.view_schema.outside_tables import OutsideTable, early_locks, late_locks, lock_late
 
 Connection = psycopg.Connection[Any]
 R = TypeVar("R")
@@ -167,7 +167,9 @@ class _CutOver(Generic[R]):
         self._tables = sorted(set(tables))
         self._views = views
         self._outside = outside
-        self._late_locks = () if writes_in_place else late_locks(outside)
+        self._writes_in_place = writes_in_place
+        self._waits = 0
+        """How many tries have waited."""
         self._approach = approach
         self._last_window = last_window
         self._promote = promote
@@ -304,6 +306,8 @@ class _CutOver(Generic[R]):
                 self._set_limits(max(round(self._lock_timeout * 1000), 1))
                 self._lock(is_waiting)
                 self._run_last_window()
+                if self._writes_in_place:
+                    self._lock_outside(is_waiting)
                 # What the swap waits for counts, too.
                 self._set_limits(self._wait_milliseconds())
                 self._asked_for = "one of the swap's own"
@@ -352,7 +356,14 @@ class _CutOver(Generic[R]):
         if (early := early_locks(self._outside)) is not None:
             self._asked_for = _named(item for item in self._outside if not item.is_managed)
             self._writers_since = time.monotonic()
-            self._lock_tables(early, is_waiting)
+            self._waits += is_waiting
+            if self._waits % 2 == 0 and is_waiting and not self._writes_in_place:
+                # Where it is always being read nothing but the queue helps, and appends in flight may have to give way.
+                self._readers_since = self._writers_since
+                for statement in late_locks([item for item in self._outside if not item.is_managed]):
+                    self._lock_tables(statement, is_waiting)
+            else:
+                self._lock_tables(early, is_waiting)
             if is_waiting:
                 self._set_limits(self._wait_milliseconds())
         self._lock_gate(is_waiting)
@@ -388,7 +399,7 @@ class _CutOver(Generic[R]):
 
     def _lock_what_is_read(self, is_waiting: bool) -> None:
         if self._tables:
-            self._readers_since = time.monotonic()
+            self._readers_since = self._readers_since or time.monotonic()
             # Before the tables, as their readers do: whoever holds a view and waits for its table would keep us from the view.
             for statement in view_locks(self._views):
                 self._asked_for = "the views of the tables"
@@ -398,10 +409,18 @@ class _CutOver(Generic[R]):
             )
             self._asked_for = ", ".join(self._tables)
             self._lock_tables(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names), is_waiting)
-        for statement in self._late_locks:
+        if not self._writes_in_place:
+            self._lock_outside(is_waiting)
+
+    def _lock_outside(self, is_waiting: bool) -> None:
+        if self._outside:
             self._readers_since = self._readers_since or time.monotonic()
-            self._asked_for = _named(item for item in self._outside if item.is_managed or item.is_left)
-            self._lock_tables(statement, is_waiting)
+            self._asked_for = _named(self._outside)
+            lock_late(
+                self._connection,
+                self._outside,
+                seconds=self._wait_milliseconds() / 1000 if is_waiting else 0.0,
+            )
 
     def _lock_tables(self, statement: sql.Composed, is_waiting: bool) -> None:
         if is_waiting:

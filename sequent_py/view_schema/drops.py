@@ -1,4 +1,4 @@
-"""Drops relations by exact name, never by pattern, never with CASCADE, and never by waiting longer than a lock timeout."""
+"""Drops relations by exact name, never by pattern, never with CASCADE, and never by waiting longer than a lock timeout, in short tries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from psycopg import errors, sql
 from sequent_py.errors import DependentObjects, MigrationError
 from sequent_py.view_schema import catalog
 from sequent_py.view_schema.blueprints import TableBlueprint
+from sequent_py.view_schema.outside_tables import outside_tables
 from sequent_py.view_schema.script import lock_timeout
+from sequent_py.view_schema.short_tries import in_short_tries
 
 Connection = psycopg.Connection[Any]
 
@@ -107,17 +109,25 @@ def _drop(
         # One statement for all tables: foreign keys among them are no hindrance then.
         pending: list[tuple[str, list[str]]] = [("table", tables)] if tables else []
         pending += [(kind, [name]) for kind, name in reversed(found) if kind != "table"]
+
+        def attempt(lock_timeout_seconds: float) -> None:
+            with connection.transaction(), lock_timeout(connection, lock_timeout_seconds):
+                _drop_in_order(connection, view_schema, pending)
+
         with _explained(connection, view_schema, tables, lock_timeout_seconds):
-            while pending:
-                left = [
-                    step
-                    for step in pending
-                    if not _try_drop(connection, view_schema, *step, is_last=len(pending) == 1)
-                ]
-                if len(left) == len(pending):
-                    _try_drop(connection, view_schema, *left[0], is_last=True)
-                pending = left
+            # Dropping a table with a foreign key locks the table that it refers to as well, and others use that.
+            in_short_tries(connection, attempt, seconds=lock_timeout_seconds)
     return [name for _, name in found]
+
+
+def _drop_in_order(connection: Connection, schema: str, pending: Sequence[tuple[str, list[str]]]) -> None:
+    while pending:
+        left = [
+            step for step in pending if not _try_drop(connection, schema, *step, is_last=len(pending) == 1)
+        ]
+        if len(left) == len(pending):
+            _try_drop(connection, schema, *left[0], is_last=True)
+        pending = left
 
 
 def _try_drop(connection: Connection, schema: str, kind: str, names: Sequence[str], *, is_last: bool) -> bool:
@@ -138,16 +148,22 @@ def _explained(
     connection: Connection, schema: str, tables: Sequence[str], lock_timeout_seconds: float
 ) -> Iterator[None]:
     try:
-        with connection.transaction(), lock_timeout(connection, lock_timeout_seconds):
-            yield
+        yield
     except errors.DependentObjectsStillExist as error:
         raise DependentObjects(
             f"{', '.join(tables)}: {error.diag.message_primary}: {'; '.join((error.diag.message_detail or '').splitlines())}. "
             "Nothing was dropped.",
             remedy="Drop what depends on them first, or let it refer to the tables that serve.",
         ) from error
-    except errors.LockNotAvailable as error:
-        holders = "; ".join(lock_holders(connection, schema, tables)) or "somebody who is gone by now"
+    except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+        found = lock_holders(connection, schema, tables)
+        for other in outside_tables(
+            connection, schema, leaving=tables, replaced=tables, managed=(), suspended=()
+        ):
+            # Dropping the foreign keys locks it as well.
+            held = lock_holders(connection, other.schema, [other.name])
+            found += [f"{holder} on {other.described}, which they refer to" for holder in held]
+        holders = "; ".join(found) or "somebody who is gone by now"
         raise MigrationError(
             f"{', '.join(tables)} could not be dropped within {lock_timeout_seconds:g} s, held by {holders}. Nothing was dropped.",
             remedy="Run it again when that transaction has ended.",

@@ -30,7 +30,9 @@ from sequent_py.view_schema.blueprints import (
 )
 from sequent_py.view_schema.drops import drop_blueprints, drop_tables, lock_holders
 from sequent_py.view_schema.file_runs import run_files
+from sequent_py.view_schema.outside_tables import OutsideTable, late_locks
 from sequent_py.view_schema.script import lock_timeout, run_script
+from sequent_py.view_schema.short_tries import in_short_tries
 from sequent_py.view_schema.table_files import TableFiles, with_suffix
 from sequent_py.view_schema.trial import TrialResult, trial
 
@@ -60,12 +62,13 @@ def create_shadow_tables(
     replays: Sequence[tuple[RecordShape, TableFiles]],
     blueprints: Mapping[str, TableBlueprint],
     target_version: int,
+    outside: Sequence[OutsideTable] = (),
     lock_timeout_seconds: float = 5.0,
 ) -> list[TableBlueprint]:
     """Create the shadow tables in the caller's transaction, and the view schema if it is missing.
 
     Returns the trial's blueprints with the names that the objects really got, and without foreign keys to tables that stay: those are
-    put back by the swap.
+    put back by the swap. ``outside`` are the tables that those refer to, as the trial found them.
 
     Raises
     ------
@@ -74,20 +77,38 @@ def create_shadow_tables(
     psycopg.errors.LockNotAvailable
         A file refers to a table that somebody holds.
     """
-    with lock_timeout(connection, lock_timeout_seconds):
-        catalog.ensure_schema(connection, view_schema)
-        created = run_files(
-            connection,
-            [files for _, files in replays],
-            f"_{target_version}",
-            schema=view_schema,
-            view_schema=view_schema,
-            search_path=(view_schema, "public"),
-            with_indexes=False,
-        )
-        named = {table: _with_actual_names(blueprints[table], objects) for table, objects in created.items()}
-        outgoing = foreign_keys.outgoing(connection, view_schema, _physical_tables(named.values()))
-        suspended = foreign_keys.suspend(connection, view_schema, outgoing)
+
+    def attempt(lock_timeout_seconds: float) -> list[TableBlueprint]:
+        with connection.transaction(), lock_timeout(connection, lock_timeout_seconds):
+            # Putting a key on and taking it off locks them twice, the second time harder; who asks for that in two steps makes PostgreSQL end others
+            # who do, too: those who append, which reads the table, and then write to it.
+            for statement in late_locks(outside):
+                connection.execute(statement)
+            return _create_shadow_tables(connection, view_schema, replays, blueprints, target_version)
+
+    return in_short_tries(connection, attempt, seconds=lock_timeout_seconds)
+
+
+def _create_shadow_tables(
+    connection: Connection,
+    view_schema: str,
+    replays: Sequence[tuple[RecordShape, TableFiles]],
+    blueprints: Mapping[str, TableBlueprint],
+    target_version: int,
+) -> list[TableBlueprint]:
+    catalog.ensure_schema(connection, view_schema)
+    created = run_files(
+        connection,
+        [files for _, files in replays],
+        f"_{target_version}",
+        schema=view_schema,
+        view_schema=view_schema,
+        search_path=(view_schema, "public"),
+        with_indexes=False,
+    )
+    named = {table: _with_actual_names(blueprints[table], objects) for table, objects in created.items()}
+    outgoing = foreign_keys.outgoing(connection, view_schema, _physical_tables(named.values()))
+    suspended = foreign_keys.suspend(connection, view_schema, outgoing)
     return [_without(blueprint, suspended) for blueprint in named.values()]
 
 

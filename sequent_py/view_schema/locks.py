@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from sequent_py.view_schema.outside_tables import OutsideTable, early_locks, late_locks
+from sequent_py.view_schema.outside_tables import OutsideTable, late_locks
 
 Connection = psycopg.Connection[Any]
 
@@ -52,7 +52,8 @@ def lock_for_swap(
 ) -> None:
     """Lock views (schema and name, the outermost first) and tables of ``schema`` ACCESS EXCLUSIVE until the transaction ends.
 
-    Those ``outside`` that foreign keys refer to are locked as their module says: before and after these.
+    Before these, those ``outside`` that foreign keys refer to, with all that is needed of them at once (:mod:`sequent_py.view_schema.outside_tables`):
+    either the caller has locked them, or nobody waits at the gate.
     Waits, in all, hardly longer than the transaction's ``lock_timeout`` nor than half of ``deadlock_timeout``; what is left of that is the
     transaction's ``lock_timeout`` afterwards. What is gone is passed over.
 
@@ -63,15 +64,13 @@ def lock_for_swap(
     """
     row = connection.execute(_BUDGET).fetchone()
     ordered = [name for (name,) in connection.execute(_TABLES_FIRST, (schema, list(tables))).fetchall()]
-    early = early_locks(outside)
     statements = [
-        *([early] if early is not None else []),
+        *late_locks(outside),
         *view_locks(views),
         *(
             sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(schema, name))
             for name in ordered
         ),
-        *late_locks(outside),
     ]
     deadline = time.monotonic() + (row[0] if row else 0.0)
     for statement in (*statements, sql.SQL("SELECT")):

@@ -16,7 +16,6 @@ that writers or readers of the live tables could wait for is ever taken.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged
 from sequent_py.event_types import stored_event_types
@@ -24,7 +23,6 @@ from sequent_py.ordering_check import check_orderings
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import executor, guards, serial_order, table_files
-from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
@@ -254,7 +252,7 @@ def _begin_or_resume(
     for warning in warnings:
         progress.note(warning)
     progress.step("creating the shadow tables")
-    return _begin(context, connection, plan, resolved, proved.blueprints), False, warnings
+    return _begin(context, connection, plan, resolved, proved), False, warnings
 
 
 def _begin(
@@ -262,7 +260,7 @@ def _begin(
     connection: Connection,
     plan: Plan,
     resolved: ResolvedPlan,
-    blueprints: Mapping[str, TableBlueprint],
+    proved: executor.TrialResult,
 ) -> ViewMigration:
     """Write the migration's row and its empty shadow tables, all or nothing."""
     with connection.transaction():
@@ -272,8 +270,9 @@ def _begin(
             connection,
             view_schema=context.config.view_schema,
             replays=context.table_files(resolved),
-            blueprints=blueprints,
+            blueprints=proved.blueprints,
             target_version=plan.target_version,
+            outside=proved.outside,
         )
         orderings = {step.table_name: step.ordering for step in plan.replays}
         for blueprint in created:

@@ -6,7 +6,10 @@ head-on. Therefore it comes for it first:
 
 1. before the gate, SHARE ROW EXCLUSIVE: writers of that table have ended, and hold nothing that we are going to want. Its readers go on, and so do
    appends in flight, whose rows are checked against it under weaker locks;
-2. behind the gate, with the tables that serve: ACCESS EXCLUSIVE where a key is taken off, for which only its readers can be in the way.
+2. behind the gate, with the tables that serve: ACCESS EXCLUSIVE where a key is taken off, for which only its readers can be in the way. Not by waiting
+   in the queue (:func:`lock_late`).
+
+Where somebody reads that table at any time, 2 finds no gap. So every other try that waits asks for ACCESS EXCLUSIVE at once, in the queue and before the gate.
 
 A managed table that is not part of the swap is written behind the gate, and so it is locked there only.
 
@@ -17,16 +20,19 @@ lock it, as late as that: right, but harder to get past busy writers.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from sequent_py.view_schema.blueprints import SuspendedConstraint
 
 Connection = psycopg.Connection[Any]
+
+POLL_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +132,34 @@ def early_locks(tables: Sequence[OutsideTable]) -> sql.Composed | None:
 
 
 def late_locks(tables: Sequence[OutsideTable]) -> list[sql.Composed]:
-    """Return the statements, but for ``NOWAIT``, that take the rest behind the gate."""
-    added = [item for item in tables if item.is_managed and not item.is_left]
-    found = (
-        _lock(added, "SHARE ROW EXCLUSIVE"),
-        _lock([item for item in tables if item.is_left], "ACCESS EXCLUSIVE"),
-    )
-    return [statement for statement in found if statement is not None]
+    """Return the statements, but for ``NOWAIT``, that take all that the swap needs."""
+    added = _lock([item for item in tables if not item.is_left], "SHARE ROW EXCLUSIVE")
+    left = _lock([item for item in tables if item.is_left], "ACCESS EXCLUSIVE")
+    return [statement for statement in (added, left) if statement is not None]
+
+
+def lock_late(connection: Connection, tables: Sequence[OutsideTable], *, seconds: float) -> None:
+    """Take all that the swap needs, in the caller's transaction, and never by standing in a queue.
+
+    Who holds one lock of a table and queues for a stronger one makes PostgreSQL end, at once and without regard to ``deadlock_timeout``, whoever holds a weaker lock
+    there and asks for more: a transaction that selects from the table and then updates it.
+
+    Raises
+    ------
+    psycopg.errors.LockNotAvailable
+        Not within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    for statement in late_locks(tables):
+        while True:
+            try:
+                with connection.transaction():
+                    connection.execute(sql.SQL("{} NOWAIT").format(statement), prepare=False)
+                break
+            except errors.LockNotAvailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
 
 
 def _lock(tables: Iterable[OutsideTable], mode: str) -> sql.Composed | None:

@@ -14,14 +14,14 @@ from uuid import UUID
 
 import psycopg
 
-from sequent_py.errors import InvalidTransition, VerificationFailed
+from sequent_py.errors import InvalidTransition, SwapLockTimeout, VerificationFailed
 from sequent_py.event_types import stored_event_types
 from sequent_py.health.store_rows import require_append_order
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import dependents, guards, prepared, serial_order, swap
+from sequent_py.view_schema import blockers, dependents, guards, prepared, serial_order, swap
 from sequent_py.view_schema.acceptance import accepting
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
@@ -245,9 +245,9 @@ class Promotion:
         ------
         VerificationFailed
             The shadow tables are not as their files create them.
+        SwapLockTimeout
+            Somebody holds a table that the files refer to.
         """
-        with self.accepting():
-            require_shadow_schemas(self._context, self._connection, self._resolved)
         self._shadows = shadow_blueprints(self._context, self._connection, self._migration.id)
         self._live = live_blueprints(self._context, self._connection)
         self._alters = self._context.alter_scripts(self._resolved)
@@ -264,6 +264,23 @@ class Promotion:
             shadows=self._shadows,
             live=self._live,
         )
+        with self.accepting(), self._naming_holders():
+            require_shadow_schemas(self._context, self._connection, self._resolved)
+
+    @contextmanager
+    def _naming_holders(self) -> Iterator[None]:
+        """Say who holds what the table files refer to: to run them locks that, too."""
+        try:
+            yield
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            found = blockers.outside_holders(
+                self._connection, event_store_schema=self._context.schema, outside=self._outside
+            )
+            raise SwapLockTimeout(
+                "The table files could not be tried, for they refer to tables that somebody holds; nothing was swapped. In the way:"
+                f" {blockers.listed(found)}.",
+                remedy=f"Let them finish, or end them; then: sequent migrate {self._command}",
+            ) from error
 
     def rehearse(self) -> None:
         """Plan the statements of the swap, so that they are quick when everybody waits for them; for this session's life."""

@@ -26,6 +26,7 @@ from sequent_py.view_schema.file_runs import run_files
 from sequent_py.view_schema.outlines import Outline, Part, mean_the_same, read_outline
 from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.script import lock_timeout, searching
+from sequent_py.view_schema.short_tries import in_short_tries
 from sequent_py.view_schema.table_files import TableFiles
 
 Connection = psycopg.Connection[Any]
@@ -69,6 +70,20 @@ def compare_schemas(
     """
     if not files:
         return {}
+
+    def attempt(lock_timeout_seconds: float) -> dict[str, SchemaDifferences]:
+        return _attempt(connection, view_schema, files, suffix, lock_timeout_seconds)
+
+    return in_short_tries(connection, attempt, seconds=lock_timeout_seconds)
+
+
+def _attempt(
+    connection: Connection,
+    view_schema: str,
+    files: Sequence[TableFiles],
+    suffix: str,
+    lock_timeout_seconds: float,
+) -> dict[str, SchemaDifferences]:
     scratch = f"sequent_verify_{uuid.uuid4().hex}"
     for search_path in ((scratch, "public"), (scratch, view_schema, "public")):
         try:

@@ -1,6 +1,6 @@
 """The trial: proves that a plan's files work before anything is written.
 
-Everything happens in one transaction that is always rolled back, under a short lock timeout:
+Everything happens in one transaction that is always rolled back, under a short lock timeout, and tried again where that passes:
 
 1. in a scratch schema, the files under plain names, and beside them under suffixed ones: a name without ``%SUFFIX%`` clashes here;
 2. the suffixed objects are renamed to the plain names, and must then be defined exactly as the plain run defined them. That is what the
@@ -44,8 +44,10 @@ from sequent_py.view_schema.file_runs import (
     sharable,
 )
 from sequent_py.view_schema.outlines import read_outline
+from sequent_py.view_schema.outside_tables import OutsideTable, outside_tables
 from sequent_py.view_schema.renames import Rename, rename_all
 from sequent_py.view_schema.script import lock_timeout
+from sequent_py.view_schema.short_tries import in_short_tries
 from sequent_py.view_schema.table_files import TableFiles
 
 __all__ = ["AlterScript", "TrialResult", "trial"]
@@ -66,6 +68,8 @@ class TrialResult:
     """Of each table to replay or alter."""
     fingerprint: str
     """Of all definitions under plain names."""
+    outside: tuple[OutsideTable, ...] = ()
+    """What the tables to replay refer to and that stays."""
 
 
 def trial(
@@ -98,6 +102,24 @@ def trial(
     }
     for item in files:
         _refuse_long_name(item.table, suffix)
+
+    def attempt(lock_timeout_seconds: float) -> TrialResult:
+        return _attempt(connection, view_schema, replays, alters, suffix, altered, live, lock_timeout_seconds)
+
+    return in_short_tries(connection, attempt, seconds=lock_timeout_seconds)
+
+
+def _attempt(
+    connection: Connection,
+    view_schema: str,
+    replays: Sequence[tuple[RecordShape, TableFiles]],
+    alters: Sequence[AlterScript],
+    suffix: str,
+    altered: Mapping[str, TableFiles],
+    live: Mapping[str, TableBlueprint],
+    lock_timeout_seconds: float,
+) -> TrialResult:
+    files = [item for _, item in replays]
     with connection.transaction(force_rollback=True), lock_timeout(connection, lock_timeout_seconds):
         scratch = f"sequent_trial_{uuid.uuid4().hex}"
         catalog.ensure_schema(connection, scratch)
@@ -112,6 +134,18 @@ def trial(
             columns = {table: reflect_columns(connection, scratch, table) for table in plain}
             newest = {table: read_outline(connection, scratch, view_schema, table) for table in altered}
             attempt.prove_renames(files, suffix, plain, defined)
+            tables = {
+                table: [item.name for item in objects if item.kind == "table"]
+                for table, objects in plain.items()
+            }
+            outside = outside_tables(
+                connection,
+                scratch,
+                leaving=[name for item in files for name in tables[item.table]],
+                replaced=[name for names in tables.values() for name in names],
+                managed=(),
+                suspended=(),
+            )
         _refuse_mismatches([*replays, *((item.shape, item.files) for item in alters)], columns)
         for table in altered:
             if catalog.attached_objects(connection, view_schema, [table]):
@@ -132,7 +166,7 @@ def trial(
         }
         _refuse_taken_names(connection, view_schema, blueprints, live)
     overall = {key: value for table in defined.values() for key, value in table.items()}
-    return TrialResult(blueprints, columns, catalog.fingerprint(overall))
+    return TrialResult(blueprints, columns, catalog.fingerprint(overall), tuple(outside))
 
 
 class Scratch:

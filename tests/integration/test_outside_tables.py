@@ -6,7 +6,8 @@ import itertools
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from shop import (
 from waiting import wait_until
 
 from sequent_py import Sequent
-from sequent_py.errors import SwapLockTimeout
+from sequent_py.errors import MigrationError, SwapLockTimeout
 from sequent_py.view_schema.outside_tables import outside_tables, referenced_name
 
 Connection = psycopg.Connection[Any]
@@ -84,30 +85,32 @@ def two_versions(url: str, directory: Path, *, as_login: bool = False) -> Iterat
 
 
 @contextmanager
-def writers(url: str, app: Sequent, *, appends_first: bool = False) -> Iterator[list[str]]:
-    """Threads that write to the customers and append, in one transaction; yields their failures."""
+def writers(url: str, app: Sequent, order: str = "update, append") -> Iterator[list[str]]:
+    """Threads that write to the customers and append, in one transaction and in some order; yields their failures."""
     stop = threading.Event()
     failures: list[str] = []
     numbers = itertools.count(1000)
     done = [0] * CUSTOMERS
 
     def write(customer: int) -> None:
-        generator = random.Random(customer)
+        generator, name = random.Random(customer), f"c{customer}"
         with psycopg.connect(url) as own:
             while not stop.is_set():
                 try:
-                    steps: list[Callable[[], Any]] = [
-                        lambda: own.execute(
-                            "UPDATE public.customers SET hits = hits + 1 WHERE name = %s", (f"c{customer}",)
-                        ),
-                        lambda: app.store.append(
-                            order_id(next(numbers)),
-                            [OrderPlaced(customer=f"c{customer}"), LineAdded(product="p", cents=1)],
-                            connection=own,
-                        ),
-                    ]
-                    for step in reversed(steps) if appends_first else steps:
-                        step()
+                    for step in order.split(", "):
+                        match step:
+                            case "read":
+                                own.execute("TABLE public.customers")
+                            case "update":
+                                own.execute(
+                                    "UPDATE public.customers SET hits = hits + 1 WHERE name = %s", (name,)
+                                )
+                            case _:
+                                app.store.append(
+                                    order_id(next(numbers)),
+                                    [OrderPlaced(customer=name), LineAdded(product="p", cents=1)],
+                                    connection=own,
+                                )
                         stop.wait(generator.random() * 0.005)
                     own.commit()
                     done[customer] += 1
@@ -129,21 +132,27 @@ def writers(url: str, app: Sequent, *, appends_first: bool = False) -> Iterator[
 
 
 @pytest.mark.parametrize(
-    ("deadlock_timeout", "appends_first"), [("1s", False), ("60ms", False), ("1s", True)]
+    ("deadlock_timeout", "order"),
+    [
+        ("1s", "update, append"),
+        ("60ms", "update, append"),
+        ("1s", "append, update"),
+        ("1s", "read, update, append"),
+    ],
 )
 def test_writers_of_a_table_that_is_referred_to_neither_fail_nor_keep_a_cut_over_out(
     store_database_url: str,
     connection: Connection,
     directory: Path,
     deadlock_timeout: str,
-    appends_first: bool,
+    order: str,
 ) -> None:
     database = sql.Identifier(connection.info.dbname)
     connection.execute(
         sql.SQL("ALTER DATABASE {} SET deadlock_timeout = {}").format(database, sql.Literal(deadlock_timeout))
     )
     with two_versions(store_database_url, directory) as (old, new):
-        with writers(store_database_url, new, appends_first=appends_first) as failures:
+        with writers(store_database_url, new, order) as failures:
             new.view_schema.online()
             new.view_schema.golive(lock_budget_seconds=15)
             old.view_schema.rollback(lock_budget_seconds=15)
@@ -249,6 +258,42 @@ def test_a_last_window_that_is_written_in_place_is_not_kept_from_the_table_that_
         # The code of version 2 ends with the cut-over, and by nothing else.
         assert failures in ([], ["VersionMismatch"])
         deployed.check(1)
+
+
+def test_dropping_a_table_makes_nobody_wait_for_long_who_uses_what_it_refers_to(
+    store_database_url: str, connection: Connection, tmp_path: Path
+) -> None:
+    """The lines still serve readers in version 2, which does not manage them any more; their foreign key goes with them."""
+    with (
+        deployments(store_database_url, tmp_path) as deployed,
+        psycopg.connect(store_database_url, application_name="by hand") as holder,
+        psycopg.connect(store_database_url, autocommit=True) as reader,
+    ):
+        with_key(tmp_path / "old_sql" / "line_records.sql", "product")
+        deployed.migrate(1)
+        deployed.migrate(2)
+        holder.execute("TABLE public.customers")
+        failures: list[str] = []
+
+        def prune() -> None:
+            with pytest.raises(MigrationError) as caught:
+                deployed[2].view_schema.prune(keep=0, orphaned=True)
+            failures.append(str(caught.value))
+
+        thread = threading.Thread(target=prune)
+        thread.start()
+        longest = 0.0
+        while thread.is_alive():
+            begun = time.monotonic()
+            reader.execute("TABLE public.customers")
+            longest = max(longest, time.monotonic() - begun)
+            thread.join(0.01)
+        assert 0 < longest < 2, "the drop itself waits for 5 s in all"
+        [failure] = failures
+        assert f"backend {holder.info.backend_pid}" in failure
+        assert "on public.customers, which they refer to" in failure
+        holder.rollback()
+        assert "line_records" in deployed[2].view_schema.prune(keep=0, orphaned=True).dropped_tables
 
 
 HOSTILE = ("plain", "Up Per", 'q"uote', "REFERENCES x(", "p.oint", "%s", "ünï")

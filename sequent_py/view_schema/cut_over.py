@@ -103,7 +103,7 @@ def cut_over(
 
     ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
     window writes. ``views`` is what ``swap.serving_views`` says of them, ``outside`` what ``swap.outside`` does. ``writes_in_place``: the last window writes tables that serve, which may
-    refer to those outside, or be among them; what is needed of them behind the gate is left to ``promote`` then. ``approach`` is called before each round of tries, with no lock
+    refer to those outside, or be among them; what is needed of them behind the gate is asked for when it is done. ``approach`` is called before each round of tries, with no lock
     held, to make the last window small. Where it does not become so, or a last window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
     with a short ``lock_timeout``, for the server cannot see that we wait for ourselves. ``promote`` runs in C's transaction. No lock is waited for

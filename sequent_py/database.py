@@ -13,8 +13,10 @@ from typing import Any, cast
 import psycopg
 import sqlalchemy
 from psycopg import sql
+from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from sequent_py.cursors import SHIPPED
 from sequent_py.errors import DatabaseUnavailable, StoreError
 
 OLDEST_SERVER_VERSION = 15
@@ -51,15 +53,16 @@ def connect(
     view_schema: str | None = None,
     application_name: str = "sequent",
     autocommit: bool = False,
+    adapters: AdaptersMap = SHIPPED,
 ) -> psycopg.Connection:
-    """Open a connection with our session settings.
+    """Open a connection with our session settings; with the driver's own conversions, unless others are given.
 
     Raises
     ------
     DatabaseUnavailable
         The URL is malformed, nobody answers, the login fails, or the server is too old.
     """
-    connection = connect_plainly(url, application_name=application_name)
+    connection = connect_plainly(url, application_name=application_name, adapters=adapters)
     try:
         check_server_version(connection)
         path = sql.SQL(", ").join(
@@ -78,7 +81,9 @@ def connect(
     return connection
 
 
-def connect_plainly(url: str, *, application_name: str = "sequent") -> psycopg.Connection:
+def connect_plainly(
+    url: str, *, application_name: str = "sequent", adapters: AdaptersMap = SHIPPED
+) -> psycopg.Connection:
     """Open an autocommit connection with the settings that login and database have, but for the encoding.
 
     Raises
@@ -102,7 +107,9 @@ def connect_plainly(url: str, *, application_name: str = "sequent") -> psycopg.C
     try:
         # Autocommit, lest a rollback undo the settings.
         # UTF-8 whatever role, database, PGCLIENTENCODING or URL say: payloads travel as bytes, which another encoding would garble.
-        return psycopg.connect(make_conninfo(url, **missing, client_encoding="UTF8"), autocommit=True)
+        return psycopg.connect(
+            make_conninfo(url, **missing, client_encoding="UTF8"), autocommit=True, context=adapters
+        )
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
             f"Cannot connect to {_describe(parameters)}: {_without_password(str(error), parameters)}",
@@ -142,11 +149,14 @@ def create_engine(
     """Return an engine whose pool opens connections by :func:`connect`; opens none yet.
 
     The driver prepares nothing on them but what the store executes (:func:`preparing`), which knows when a cut-over makes the server refuse
-    to run a statement again: where a column has changed its type. The application's queries see no cut-over.
+    to run a statement again: where a column has changed its type. The application's queries see no cut-over. They convert as the application has
+    told the driver for the whole process.
     """
 
     def creator() -> psycopg.Connection:
-        connection = connect(url, view_schema=view_schema, application_name=application_name)
+        connection = connect(
+            url, view_schema=view_schema, application_name=application_name, adapters=psycopg.adapters
+        )
         connection.prepare_threshold = PREPARED_BY_THE_STORE_ONLY
         return connection
 
@@ -176,14 +186,18 @@ def raw_connection(connection: AnyConnection) -> psycopg.Connection:
     Raises
     ------
     StoreError
-        The connection's client encoding is not UTF-8: the server would take the bytes of payloads for other characters.
+        It is of another driver, or asynchronous; or its client encoding is not UTF-8: the server would take the bytes of payloads for other characters.
     """
     raw = connection
     if isinstance(connection, sqlalchemy.Connection):
         if not connection.in_transaction():
             connection.begin()
         raw = cast(psycopg.Connection, connection.connection.driver_connection)
-    raw = cast(psycopg.Connection, raw)
+    if not isinstance(raw, psycopg.Connection):
+        raise StoreError(
+            f"A connection of psycopg 3 is needed, or one of SQLAlchemy over it, not {type(raw).__module__}.{type(raw).__qualname__}.",
+            remedy="Make it with psycopg.connect(…), or with an engine for postgresql+psycopg://…",
+        )
     if raw.info.encoding != "utf-8":
         raise StoreError(
             f"The connection's client encoding is {raw.info.encoding}; payloads would be garbled.",

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from sequent_py.cursors import OwnCursor
 from sequent_py.database import for_parameters
 from sequent_py.errors import StoreError
 
@@ -58,11 +59,11 @@ class EventTypeIds:
         missing = [name for name in names if name not in self._ids]
         if missing:
             # Through a function: whoever appends has the right to call it, and none to write the table.
-            connection.execute(sql.SQL("SELECT {}(%s::text[])").format(self._register), [missing])
+            OwnCursor(connection).execute(sql.SQL("SELECT {}(%s::text[])").format(self._register), [missing])
             self._read(connection)
 
     def _read(self, connection: psycopg.Connection) -> None:
-        for event_type_id, name in connection.execute(
+        for event_type_id, name in OwnCursor(connection).execute(
             sql.SQL("SELECT id, name FROM {}").format(self._table), []
         ):
             self._ids[name] = event_type_id

@@ -17,7 +17,7 @@ caller learns that the outcome is unknown, and an ``expected_version`` makes the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from typing import Any, LiteralString, Protocol, cast
@@ -26,10 +26,11 @@ from uuid import UUID
 import psycopg
 import sqlalchemy
 from psycopg import sql
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from pydantic_core import from_json
 
 from sequent_py.arguments import checked_aggregate_id, checked_count, checked_event_classes
+from sequent_py.cursors import EventCursor, EventServerCursor, OwnCursor
 from sequent_py.database import for_parameters, preparing, raw_connection
 from sequent_py.encoding import Batch, array_text, encode_batch, jsonb_array_text
 from sequent_py.errors import SequentError, StoreError, VersionMismatch, WrongExpectedVersion
@@ -281,7 +282,7 @@ class EventStore:
     def snapshot(self) -> str:
         """Return the present snapshot, as text to be kept."""
         with self._own_connection(autocommit=True) as own:
-            return str(_one(own.execute("SELECT pg_current_snapshot()::text")))
+            return str(_one(OwnCursor(own).execute("SELECT pg_current_snapshot()::text")))
 
     def version_of(self, aggregate_id: UUID) -> int:
         """Return the number of an aggregate's events; 0 for an unknown one.
@@ -296,7 +297,7 @@ class EventStore:
             query = self._query(
                 "SELECT coalesce(max(sequence_number), 0) FROM {events} WHERE aggregate_id = %s"
             )
-            return int(_one(own.execute(query, [aggregate_id])))
+            return int(_one(OwnCursor(own).execute(query, [aggregate_id])))
 
     # Inside
 
@@ -326,21 +327,22 @@ class EventStore:
         code_versions = self.projection.versions if self.projection is not None else ()
         is_idle = connection.info.transaction_status == TransactionStatus.IDLE
         needs_transaction = self.projection is not None and connection.autocommit and is_idle
-        with connection.transaction() if needs_transaction else nullcontext():
-            begins = is_idle and not connection.autocommit and psycopg.Pipeline.is_supported()
-            row = self._record(
-                connection, batch, type_ids, expected_version, partition_key, code_versions, begins=begins
-            )
-            *envelope, live_version, cut_overs = row
-            recorded = batch.recorded(*envelope)
-            self._may_project = self.projection is not None and live_version > 0
-            if self.projection is not None and live_version > 0:
-                try:
+        begins = is_idle and not connection.autocommit and psycopg.Pipeline.is_supported()
+        try:
+            with connection.transaction() if needs_transaction else nullcontext():
+                row = self._record(
+                    connection, batch, type_ids, expected_version, partition_key, code_versions, begins=begins
+                )
+                *envelope, live_version, cut_overs = row
+                recorded = batch.recorded(*envelope)
+                self._may_project = self.projection is not None and live_version > 0
+                if self.projection is not None and live_version > 0:
                     self.projection.project(connection, recorded, live_version, cut_overs)
-                except BaseException:
-                    _abort(connection)
-                    raise
-            return recorded
+                return recorded
+        except BaseException:
+            # Whatever it is, an alarm between two lines of this method included: the server may have recorded the events.
+            _abort(connection)
+            raise
 
     def _record(
         self,
@@ -363,7 +365,7 @@ class EventStore:
             explain_refusal=self._may_not_append,
         ):
             with connection.pipeline() if begins else nullcontext():
-                cursor = connection.execute(
+                cursor = EventCursor(connection).execute(
                     self._query("SELECT * FROM {append_events}(%b, %b, %s, %s, %s, %b, %s, %b)"),
                     [
                         batch.aggregate_id,
@@ -397,19 +399,19 @@ class EventStore:
         if connection is not None:
             raw = raw_connection(connection)
             with self._translated(raw), preparing(raw):
-                rows = raw.execute(query, parameters).fetchall()
+                rows = EventCursor(raw).execute(query, parameters).fetchall()
         else:
             with self._own_connection(autocommit=True) as own, self._translated(own):
-                rows = own.execute(query, parameters).fetchall()
+                rows = EventCursor(own).execute(query, parameters).fetchall()
         return [self._decoded(row) for row in rows]
 
     def _stream(self, condition: sql.Composable, parameters: list[Any]) -> Iterator[Event]:
         query = (
             sql.SQL(_SELECT).format(events=for_parameters(sql.Identifier(self.schema, "events"))) + condition
         )
-        with self._own_connection() as own, self._translated(own), own.cursor("sequent_window") as cursor:
+        with self._own_connection() as own, self._translated(own), EventServerCursor(own, "sequent_window") as cursor:
             cursor.itersize = WINDOW_FETCH_EVENTS
-            cursor.execute(query, parameters)
+            cursor.execute(query, parameters, binary=True)
             for row in cursor:
                 yield self._decoded(row)
 
@@ -455,7 +457,11 @@ class EventStore:
             if not autocommit:
                 connection.commit()
         finally:
-            if connection.closed:
+            if connection.info.transaction_status == TransactionStatus.ACTIVE:
+                # An exception came while the driver waited for the server: nothing more can be sent.
+                connection.close()
+                pooled.invalidate()
+            elif connection.closed:
                 pooled.invalidate()
                 # The others in the pool were probably cut off by the same event, and each would fail one append.
                 self.engine.dispose()
@@ -534,12 +540,31 @@ _SELECT: LiteralString = (
 
 
 def _abort(connection: psycopg.Connection) -> None:
-    """Leave the transaction aborted: a caller that goes on after a handler's exception must not commit events without their projection."""
-    if connection.info.transaction_status == TransactionStatus.INTRANS:
-        with suppress(psycopg.Error):
-            connection.execute(
-                "DO $$ BEGIN RAISE 'a projection failed: this transaction cannot commit'; END $$"
+    """Leave the transaction aborted: a caller that goes on after any exception must not commit events without their projection.
+
+    Where that cannot be done, an exception having come in the middle of what the driver was doing, the connection is closed.
+    """
+    is_pipelined = connection.info.pipeline_status != PipelineStatus.OFF
+    if not is_pipelined and connection.info.transaction_status in _OVER:
+        return
+    try:
+        # In a pipeline the answer comes at the end of the block.
+        with connection.pipeline() if is_pipelined else nullcontext():
+            OwnCursor(connection).execute(
+                "DO $$ BEGIN RAISE 'an append failed: this transaction cannot commit'; END $$"
             )
+    except psycopg.errors.RaiseException:
+        return
+    except psycopg.Error:
+        if connection.info.transaction_status not in _OVER:
+            connection.close()
+    except BaseException:
+        connection.close()
+        raise
+
+
+_OVER = (TransactionStatus.IDLE, TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
+"""Of a transaction that has ended, or can only be rolled back, or whose connection is lost."""
 
 
 def _one(cursor: psycopg.Cursor[Any]) -> Any:

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import errors
-from psycopg.rows import tuple_row
 
+from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.operations import Filter, RowOperations, Values, operations_of
@@ -108,7 +108,7 @@ class LiveTable:
         self.statements: Statements = statements_of(table)
         # Drawn singly: live transactions are short, and a block would be thrown away with each.
         self.defaults = DefaultSource(connection, table, block_size=1)
-        self._cursor = connection.cursor(row_factory=tuple_row)
+        self._cursor = OwnCursor(connection)
 
     def run(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         """Execute a statement; the primary key's violation is told apart by the callers that can cause it."""

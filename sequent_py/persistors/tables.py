@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import tuple_row
 
 from sequent_py.column_types import ColumnType, array_type, loader, simple_type, text_type
+from sequent_py.cursors import OwnCursor
 from sequent_py.errors import TableFileError
 from sequent_py.records import ColumnShape, RecordShape
 
@@ -120,7 +120,7 @@ def reflect_columns(
     TableFileError
         There is no such table.
     """
-    with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+    with connection.transaction(), OwnCursor(connection) as cursor:
         cursor.execute(
             "SELECT c.oid::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
@@ -289,7 +289,7 @@ def is_constant(expression: str) -> bool:
 
 
 def _key_constraints(connection: psycopg.Connection[Any], schema: str, name: str) -> frozenset[str]:
-    with connection.cursor(row_factory=tuple_row) as cursor:
+    with OwnCursor(connection) as cursor:
         cursor.execute(
             "SELECT k.conname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " JOIN pg_constraint k ON k.contype = 'p'"
@@ -326,7 +326,7 @@ def evaluate(
     column = table.record_shape.by_attribute[attribute]
     cast_to = sql.SQL("({})::{}").format(trusted(expression), trusted(table.type_texts[attribute]))
     query = sql.SQL("SELECT {} FROM generate_series(1, %s)").format(selected(table, column, cast_to))
-    with connection.cursor(row_factory=tuple_row) as cursor:
+    with OwnCursor(connection) as cursor:
         values = [value for (value,) in cursor.execute(query, (count,))]
     load = loader(column.type)
     return [value if value is None or load is None else load(value) for value in values]

@@ -22,6 +22,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from sequent_py.cursors import OwnCursor
 from sequent_py.database import for_parameters
 from sequent_py.errors import AggregatesQuarantined, InvalidPayload, ProjectionFailed
 
@@ -242,7 +243,7 @@ class Quarantine:
         self, connection: Connection, aggregate_ids: Sequence[UUID] | None = None
     ) -> dict[UUID, frozenset[str]]:
         """Return, by aggregate, the live tables that were promoted without it; of all aggregates, or of those given."""
-        rows = connection.execute(
+        rows = OwnCursor(connection).execute(
             self._sql(
                 "SELECT q.aggregate_id, array_agg(t.table_name) FROM {quarantine} q JOIN {tables} t USING (migration_id)"
                 " WHERE t.role = 'live' AND t.table_name <> ALL (q.whole_tables) AND q.accepted_at IS NOT NULL AND (%s::uuid[] IS NULL OR q.aggregate_id = ANY (%s))"

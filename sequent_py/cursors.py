@@ -12,7 +12,7 @@ import json
 import struct
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -32,18 +32,36 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _unpack_int8 = struct.Struct("!q").unpack
 
 
-class MomentLoader(Loader):
-    """Loads ``timestamptz`` in UTC, whatever the session's time zone; a moment that Python has no datetime for stays a number."""
+class UtcLoader(Loader):
+    """Loads ``timestamptz`` in UTC: in the session's time zone the first and the last day that Python knows may have no datetime."""
 
     format = Format.BINARY
 
     def load(self, data: Buffer) -> datetime | int:
-        """Return the datetime, or else the microseconds since 2000."""
+        """Return the datetime.
+
+        Raises
+        ------
+        psycopg.DataError
+            There is none: infinity, years before 1 and after 9999.
+        """
         (microseconds,) = _unpack_int8(data)
         try:
             return _EPOCH + timedelta(0, 0, microseconds)
-        except OverflowError:  # infinity, years before 1 and after 9999
-            return cast(int, microseconds)
+        except OverflowError:
+            return self.without_datetime(microseconds)
+
+    def without_datetime(self, microseconds: int) -> int:
+        """Say what becomes of a moment that Python has no datetime for."""
+        raise psycopg.DataError(f"no moment of the years 1 to 9999: {microseconds} µs from 2000-01-01 on")
+
+
+class MomentLoader(UtcLoader):
+    """As that, but a moment without a datetime stays a number, for its reader to name the event."""
+
+    def without_datetime(self, microseconds: int) -> int:
+        """Return the microseconds since 2000."""
+        return microseconds
 
 
 def shipped_adapters() -> AdaptersMap:
@@ -65,8 +83,9 @@ def shipped_adapters() -> AdaptersMap:
 
 
 SHIPPED = shipped_adapters()
-"""Never changed: every cursor below reads it, in whatever thread."""
-_OF_EVENTS = AdaptersMap(SHIPPED)
+"""Never changed, as those below: cursors read them, in whatever thread."""
+_OF_TABLES, _OF_EVENTS = AdaptersMap(SHIPPED), AdaptersMap(SHIPPED)
+_OF_TABLES.register_loader("timestamptz", UtcLoader)
 _OF_EVENTS.register_loader("timestamptz", MomentLoader)
 
 
@@ -81,8 +100,8 @@ class OwnCursor(psycopg.Cursor[Row]):
 
     @property
     def adapters(self) -> AdaptersMap:
-        """The driver's own conversions."""
-        return SHIPPED
+        """The driver's own conversions, but for ``timestamptz``."""
+        return _OF_TABLES
 
 
 class EventCursor(OwnCursor):
@@ -92,7 +111,7 @@ class EventCursor(OwnCursor):
 
     @property
     def adapters(self) -> AdaptersMap:
-        """The driver's own conversions, but for ``timestamptz``."""
+        """As those of :class:`OwnCursor`, and every ``timestamptz`` is taken."""
         return _OF_EVENTS
 
 

@@ -10,7 +10,7 @@
      |__ StoreError                  appending and loading
      |    |__ WrongExpectedVersion, MaintenanceModeActive, VersionMismatch, PartitionKeyConflict
      |    |__ UnknownEventType, InvalidPayload, InvalidEvent, EventNotRecorded, ImportRefused
-     |    |__ InvalidAggregateId
+     |    |__ InvalidAggregateId, InvalidEnvelope, ReadOnlySession
      |    |__ StoreNotInstalled, LostTable
      |__ ProjectionError             while projecting
      |    |__ RecordNotFound, DuplicateRecord
@@ -201,6 +201,28 @@ class InvalidPayload(StoreError):
             remedy="Add an @upcaster to the event class.",
         )
         self.event_type, self.aggregate_id, self.sequence_number = event_type, aggregate_id, sequence_number
+
+
+class InvalidEnvelope(StoreError):
+    """What is stored beside a payload was written by hand, and cannot be read."""
+
+    def __init__(self, event_type: str, aggregate_id: Any, sequence_number: int | None, cause: str) -> None:
+        super().__init__(
+            f"The stored {event_type} (aggregate {aggregate_id}, sequence number {sequence_number}) cannot be read: {cause}.",
+            remedy="Correct the row of that event.",
+        )
+        self.event_type, self.aggregate_id, self.sequence_number = event_type, aggregate_id, sequence_number
+
+
+class ReadOnlySession(StoreError):
+    """The session may not write; nothing was appended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The session is read-only, or the server is a standby; nothing was appended.",
+            remedy="Append on the primary (database_url); there run, on the connection: SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE,"
+            " or change default_transaction_read_only of the login or the database.",
+        )
 
 
 class InvalidEvent(StoreError):

@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from uuid import UUID, SafeUUID
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import Format, get_annotations
 
@@ -66,8 +66,8 @@ class Event(BaseModel):
     Raises
     ------
     DefinitionError
-        At class creation: a field or member is named like a part of the envelope, or a field is excluded from serialization and
-        would be lost.
+        At class creation: a field or member is named like a part of the envelope, a field is excluded from serialization and
+        would be lost, or a field's alias is the name of another.
     """
 
     model_config = ConfigDict(
@@ -124,6 +124,13 @@ class Event(BaseModel):
                     f"{cls.__qualname__}.{name} is excluded from serialization: it would be lost when the event is stored.",
                     remedy="Store it, or make it a property.",
                 )
+            for other in _names_read(field.validation_alias) - {name}:
+                if other in cls.model_fields:
+                    raise DefinitionError(
+                        f"{cls.__qualname__}.{name} has the alias {other!r}, and there is a field of that name: fields are stored under their"
+                        f" own names, so that {name} would be read from what {other} has stored.",
+                        remedy="Give it another alias, or rename the field.",
+                    )
 
     @property
     def created_at(self) -> datetime:
@@ -467,6 +474,15 @@ def uuid_from_bytes(raw: bytes | memoryview) -> UUID:
     _set_uuid_int(value, int.from_bytes(raw, "big"))
     _set_uuid_is_safe(value, SafeUUID.unknown)
     return value
+
+
+def _names_read(alias: str | AliasPath | AliasChoices | None) -> set[str]:
+    """Return the keys of a payload that a field is looked for under, besides its name."""
+    if isinstance(alias, AliasChoices):
+        return set().union(*(_names_read(choice) for choice in alias.choices))
+    if isinstance(alias, AliasPath):
+        return {str(alias.path[0])}
+    return {alias} if alias is not None else set()
 
 
 def _as_names(cls: type, aliases: Sequence[str]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from sequent_py.arguments import checked_aggregate_id, checked_count, checked_ev
 from sequent_py.cursors import EventCursor, EventServerCursor, OwnCursor
 from sequent_py.database import for_parameters, preparing, raw_connection
 from sequent_py.encoding import Batch, array_text, encode_batch, jsonb_array_text
-from sequent_py.errors import SequentError, StoreError, VersionMismatch, WrongExpectedVersion
+from sequent_py.errors import InvalidEnvelope, SequentError, StoreError, VersionMismatch, WrongExpectedVersion
 from sequent_py.event_types import EventTypeIds
 from sequent_py.events import Envelope, Event, EventTypes, aliases_of, event_type_of
 from sequent_py.roles.lacking import Deed, lacking
@@ -132,6 +132,8 @@ class EventStore:
             There is no event store, or no server.
         InsufficientPrivileges
             The login may not append; names the role that may.
+        ReadOnlySession
+            The session may not write, or the server is a standby.
         """
         if expected_version is not None and (
             not isinstance(expected_version, int)
@@ -213,7 +215,7 @@ class EventStore:
         ------
         InvalidAggregateId, StoreError
             An argument is of another type.
-        UnknownEventType, InvalidPayload
+        UnknownEventType, InvalidPayload, InvalidEnvelope
             Naming type, aggregate and sequence number.
         InsufficientPrivileges
             The login may not read events; names the roles that may.
@@ -326,6 +328,7 @@ class EventStore:
     ) -> list[Event]:
         code_versions = self.projection.versions if self.projection is not None else ()
         is_idle = connection.info.transaction_status == TransactionStatus.IDLE
+        is_pipelined = connection.info.pipeline_status != PipelineStatus.OFF
         needs_transaction = self.projection is not None and connection.autocommit and is_idle
         begins = is_idle and not connection.autocommit and psycopg.Pipeline.is_supported()
         try:
@@ -339,9 +342,17 @@ class EventStore:
                 if self.projection is not None and live_version > 0:
                     self.projection.project(connection, recorded, live_version, cut_overs)
                 return recorded
-        except BaseException:
+        except BaseException as error:
             # Whatever it is, an alarm between two lines of this method included: the server may have recorded the events.
-            _abort(connection)
+            _abort(connection, is_pipelined=is_pipelined)
+            interruption = error.__context__
+            if (
+                isinstance(error, psycopg.OperationalError)
+                and error.sqlstate is None
+                and interruption is not None
+            ):
+                # The driver left a pipeline in vain, because of an exception that came from elsewhere.
+                raise interruption from None
             raise
 
     def _record(
@@ -409,7 +420,11 @@ class EventStore:
         query = (
             sql.SQL(_SELECT).format(events=for_parameters(sql.Identifier(self.schema, "events"))) + condition
         )
-        with self._own_connection() as own, self._translated(own), EventServerCursor(own, "sequent_window") as cursor:
+        with (
+            self._own_connection() as own,
+            self._translated(own),
+            EventServerCursor(own, "sequent_window") as cursor,
+        ):
             cursor.itersize = WINDOW_FETCH_EVENTS
             cursor.execute(query, parameters, binary=True)
             for row in cursor:
@@ -417,8 +432,18 @@ class EventStore:
 
     def _decoded(self, row: tuple[Any, ...]) -> Event:
         aggregate_id, sequence_number, created_at, position, metadata, event_type_id, payload = row
-        envelope = Envelope(aggregate_id, sequence_number, created_at, position, from_json(metadata))
-        return self.event_types.decode(self._ids.name_of(event_type_id), payload.encode(), envelope)
+        name, noted = self._ids.name_of(event_type_id), from_json(metadata)
+        if created_at.__class__ is not datetime or noted.__class__ is not dict:
+            raise InvalidEnvelope(
+                name,
+                aggregate_id,
+                sequence_number,
+                "created_at is no moment of the years 1 to 9999"
+                if created_at.__class__ is not datetime
+                else "metadata is no JSON object",
+            )
+        envelope = Envelope(aggregate_id, sequence_number, created_at, position, noted)
+        return self.event_types.decode(name, payload.encode(), envelope)
 
     def _query(self, text: LiteralString) -> bytes:
         """Fill in the store's names; composing them anew would add a tenth to an append."""
@@ -539,32 +564,31 @@ _SELECT: LiteralString = (
 )
 
 
-def _abort(connection: psycopg.Connection) -> None:
+def _abort(connection: psycopg.Connection, *, is_pipelined: bool) -> None:
     """Leave the transaction aborted: a caller that goes on after any exception must not commit events without their projection.
 
-    Where that cannot be done, an exception having come in the middle of what the driver was doing, the connection is closed.
+    ``is_pipelined``: the caller had opened a pipeline. Where an exception came in the middle of what the driver was doing, it may wait for the
+    server for ever, and the connection is closed.
     """
-    is_pipelined = connection.info.pipeline_status != PipelineStatus.OFF
-    if not is_pipelined and connection.info.transaction_status in _OVER:
-        return
+    status = connection.info.transaction_status
+    if not is_pipelined:
+        if connection.info.pipeline_status != PipelineStatus.OFF or status == TransactionStatus.ACTIVE:
+            connection.close()
+            return
+        if status != TransactionStatus.INTRANS:
+            return
     try:
-        # In a pipeline the answer comes at the end of the block.
-        with connection.pipeline() if is_pipelined else nullcontext():
-            OwnCursor(connection).execute(
-                "DO $$ BEGIN RAISE 'an append failed: this transaction cannot commit'; END $$"
-            )
+        # In a pipeline this is only queued, before any COMMIT.
+        OwnCursor(connection).execute(
+            "DO $$ BEGIN RAISE 'an append failed: this transaction cannot commit'; END $$"
+        )
     except psycopg.errors.RaiseException:
         return
     except psycopg.Error:
-        if connection.info.transaction_status not in _OVER:
-            connection.close()
+        connection.close()
     except BaseException:
         connection.close()
         raise
-
-
-_OVER = (TransactionStatus.IDLE, TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
-"""Of a transaction that has ended, or can only be rolled back, or whose connection is lost."""
 
 
 def _one(cursor: psycopg.Cursor[Any]) -> Any:

@@ -13,6 +13,7 @@ from sequent_py.errors import (
     LostTable,
     MaintenanceModeActive,
     PartitionKeyConflict,
+    ReadOnlySession,
     SequentError,
     StoreNotInstalled,
     VersionMismatch,
@@ -72,6 +73,8 @@ def _translate(
             return VersionMismatch(code_versions, int(detail))
         case "SQ004":
             return PartitionKeyConflict(aggregate_id, detail or None)
+        case "25006":
+            return ReadOnlySession()
         case "23505" if _is_events_key(error.diag, schema):
             return WrongExpectedVersion(aggregate_id, expected_version, None)
         case "42P01" if any(name in (error.diag.context or "") for name in _OUR_FUNCTIONS):

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import Field, ValidationError, computed_field
+from pydantic import AliasChoices, AliasPath, Field, ValidationError, computed_field
 
 from sequent_py.encoding import as_jsonb_reads, checked_time, encode_batch, encode_metadata
 from sequent_py.errors import (
@@ -323,6 +323,24 @@ def test_lone_surrogates_and_foreign_objects_are_refused_by_field() -> None:
     circular.append(circular)
     with pytest.raises(InvalidEvent, match=r"blob\.v1\.anything cannot be stored"):
         EventTypes().encode(Blob(anything=circular))
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        {"alias": "other"},
+        {"validation_alias": AliasChoices("amountInCents", "other")},
+        {"validation_alias": AliasPath("other", 0)},
+    ],
+)
+def test_an_alias_that_is_another_field_s_name_is_refused(alias: dict[str, Any]) -> None:
+    with pytest.raises(
+        DefinitionError, match=r"amount has the alias 'other', and there is a field of that name"
+    ):
+
+        class Crossed(Event):
+            amount: int = Field(**alias)
+            other: int = Field(alias="amount_then")
 
 
 def test_field_aliases_and_computed_fields_are_not_stored() -> None:

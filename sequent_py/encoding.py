@@ -107,11 +107,12 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> bytes:
         raise InvalidEvent(f"Metadata is a mapping, not {type(metadata).__name__}.")
     try:
         encoded = to_json(dict(metadata), inf_nan_mode="strings", bytes_mode="base64")
+        read_again = _ordered(_read(encoded, is_spelled_anew=True))
     except (PydanticSerializationError, UnicodeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"The metadata cannot be stored: {error}.") from error
-    if b"\\u0000" in encoded and "\0" in _texts(json.loads(encoded)):
+    if b"\\u0000" in encoded and "\0" in _texts(read_again):
         raise InvalidEvent("The metadata holds a NUL character, which PostgreSQL cannot store.")
-    return as_jsonb_reads(encoded)
+    return to_json(read_again)
 
 
 def checked_time(created_at: datetime | None) -> datetime | None:

@@ -2,18 +2,20 @@
 
 Windows compare the ``xact_id`` of events with snapshots, so both must come from one cluster's counter. Three things break that: a store
 restored from a dump, which brings ids that may lie in the future; a logical replication into ``events``, which brings the publisher's ids
-all the time and passes no gate; and a migration or retired tables that came along with a dump, whose snapshots are the other cluster's.
+all the time and passes no gate; and a migration or retired tables that came along with a dump, whose snapshots are the other cluster's, and look
+like ours once this cluster's counter has passed them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from sequent_py.health.findings import Finding, ok, problem
+from sequent_py.home import IS_MARKED_HERE, Home
 from sequent_py.store import LATER_THAN_WRITER, foreign_transaction_ids
 
 Connection = psycopg.Connection[Any]
@@ -63,28 +65,48 @@ def check_subscriptions(connection: Connection, schema: str) -> Iterator[Finding
             )
 
 
-def check_snapshots(
-    connection: Connection, schema: str, *, unfinished_only: bool = False
-) -> Iterator[Finding]:
-    """Find snapshots that lie in this cluster's future: the migration was begun, or its tables were retired, in another one."""
+def check_snapshots(connection: Connection, schema: str) -> Iterator[Finding]:
+    """Find view migrations with snapshots that this cluster did not take: they were begun, or their tables retired, in another one.
+
+    Exact once a phase has marked the store, see :mod:`sequent_py.home`. Before that a snapshot is known by a beginning that lies behind the
+    transaction that wrote its row: a transaction sees itself as running, so no snapshot that it could store begins later.
+    """
     rows = connection.execute(
-        sql.SQL(_FUTURE_SNAPSHOTS).format(
+        sql.SQL(_FOREIGN_SNAPSHOTS).format(
+            home=sql.Identifier(schema, "home"),
+            is_marked_here=IS_MARKED_HERE,
             passes=sql.Identifier(schema, "replay_passes"),
+            specials=sql.Identifier(schema, "special_aggregates"),
+            quarantine=sql.Identifier(schema, "quarantined_aggregates"),
             migrations=sql.Identifier(schema, "view_migrations"),
             tables=sql.Identifier(schema, "view_tables"),
+            is_later_than_mark=_later("pg_snapshot_xmax(s.snapshot)", "h.written_by"),
+            is_later_than_row=_later("pg_snapshot_xmin(s.snapshot)", "s.written_by"),
         )
     ).fetchall()
     for migration_id, state, is_finished in rows:
-        if is_finished and unfinished_only:
-            continue
         yield problem(
             "snapshots",
-            f"View migration {migration_id} ({state}) was replayed up to a snapshot that lies in this server's future: it came from another"
-            " cluster, and what was appended since cannot be told from what was replayed.",
-            "Its retired tables cannot be brought up to date any more: sequent migrate prune"
+            f"View migration {migration_id} ({state}) has snapshots that lie in this server's future, or did when the store was restored: they came"
+            " from another cluster, and what was appended since cannot be told from what was replayed.",
+            "Its retired tables cannot be brought up to date any more; forget what they hold: sequent doctor --repair"
             if is_finished
             else "Run: sequent migrate abort",
         )
+
+
+def check_view_schema(connection: Connection, schema: str, view_schema: str) -> Iterator[Finding]:
+    """Find out whether the recorded tables are in the view schema that is set."""
+    wrong = Home(schema).wrong_view_schema(connection, view_schema)
+    if wrong is not None:
+        yield problem("view schema", wrong.message, wrong.remedy)
+
+
+def _later(transaction_id: LiteralString, writer: LiteralString) -> sql.Composable:
+    """Compare by the low 32 bits, within half the circle, as :data:`~sequent_py.store.LATER_THAN_WRITER`."""
+    return sql.SQL(
+        f"mod({transaction_id}::text::numeric - {writer}::text::numeric + 4294967296, 4294967296) BETWEEN 1 AND 2147483647"
+    )
 
 
 _LATER_THAN_WRITER = """
@@ -104,11 +126,31 @@ WHERE n.nspname = %s AND (c.relname = 'events' OR EXISTS (
 GROUP BY s.subname, s.subenabled ORDER BY s.subname
 """
 
-_FUTURE_SNAPSHOTS = """
+_FOREIGN_SNAPSHOTS = """
+WITH mark AS (SELECT marked_by, xmin AS written_by, {is_marked_here} AS is_here FROM {home}),
+used AS (
+    SELECT id, finished_at IS NULL AS is_unfinished, return_pass FROM {migrations}
+),
+stored (migration_id, snapshot, written_by) AS (
+    SELECT m.id, s.snapshot, p.xmin FROM {passes} p JOIN used m ON m.id = p.migration_id
+        CROSS JOIN LATERAL (VALUES (p.snapshot_since), (p.snapshot_until)) AS s (snapshot)
+    WHERE m.is_unfinished OR p.number >= m.return_pass
+    UNION ALL
+    SELECT m.id, a.snapshot_since, a.xmin FROM {specials} a JOIN used m ON m.id = a.migration_id WHERE m.is_unfinished OR a.pass >= m.return_pass
+    UNION ALL
+    SELECT m.id, q.snapshot_since, q.xmin FROM {quarantine} q JOIN used m ON m.id = q.migration_id WHERE m.is_unfinished OR m.return_pass IS NOT NULL
+    UNION ALL
+    SELECT id, promoted_snapshot, xmin FROM {migrations}
+    UNION ALL
+    SELECT coalesce(retired_by, migration_id), served_since, xmin FROM {tables}
+)
 SELECT m.id, m.state, m.finished_at IS NOT NULL FROM {migrations} m
-WHERE CASE WHEN m.finished_at IS NULL
-    THEN EXISTS (SELECT FROM {passes} p WHERE p.migration_id = m.id AND pg_snapshot_xmax(p.snapshot_until) > pg_snapshot_xmax(pg_current_snapshot()))
-    ELSE pg_snapshot_xmax(m.promoted_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-        AND EXISTS (SELECT FROM {tables} t WHERE t.role = 'retired' AND m.id IN (t.migration_id, t.retired_by)) END
+WHERE EXISTS (
+    SELECT FROM stored s LEFT JOIN mark h ON true
+    WHERE s.migration_id = m.id AND s.snapshot IS NOT NULL AND (
+        pg_snapshot_xmax(s.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+        OR CASE WHEN h.is_here THEN false WHEN h.marked_by IS NOT NULL THEN {is_later_than_mark} ELSE {is_later_than_row} END
+    )
+)
 ORDER BY m.id
 """

@@ -36,6 +36,7 @@ STORE_TABLES = (
     "special_aggregates",
     "quarantined_aggregates",
     "store_roles",
+    "home",
     VERSION_TABLE,
 )
 """What the store's migrations create."""

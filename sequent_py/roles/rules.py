@@ -91,7 +91,7 @@ _EVENTS = re.compile(r"events(_[0-9]+)?")
 _APPLICATION_READS = re.compile(
     # What load, append, status and check look at.
     r"events(_[0-9]+)?|event_types|(aggregate_)?partitions|gate|schema_info|store_roles|view_migrations|view_tables|replay_passes|replay_groups"
-    r"|quarantined_aggregates|special_aggregates|replay_control"
+    r"|quarantined_aggregates|special_aggregates|replay_control|home"
 )
 _ONLY_READ = re.compile(
     r"events(_[0-9]+)?|event_types|event_edits|(aggregate_)?partitions|schema_info|store_roles"

@@ -17,6 +17,7 @@ from sequent_py.errors import DefinitionError, MigrationError, SequentError, Sto
 from sequent_py.events import EventTypes, aliases_of, event_type_of
 from sequent_py.gate import Gate
 from sequent_py.health.store_tables import naming_lost_tables
+from sequent_py.home import Home
 from sequent_py.ordering import Ordering
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
@@ -114,17 +115,34 @@ class Context:
         return Gate(self.schema)
 
     @property
+    def home(self) -> Home:
+        """The cluster and the view schema that the bookkeeping belongs to."""
+        return Home(self.schema)
+
+    @property
     def versions(self) -> Versions:
         """The bookkeeping of migrations and tables."""
         return Versions(self.schema)
 
     def connect(self, purpose: str, *, role: RoleKind = RoleKind.MIGRATOR) -> Connection:
-        """Open an autocommit connection whose name says what it is for; works as the store's role where it has roles and the login may."""
+        """Open an autocommit connection whose name says what it is for; works as the store's role where it has roles and the login may.
+
+        Raises
+        ------
+        ConfigurationError
+            The tables of the store are in another view schema.
+        """
         connection = database.connect_for_migration(
             self.database_url,
             application_name=f"sequent {purpose} ({socket.gethostname()}:{os.getpid()})",
         )
-        assume(connection, self.schema, role)
+        try:
+            assume(connection, self.schema, role)
+            # Here, for whatever a command goes on to do would be done to other tables, or to none.
+            self.home.require_view_schema(connection, self.config.view_schema)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextmanager

@@ -34,6 +34,7 @@ from sequent_py.health import (
     store_tables,
 )
 from sequent_py.health.findings import Finding, Verdict
+from sequent_py.home import Home
 from sequent_py.progress import Progress
 from sequent_py.replay.quarantine import OFFER
 from sequent_py.view_schema.migrations import MigrationsDefinition
@@ -47,7 +48,7 @@ OWNERS_ONLY = frozenset({"repair"})
 
 
 def require_sound(connection: Connection, *, command: str, schema: str, view_schema: str) -> None:
-    """Refuse a phase on an installation that would make it wrong.
+    """Refuse a phase on an installation that would make it wrong; record where an installation that is sound is at home.
 
     Raises
     ------
@@ -70,9 +71,8 @@ def require_sound(connection: Connection, *, command: str, schema: str, view_sch
     store_rows.require_append_order(connection, schema)
     _refuse(store_objects.check_guards(connection, schema))
     _refuse(lineage.check_subscriptions(connection, schema))
-    # Tables that retired elsewhere stand in nobody's way but their own.
-    foreign = lineage.check_snapshots(connection, schema, unfinished_only=command != "rollback")
-    _refuse(foreign, ForeignTransactionIds)
+    require_own_snapshots(connection, schema)
+    Home(schema).settle(connection, view_schema)
 
 
 def require_owner(connection: Connection, schema: str) -> None:
@@ -84,6 +84,17 @@ def require_owner(connection: Connection, schema: str) -> None:
         With the GRANT that would do.
     """
     _refuse([privileges.check_ownership(connection, schema)], InsufficientPrivileges)
+
+
+def require_own_snapshots(connection: Connection, schema: str) -> None:
+    """Refuse a store with snapshots of another cluster, those of retired tables included: what this cluster adds could not be told from them later.
+
+    Raises
+    ------
+    ForeignTransactionIds
+        With what to run.
+    """
+    _refuse(lineage.check_snapshots(connection, schema), ForeignTransactionIds)
 
 
 def require_own_transaction_ids(connection: Connection, schema: str) -> None:

@@ -26,6 +26,7 @@ from sequent_py.replay.limits import Pause
 from sequent_py.replay.replayer import join_replay
 from sequent_py.replay.task import ReplayTask
 from sequent_py.roles.lacking import Deed, lacking
+from sequent_py.view_schema import guards
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import current_rollback
 from sequent_py.view_schema.moment import at_one_moment
@@ -53,9 +54,12 @@ def run_worker(context: Context, *, progress: Progress) -> int:
     ------
     ConfigurationError
         No replay is running that this code could join.
+    ForeignTransactionIds
+        Snapshots of this store are another cluster's.
     """
     with context.reading("migrate worker") as connection:
         context.require_installed(connection)
+        guards.require_own_snapshots(connection, context.schema)
         task = at_one_moment(connection, context.schema, lambda: _joinable(context, connection))
     progress.step("replaying")
     return join_replay(

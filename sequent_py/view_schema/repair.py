@@ -6,6 +6,7 @@ Works as the store's owner, under the migration lock. Can be run again after a c
 from __future__ import annotations
 
 from sequent_py.errors import InvalidTransition
+from sequent_py.health import lineage
 from sequent_py.health.repairs import repair_objects
 from sequent_py.health.store_objects import Divergence, divergences
 from sequent_py.progress import Progress
@@ -29,21 +30,27 @@ def run_repair(context: Context, progress: Progress) -> tuple[str, ...]:
         found = divergences(connection, context.schema)
         _refuse_unseen_edits(context, connection, found)
         done = repair_objects(connection, context.schema, found, progress.step)
+        forgets = _has_foreign_snapshots(context, connection)
         events = mend_transaction_ids(context, connection)
+        if forgets:
+            done.append(
+                "snapshots of another cluster: what retired tables hold is forgotten, and nothing can be rolled back to them"
+            )
         if events:
             done.append(f"transaction ids of {events} events")
         return tuple(done)
 
 
 def mend_transaction_ids(context: Context, connection: Connection) -> int:
-    """Give events of another cluster an id that every snapshot sees; return how many there were.
+    """Give events of another cluster an id that every snapshot sees; return how many there were. Snapshots of another cluster are forgotten.
 
     Raises
     ------
     InvalidTransition
-        Snapshots of this store are the other cluster's, too.
+        A migration is unfinished, and snapshots of this store are the other cluster's, too.
     """
-    if not has_foreign_transaction_ids(connection, context.schema):
+    has_events = has_foreign_transaction_ids(connection, context.schema)
+    if not has_events and not _has_foreign_snapshots(context, connection):
         return 0
     unfinished = context.versions.unfinished(connection)
     if unfinished is not None:
@@ -53,7 +60,14 @@ def mend_transaction_ids(context: Context, connection: Connection) -> int:
         )
     # Before, not after: a kill in between must not leave snapshots that mistake the mended events for old ones.
     context.versions.forget_cut_overs(connection)
-    return repair_transaction_ids(connection, context.schema)
+    mended = repair_transaction_ids(connection, context.schema) if has_events else 0
+    # Nothing of the other cluster's is left: what is stored from here on is this one's.
+    context.home.settle(connection, context.config.view_schema)
+    return mended
+
+
+def _has_foreign_snapshots(context: Context, connection: Connection) -> bool:
+    return any(lineage.check_snapshots(connection, context.schema))
 
 
 def _refuse_unseen_edits(context: Context, connection: Connection, found: list[Divergence]) -> None:

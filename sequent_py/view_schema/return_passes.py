@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sequent_py.errors import EventsEdited, ForeignTransactionIds, InvalidTransition
+from sequent_py.errors import EventsEdited, InvalidTransition
 from sequent_py.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay.edits import edits_in_window
-from sequent_py.replay.estimate import current_snapshot
 from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.refold import Edits, SpecialAggregate
 from sequent_py.replay.task import ReplayTask
 from sequent_py.verification import Verification
+from sequent_py.view_schema import guards
 from sequent_py.view_schema.context import Context, replayed_event_names, replayed_projectors
 from sequent_py.view_schema.passes import Passes, pending_events
 from sequent_py.view_schema.plans import ResolvedPlan, resolve
@@ -165,11 +165,14 @@ def pending_return(context: Context, connection: Connection, plan: RollbackPlan)
 
     Raises
     ------
-    InvalidTransition, ForeignTransactionIds
+    ForeignTransactionIds
+        The command would be refused: snapshots are another cluster's.
+    InvalidTransition
         As :func:`cut_over_snapshot`.
     """
     if not plan.replay.replays:
         return 0
+    guards.require_own_snapshots(connection, context.schema)
     since = cut_over_snapshot(connection, plan)
     newest = context.ledger.latest_pass(connection, plan.migration.id)
     if newest is not None and plan.migration.return_pass is not None:
@@ -187,8 +190,6 @@ def cut_over_snapshot(connection: Connection, plan: RollbackPlan) -> str:
     ------
     InvalidTransition
         It is not recorded.
-    ForeignTransactionIds
-        It is another cluster's.
     """
     migration = plan.migration
     if migration.promoted_snapshot is None:
@@ -197,12 +198,5 @@ def cut_over_snapshot(connection: Connection, plan: RollbackPlan) -> str:
             " promoted by an older release, or transaction ids were repaired since.",
             remedy=f"Build what version {plan.target_version} needs anew: list its projectors under a newer version,"
             " then sequent migrate online",
-        )
-    now = parse_snapshot(current_snapshot(connection))
-    if parse_snapshot(migration.promoted_snapshot).xmax > now.xmax:
-        raise ForeignTransactionIds(
-            f"The cut-over of view migration {migration.id} has a snapshot that lies in this server's future: the store was restored from"
-            " another cluster, and nobody can tell which events came after it.",
-            remedy="Run: sequent doctor --repair; then migrate to a newer version instead of rolling back.",
         )
     return migration.promoted_snapshot

@@ -21,6 +21,7 @@ from sequent_py.errors import ConfigurationError, StoreNotInstalled
 from sequent_py.events import Event, EventTypes
 from sequent_py.gate import Gate, GateState
 from sequent_py.health.store_tables import naming_lost_tables, require_tables, require_version_table
+from sequent_py.home import Home
 from sequent_py.projection import LiveProjection
 from sequent_py.refolding import LONGEST_STALL_SECONDS, Refolding, RefoldReport
 from sequent_py.replay.loading import event_types_of, load_migrations
@@ -155,6 +156,7 @@ class Sequent:
                 served_definitions(self.migrations),
                 self.config.view_schema,
                 Quarantine(self.config.event_store_schema),
+                Home(self.config.event_store_schema),
             )
             if self.has_migrations
             else None
@@ -285,6 +287,7 @@ class Aggregates:
         ):
             assume(connection, schema, role)
             require_current_event_store(connection, schema)
+            Home(schema).require_view_schema(connection, self._sequent.config.view_schema)
             yield connection
 
 

@@ -122,6 +122,7 @@ def _standing(
     yield from attempt("transaction ids", lambda: [lineage.check_transaction_ids(connection, schema)])
     yield from attempt("subscriptions", lambda: lineage.check_subscriptions(connection, schema))
     yield from attempt("snapshots", lambda: lineage.check_snapshots(connection, schema))
+    yield from attempt("view schema", lambda: lineage.check_view_schema(connection, schema, view_schema))
     yield from attempt("gate", lambda: _gate(connection, sequent))
     yield from attempt("append order", lambda: store_rows.check_append_order(connection, schema))
     if declared is not None:

@@ -20,6 +20,7 @@ from psycopg import sql
 
 from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
 from sequent_py.events import Event
+from sequent_py.home import Home
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.refusals import Origin, circumstance_of, constraint_violated, refusal_of
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -37,12 +38,14 @@ class LiveProjection:
         definitions: Sequence[MigrationsDefinition],
         view_schema: str,
         quarantine: Quarantine | None = None,
+        home: Home | None = None,
     ) -> None:
         self.versions = tuple(item.version for item in definitions)
         """The view-schema versions that this code can project into."""
         self._definitions = {item.version: item for item in definitions}
         self._view_schema = view_schema
         self._quarantine = quarantine
+        self._home = home
         self._left_behind: frozenset[UUID] = frozenset()
         """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
         self._tables: Mapping[type[Record], TableShape] = {}
@@ -61,6 +64,8 @@ class LiveProjection:
         ------
         ProjectionFailed
             A handler raised, or a table refuses its rows (ConstraintViolated); the caller's transaction must not commit.
+        ConfigurationError
+            The live tables are in another view schema.
         DatabaseUnavailable
             The connection was lost meanwhile, which is not the handler's fault; nothing was recorded.
         psycopg.OperationalError
@@ -113,6 +118,8 @@ class LiveProjection:
                 connection.execute(sql.SQL("DEALLOCATE ALL -- {}").format(sql.Literal(uuid4().hex)))
                 self._prepared[connection] = cut_overs
             if self._cut_overs != cut_overs:
+                if self._home is not None:
+                    self._home.require_view_schema(connection, self._view_schema)
                 tables = {
                     record: read_table_shape(
                         connection, record_shape(record), self._view_schema, record_shape(record).table_name

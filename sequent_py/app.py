@@ -216,6 +216,8 @@ class Sequent:
     def set_up_roles(self, *, prefix: str | None = None, reader_events: bool | None = None) -> RolesReport:
         """Create the store's roles, or bring them up to date; see :func:`sequent_py.roles.setup.set_up_roles`."""
         with database.connect_for_migration(self.database_url, application_name="sequent init") as connection:
+            # Before it is created, and its tables, which may be others', are given away.
+            Home(self.config.event_store_schema).require_view_schema(connection, self.config.view_schema)
             return set_up_roles(
                 connection,
                 schema=self.config.event_store_schema,

@@ -290,6 +290,16 @@ class TestViewSchema:
         assert connection.execute("SELECT count(*) FROM sequent_schema.events").fetchone() == before
         assert "tables_a" in problems(astray, "view schema")[0]
 
+    def test_roles_are_given_no_rights_in_another_one(
+        self, at_home: Sequent, store_database_url: str, connection: psycopg.Connection[Any]
+    ) -> None:
+        with (
+            shop(store_database_url, as_login=False, view_schema="tables_b") as admin,
+            pytest.raises(ConfigurationError, match="tables_a"),
+        ):
+            admin.set_up_roles()
+        assert connection.execute("SELECT to_regnamespace('tables_b')").fetchone() == (None,)
+
     def test_tables_of_the_same_names_there_change_nothing(
         self, astray: Sequent, connection: psycopg.Connection[Any]
     ) -> None:

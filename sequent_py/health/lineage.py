@@ -68,7 +68,7 @@ def check_subscriptions(connection: Connection, schema: str) -> Iterator[Finding
 def check_snapshots(connection: Connection, schema: str) -> Iterator[Finding]:
     """Find view migrations with snapshots that this cluster did not take: they were begun, or their tables retired, in another one.
 
-    Exact once a phase has marked the store, see :mod:`sequent_py.home`. Before that a snapshot is known by a beginning that lies behind the
+    Exact after a restore of a store that a phase had marked, see :mod:`sequent_py.home`. Otherwise a snapshot is known by a beginning that lies behind the
     transaction that wrote its row: a transaction sees itself as running, so no snapshot that it could store begins later.
     """
     rows = connection.execute(
@@ -149,7 +149,7 @@ WHERE EXISTS (
     SELECT FROM stored s LEFT JOIN mark h ON true
     WHERE s.migration_id = m.id AND s.snapshot IS NOT NULL AND (
         pg_snapshot_xmax(s.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-        OR CASE WHEN h.is_here THEN false WHEN h.marked_by IS NOT NULL THEN {is_later_than_mark} ELSE {is_later_than_row} END
+        OR CASE WHEN NOT h.is_here THEN {is_later_than_mark} ELSE {is_later_than_row} END
     )
 )
 ORDER BY m.id

@@ -24,6 +24,9 @@
 #include <structmember.h>
 #include <string.h>
 
+/* Rises with what sequent_py asks of this module, there and in native.py. */
+#define INTERFACE 2
+
 /* How a value is tested to be stored as it is; see column_types.passes. OTHER is never accepted here. */
 enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, KINDS };
 
@@ -1364,6 +1367,7 @@ static int execute(PyObject *module) {
     state->str_store = PyUnicode_InternFromString("store");
     state->str_class = PyUnicode_InternFromString("__class__");
     if (state->uuid_type == NULL || PyErr_Occurred()) return -1;
+    if (PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0) return -1;
     if (add_type(module, &layout_spec, &state->layout) < 0 || add_type(module, &creator_spec, &state->creator) < 0
         || add_type(module, &finisher_spec, &state->finisher) < 0 || add_type(module, &probe_spec, &state->probe) < 0
         || add_type(module, &access_spec, &state->access) < 0 || add_type(module, &update_spec, &state->update) < 0

@@ -3,6 +3,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
+INTERFACE: int
+
 class Layout:
     def __init__(
         self,

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
+INTERFACE = 2
+"""Of the C module that this source goes with. One that was built from an older source, in a checkout, counts as none."""
+
 try:
     from sequent_py import _native
 except ImportError:  # no compiler when it was installed
     _native = None  # type: ignore[assignment]
 
-if os.environ.get("SEQUENT_PURE_PYTHON"):
+if os.environ.get("SEQUENT_PURE_PYTHON") or getattr(_native, "INTERFACE", None) != INTERFACE:
     _native = None  # type: ignore[assignment]
 
 IS_NATIVE = _native is not None

@@ -38,6 +38,7 @@ class Control:
     """The row in one event store schema. Holds the schema's name and nothing else."""
 
     def __init__(self, schema: str) -> None:
+        # For statements with parameters: each is given some, if only none.
         self._table = for_parameters(sql.Identifier(schema, "replay_control"))
 
     def _sql(self, template: LiteralString) -> sql.Composed:
@@ -49,7 +50,8 @@ class Control:
             self._sql(
                 "SELECT paused_at, paused_by, pause_reason, rate, max_load, max_replica_lag_seconds, migration_id, epoch, code"
                 " FROM {control}"
-            )
+            ),
+            (),
         ).fetchone()
         if row is None:
             return Standing()
@@ -77,7 +79,8 @@ class Control:
         connection.execute(
             self._sql(
                 "UPDATE {control} SET paused_at = NULL, paused_by = NULL, pause_reason = NULL WHERE paused_at IS NOT NULL"
-            )
+            ),
+            (),
         )
         return before
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import tuple_row
 
+from sequent_py.cursors import OwnCursor
 from sequent_py.database import for_parameters
 from sequent_py.errors import ConfigurationError
 
@@ -87,7 +87,7 @@ class Home:
         if not self._is_readable(connection):
             return None
         query = sql.SQL("SELECT (SELECT view_schema FROM {}), array(SELECT physical_name FROM {} ORDER BY 1)")
-        with connection.cursor(row_factory=tuple_row) as cursor:
+        with OwnCursor(connection) as cursor:
             row = cursor.execute(
                 query.format(
                     sql.Identifier(self._schema, "home"), sql.Identifier(self._schema, "view_tables")
@@ -117,7 +117,7 @@ class Home:
             " WHERE n.nspname = %s AND c.relname IN ('home', 'view_tables')"
             " AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')"
         )
-        with connection.cursor(row_factory=tuple_row) as cursor:
+        with OwnCursor(connection) as cursor:
             return cursor.execute(query, (self._schema,)).fetchone() == (2,)
 
 
@@ -127,7 +127,7 @@ def _schemas_with(connection: Connection, names: Sequence[str]) -> dict[str, int
         "SELECT n.nspname::text, count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.relname = ANY (%s) AND c.relkind IN ('r', 'p') GROUP BY n.nspname"
     )
-    with connection.cursor(row_factory=tuple_row) as cursor:
+    with OwnCursor(connection) as cursor:
         return dict(cursor.execute(query, (list(names),)).fetchall())
 
 

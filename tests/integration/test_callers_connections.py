@@ -228,6 +228,7 @@ def alarm_at_line(number: int) -> Iterator[list[str]]:
         sys.settrace(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_autocommit", [False, True])
 def test_wherever_an_append_is_interrupted_the_caller_cannot_commit_half_of_it(
     app: Sequent, store_database_url: str, is_autocommit: bool

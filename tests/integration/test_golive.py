@@ -513,6 +513,7 @@ class TestFailures:
         assert app.view_schema.status().state == "online_done"
         place_orders(app, [1_000])
 
+    @pytest.mark.slow
     def test_passes_that_do_not_get_ahead_of_the_writers_are_an_error_with_both_rates(
         self, store_database_url: str, connection: psycopg.Connection[Any]
     ) -> None:

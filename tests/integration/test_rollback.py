@@ -677,6 +677,7 @@ class TestWhatGoesWrong:
         at_2[1].view_schema.rollback()
         at_2.check(1)
 
+    @pytest.mark.slow
     def test_passes_that_do_not_get_ahead_of_the_writers_are_an_error_with_both_rates(
         self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -24,11 +24,11 @@ from psycopg.types import TypesRegistry
 from psycopg.types.array import register_all_arrays
 from psycopg.types.json import set_json_dumps, set_json_loads
 
+from sequent_py.events import moment
+
 Connection = psycopg.Connection[Any]
 Row = tuple[Any, ...]
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""PostgreSQL's binary timestamps count microseconds from here."""
 _unpack_int8 = struct.Struct("!q").unpack
 
 
@@ -47,7 +47,7 @@ class UtcLoader(Loader):
         """
         (microseconds,) = _unpack_int8(data)
         try:
-            return _EPOCH + timedelta(0, 0, microseconds)
+            return moment(microseconds)
         except OverflowError:
             return self.without_datetime(microseconds)
 

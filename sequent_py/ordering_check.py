@@ -28,9 +28,10 @@ from sequent_py.persistors.tracing import SharedRow, Tracer, ordering_violated
 from sequent_py.projectors import Projector
 from sequent_py.records import Record
 from sequent_py.replay.edits import edited_after
+from sequent_py.replay.estimate import has_more_events
 from sequent_py.replay.fold import Fold
 from sequent_py.replay.reader import read_events
-from sequent_py.scopes import has_at_most, scoped_samples
+from sequent_py.scopes import scoped_samples
 
 Connection = psycopg.Connection[Any]
 
@@ -127,7 +128,7 @@ def _misses_a_row(error: ProjectionFailed, ordering: str) -> OrderingViolated:
 def _neighbours(connection: Connection, schema: str, *, until: str, most_events: int) -> list[UUID]:
     """Pick aggregates that have events near each other and ``most_events`` in all at most; every one where the store has no more."""
     names = {"events": for_parameters(sql.Identifier(schema, "events"))}
-    if has_at_most(connection, schema, until=until, events=most_events):
+    if not has_more_events(connection, schema, until=until, count=most_events):
         rows = connection.execute(sql.SQL("SELECT DISTINCT aggregate_id FROM {events}").format(**names), ())
         return [row[0] for row in rows]
     ends = connection.execute(

@@ -13,14 +13,13 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from sequent_py.database import for_parameters
 from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.partitions import whole_partitions
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record
+from sequent_py.replay.estimate import has_more_events
 from sequent_py.replay.groups import WHOLE_STORE
 from sequent_py.replay.reader import aggregates_query, group_source, in_position_order
-from sequent_py.windows import window_condition
 
 Connection = psycopg.Connection[Any]
 
@@ -104,20 +103,8 @@ def scoped_samples(
                 samples.append(ScopedSample(ordering, chosen, found.aggregate_ids, found.keys))
                 if aggregate_ids and not found.aggregate_ids:
                     left_out += chosen
-            case "global" if has_at_most(connection, schema, until=until, events=most_events):
+            case "global" if not has_more_events(connection, schema, until=until, count=most_events):
                 samples.append(ScopedSample(ordering, chosen, None))
             case "global":
                 left_out += chosen
     return samples, tuple(left_out)
-
-
-def has_at_most(connection: Connection, schema: str, *, until: str, events: int) -> bool:
-    """Whether no more than so many events are visible in ``until``; stops counting there."""
-    row = connection.execute(
-        sql.SQL("SELECT count(*) <= %s FROM (SELECT FROM {} WHERE {} LIMIT %s) AS counted").format(
-            for_parameters(sql.Identifier(schema, "events")), window_condition(None, until)
-        ),
-        (events, events + 1),
-    ).fetchone()
-    assert row is not None
-    return bool(row[0])

@@ -29,11 +29,13 @@ def current_snapshot(connection: Connection) -> str:
     return str(row[0])
 
 
-def has_more_events(connection: Connection, schema: str, *, since: str | None, count: int) -> bool:
-    """Whether more than so many events are visible now that were not in ``since``; reads no more of them than that."""
+def has_more_events(
+    connection: Connection, schema: str, *, since: str | None = None, until: str | None = None, count: int
+) -> bool:
+    """Whether a window has more than so many events; reads no more of them than that. ``until`` None: what is visible now."""
     row = connection.execute(
         sql.SQL("SELECT count(*) > %s FROM (SELECT FROM {} WHERE {} LIMIT %s) AS first_ones").format(
-            for_parameters(sql.Identifier(schema, "events")), for_parameters(window_condition(since, None))
+            for_parameters(sql.Identifier(schema, "events")), window_condition(since, until)
         ),
         (count, count + 1),
     ).fetchone()

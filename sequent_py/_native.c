@@ -25,7 +25,7 @@
 #include <string.h>
 
 /* Rises with what sequent_py asks of this module, there and in native.py. */
-#define INTERFACE 2
+#define INTERFACE 3
 
 /* How a value is tested to be stored as it is; see column_types.passes. OTHER is never accepted here. */
 enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, KINDS };
@@ -35,7 +35,7 @@ enum KeyPart { PLAIN, UUID_INT, NO_KEY };
 
 typedef struct {
     PyObject *uuid_type;
-    PyObject *str_int, *str_residency, *str_limit, *str_finish, *str_first, *str_store, *str_class;
+    PyObject *str_int, *str_limit, *str_finish, *str_first, *str_store, *str_class;
     PyTypeObject *layout, *creator, *finisher, *probe, *access, *update, *setter, *lazy_moment;
 } State;
 
@@ -477,6 +477,7 @@ typedef struct {
     PyObject *rows;           /* dict from key to row, or NULL */
     PyObject *indexes;        /* tuple of (names, entries, collide) */
     Columns *index_columns;
+    PyObject *dirty, *gone;   /* dicts by key, where a relation is behind the rows, or NULL */
     PyObject *duplicate;
 } Creator;
 
@@ -513,6 +514,14 @@ static int fill_defaults(const Creator *creator, PyObject *row) {
     return 0;
 }
 
+/* A row in memory is new or other than that of the relation behind it. */
+static int note_changed(PyObject *dirty, PyObject *gone, PyObject *key) {
+    if (PyDict_SetItem(dirty, key, Py_None) < 0) return -1;
+    if (PyDict_GET_SIZE(gone) == 0) return 0;
+    int was_gone = PyDict_Contains(gone, key);
+    return was_gone > 0 ? PyDict_DelItem(gone, key) : was_gone;
+}
+
 static int enter_row(const Creator *creator, PyObject *row) {
     PyObject *key = key_of(creator->layout, &creator->key, row);
     if (key == NULL) return -1;
@@ -537,6 +546,7 @@ static int enter_row(const Creator *creator, PyObject *row) {
         Py_DECREF(value);
         if (found == NULL) goto fail;
     }
+    if (creator->dirty != NULL && note_changed(creator->dirty, creator->gone, key) < 0) goto fail;
     Py_DECREF(key);
     return 0;
 fail:
@@ -571,14 +581,17 @@ fail:
 }
 
 static PyObject *creator_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *words[] = {"layout", "given", "others", "sources", "values", "key", "rows", "indexes", "duplicate", NULL};
-    PyObject *layout, *given, *others, *sources, *values, *key, *rows, *indexes, *duplicate;
+    static char *words[] = {"layout", "given", "others", "sources", "values", "key", "rows", "indexes", "dirty", "gone", "duplicate", NULL};
+    PyObject *layout, *given, *others, *sources, *values, *key, *rows, *indexes, *dirty, *gone, *duplicate;
     State *state = state_of(type);
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!O!O!O!O!OO!O", words, state->layout, &layout, &PyTuple_Type, &given,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!O!O!O!O!OO!OOO", words, state->layout, &layout, &PyTuple_Type, &given,
                                      &PyTuple_Type, &others, &PyTuple_Type, &sources, &PyTuple_Type, &values, &PyTuple_Type, &key, &rows,
-                                     &PyTuple_Type, &indexes, &duplicate))
+                                     &PyTuple_Type, &indexes, &dirty, &gone, &duplicate))
         return NULL;
-    if (rows != Py_None && !PyDict_CheckExact(rows)) { PyErr_SetString(PyExc_TypeError, "rows are a dict"); return NULL; }
+    if ((rows != Py_None && !PyDict_CheckExact(rows)) || (dirty != Py_None && !(PyDict_CheckExact(dirty) && PyDict_CheckExact(gone)))) {
+        PyErr_SetString(PyExc_TypeError, "rows, dirty and gone are dicts");
+        return NULL;
+    }
     Creator *creator = (Creator *)type->tp_alloc(type, 0);
     if (creator == NULL) return NULL;
     creator->vectorcall = creator_call;
@@ -586,6 +599,8 @@ static PyObject *creator_new(PyTypeObject *type, PyObject *arguments, PyObject *
     creator->values = Py_NewRef(values);
     creator->rows = rows == Py_None ? NULL : Py_NewRef(rows);
     creator->indexes = Py_NewRef(indexes);
+    creator->dirty = dirty == Py_None ? NULL : Py_NewRef(dirty);
+    creator->gone = dirty == Py_None ? NULL : Py_NewRef(gone);
     creator->duplicate = Py_NewRef(duplicate);
     Py_ssize_t count = PyTuple_GET_SIZE(indexes);
     creator->index_columns = PyMem_Calloc((size_t)count + 1, sizeof(Columns));
@@ -619,6 +634,8 @@ static int creator_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(creator->values);
     Py_VISIT(creator->rows);
     Py_VISIT(creator->indexes);
+    Py_VISIT(creator->dirty);
+    Py_VISIT(creator->gone);
     Py_VISIT(creator->duplicate);
     return 0;
 }
@@ -639,6 +656,8 @@ static void creator_dealloc(PyObject *self) {
     Py_XDECREF(creator->values);
     Py_XDECREF(creator->rows);
     Py_XDECREF(creator->indexes);
+    Py_XDECREF(creator->dirty);
+    Py_XDECREF(creator->gone);
     Py_XDECREF(creator->duplicate);
     type->tp_free(self);
     Py_DECREF(type);
@@ -734,8 +753,8 @@ static PyType_Spec finisher_spec = {
 
 /* ------------------------------------------------------------------ Probe */
 
-/* What a probe answers with: the key, the key where the container has it (else None), or what the container has under it (else None). */
-enum Answer { KEY, KNOWN_KEY, ENTRY, ANSWERS };
+/* What a probe answers with: the key where the container has it, or what the container has under it; else None. */
+enum Answer { KNOWN_KEY, ENTRY, ANSWERS };
 
 typedef struct {
     PyObject_HEAD
@@ -744,6 +763,7 @@ typedef struct {
     Columns given; /* in the order of the filters */
     Columns parts; /* of the key: positions among the filters */
     int answer;
+    int is_by_aggregate; /* whether the key is an aggregate's id, and nothing else */
     PyObject *container, *otherwise;
 } Probe;
 
@@ -766,7 +786,8 @@ static PyObject *probe_key(const Probe *probe, PyObject **values) {
 
 #define MOST_FILTERS 16
 
-static PyObject *run_probe(const Probe *probe, PyObject *where) {
+/* With complete, the aggregates of which every row is in memory, a relation is behind the rows: otherwise then also stands for what memory cannot decide. */
+static PyObject *run_probe(const Probe *probe, PyObject *where, PyObject *complete) {
     PyObject *values[MOST_FILTERS], *name, *value;
     if (!PyDict_CheckExact(where) || PyDict_GET_SIZE(where) != probe->given.size) return Py_NewRef(probe->otherwise);
     Py_ssize_t position = 0, number = 0;
@@ -775,10 +796,15 @@ static PyObject *run_probe(const Probe *probe, PyObject *where) {
         values[number++] = value;
     }
     PyObject *key = probe_key(probe, values);
-    if (key == NULL || probe->answer == KEY) return key;
+    if (key == NULL) return NULL;
     PyObject *found = PyDict_GetItemWithError(probe->container, key);
-    if (found != NULL) found = Py_NewRef(probe->answer == ENTRY ? found : key);
-    else if (!PyErr_Occurred()) found = Py_NewRef(Py_None);
+    if (found == NULL && PyErr_Occurred()) { Py_DECREF(key); return NULL; }
+    /* A row that is found by its primary key is the only one, whatever the relation has. */
+    int is_decided = complete == NULL || (found != NULL && probe->answer == KNOWN_KEY);
+    if (!is_decided && probe->is_by_aggregate) is_decided = PySet_Contains(complete, key);
+    if (is_decided < 0) found = NULL;
+    else if (!is_decided) found = Py_NewRef(probe->otherwise);
+    else found = Py_NewRef(found == NULL ? Py_None : probe->answer == ENTRY ? found : key);
     Py_DECREF(key);
     return found;
 }
@@ -788,17 +814,17 @@ static PyObject *probe_call(PyObject *self, PyObject *const *arguments, size_t f
         PyErr_SetString(PyExc_TypeError, "filters are needed");
         return NULL;
     }
-    return run_probe((Probe *)self, arguments[0]);
+    return run_probe((Probe *)self, arguments[0], NULL);
 }
 
 static PyObject *probe_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *words[] = {"layout", "names", "parts", "answer", "container", "otherwise", NULL};
+    static char *words[] = {"layout", "names", "parts", "answer", "is_by_aggregate", "container", "otherwise", NULL};
     PyObject *layout, *names, *parts, *container, *otherwise;
-    int answer;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!O!iOO", words, state_of(type)->layout, &layout, &PyTuple_Type, &names,
-                                     &PyTuple_Type, &parts, &answer, &container, &otherwise))
+    int answer, is_by_aggregate;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!O!ipOO", words, state_of(type)->layout, &layout, &PyTuple_Type, &names,
+                                     &PyTuple_Type, &parts, &answer, &is_by_aggregate, &container, &otherwise))
         return NULL;
-    if (answer < 0 || answer >= ANSWERS || (answer != KEY && !PyDict_CheckExact(container)) || PyTuple_GET_SIZE(names) > MOST_FILTERS) {
+    if (answer < 0 || answer >= ANSWERS || !PyDict_CheckExact(container) || PyTuple_GET_SIZE(names) > MOST_FILTERS) {
         PyErr_SetString(PyExc_ValueError, "no such probe");
         return NULL;
     }
@@ -807,6 +833,7 @@ static PyObject *probe_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
     probe->vectorcall = probe_call;
     probe->layout = (Layout *)Py_NewRef(layout);
     probe->answer = answer;
+    probe->is_by_aggregate = is_by_aggregate;
     probe->container = Py_NewRef(container);
     probe->otherwise = Py_NewRef(otherwise);
     if (read_columns(probe->layout, names, &probe->given) < 0 || read_columns(probe->layout, parts, &probe->parts) < 0) goto fail;
@@ -862,8 +889,9 @@ typedef struct {
     PyObject_HEAD
     State *state;
     Layout *layout;
-    PyObject *table; /* the MemoryTable: asked for residency, limit and finish, which change, and for whatever is not usual */
+    PyObject *table; /* the MemoryTable: asked for limit and finish, which change, and for whatever is not usual */
     PyObject *rows, *probes, *creators, *convert, *bucket, *python_first, *python_create;
+    PyObject *dirty, *gone, *complete; /* of the relation behind the rows; NULL where there is none */
 } Access;
 
 typedef struct {
@@ -882,34 +910,22 @@ static PyObject *names_of(PyObject *values) {
     return names;
 }
 
-/* 1: all rows are in memory, 0: some may not be, -1: error. */
-static int is_resident(const Access *access) {
-    PyObject *residency = PyObject_GetAttr(access->table, access->state->str_residency);
-    if (residency == NULL) return -1;
-    Py_DECREF(residency);
-    return residency == Py_None;
-}
-
 /* A new reference to the key of the first row that matches, or None. */
 static PyObject *first_key(const Access *access, PyObject *where) {
-    int usual = is_resident(access);
-    if (usual < 0) return NULL;
-    if (usual) {
-        PyObject *names = names_of(where);
-        PyObject *probe = names == NULL ? NULL : PyDict_GetItemWithError(access->probes, names);
-        Py_XDECREF(names);
-        if (probe == NULL && PyErr_Occurred()) return NULL;
-        if (probe != NULL && Py_IS_TYPE(probe, access->state->probe)) {
-            PyObject *found = run_probe((Probe *)probe, where);
-            if (found == NULL) return NULL;
-            if ((PyObject *)Py_TYPE(found) == access->bucket) {
-                PyObject *key = PyObject_CallMethodNoArgs(found, access->state->str_first);
-                Py_DECREF(found);
-                return key;
-            }
-            if (found != access->convert) return found;
+    PyObject *names = names_of(where);
+    PyObject *probe = names == NULL ? NULL : PyDict_GetItemWithError(access->probes, names);
+    Py_XDECREF(names);
+    if (probe == NULL && PyErr_Occurred()) return NULL;
+    if (probe != NULL && Py_IS_TYPE(probe, access->state->probe)) {
+        PyObject *found = run_probe((Probe *)probe, where, access->complete);
+        if (found == NULL) return NULL;
+        if ((PyObject *)Py_TYPE(found) == access->bucket) {
+            PyObject *key = PyObject_CallMethodNoArgs(found, access->state->str_first);
             Py_DECREF(found);
+            return key;
         }
+        if (found != access->convert) return found;
+        Py_DECREF(found);
     }
     return PyObject_CallOneArg(access->python_first, where);
 }
@@ -918,28 +934,36 @@ static PyObject *access_first(PyObject *self, PyObject *where) { return first_ke
 
 static PyObject *access_create(PyObject *self, PyObject *values) {
     const Access *access = (Access *)self;
-    int usual = is_resident(access);
-    if (usual < 0) return NULL;
-    if (usual) {
-        PyObject *limit = PyObject_GetAttr(access->table, access->state->str_limit);
-        Py_ssize_t most = limit == NULL ? -1 : PyLong_AsSsize_t(limit);
-        Py_XDECREF(limit);
-        if (most == -1 && PyErr_Occurred()) return NULL;
-        if (PyDict_GET_SIZE(access->rows) < most) {
-            PyObject *names = names_of(values);
-            PyObject *creator = names == NULL ? NULL : PyDict_GetItemWithError(access->creators, names);
-            Py_XDECREF(names);
-            if (creator == NULL && PyErr_Occurred()) return NULL;
-            if (creator != NULL && Py_IS_TYPE(creator, access->state->creator)) {
-                /* It may be replaced while it runs a conversion. */
-                Py_INCREF(creator);
-                PyObject *row = creator_call(creator, &values, 1, NULL);
-                Py_DECREF(creator);
-                return row;
-            }
+    PyObject *limit = PyObject_GetAttr(access->table, access->state->str_limit);
+    Py_ssize_t most = limit == NULL ? -1 : PyLong_AsSsize_t(limit);
+    Py_XDECREF(limit);
+    if (most == -1 && PyErr_Occurred()) return NULL;
+    if (PyDict_GET_SIZE(access->rows) < most) {
+        PyObject *names = names_of(values);
+        PyObject *creator = names == NULL ? NULL : PyDict_GetItemWithError(access->creators, names);
+        Py_XDECREF(names);
+        if (creator == NULL && PyErr_Occurred()) return NULL;
+        if (creator != NULL && Py_IS_TYPE(creator, access->state->creator)) {
+            /* It may be replaced while it runs a conversion. */
+            Py_INCREF(creator);
+            PyObject *row = creator_call(creator, &values, 1, NULL);
+            Py_DECREF(creator);
+            return row;
         }
     }
     return PyObject_CallOneArg(access->python_create, values);
+}
+
+static PyObject *access_back(PyObject *self, PyObject *arguments) {
+    Access *access = (Access *)self;
+    PyObject *dirty = NULL, *gone = NULL, *complete = NULL;
+    if (PyTuple_GET_SIZE(arguments) != 0
+        && !PyArg_ParseTuple(arguments, "O!O!O!", &PyDict_Type, &dirty, &PyDict_Type, &gone, &PySet_Type, &complete))
+        return NULL;
+    Py_XSETREF(access->dirty, Py_XNewRef(dirty));
+    Py_XSETREF(access->gone, Py_XNewRef(gone));
+    Py_XSETREF(access->complete, Py_XNewRef(complete));
+    Py_RETURN_NONE;
 }
 
 static PyObject *access_update(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
@@ -988,6 +1012,9 @@ static int access_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(access->bucket);
     Py_VISIT(access->python_first);
     Py_VISIT(access->python_create);
+    Py_VISIT(access->dirty);
+    Py_VISIT(access->gone);
+    Py_VISIT(access->complete);
     return 0;
 }
 
@@ -1004,6 +1031,9 @@ static void access_dealloc(PyObject *self) {
     Py_XDECREF(access->bucket);
     Py_XDECREF(access->python_first);
     Py_XDECREF(access->python_create);
+    Py_XDECREF(access->dirty);
+    Py_XDECREF(access->gone);
+    Py_XDECREF(access->complete);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -1012,6 +1042,7 @@ static PyMethodDef access_methods[] = {
     {"first", access_first, METH_O, "Return the lowest key among matching rows; None where no row matches."},
     {"create", access_create, METH_O, "Make, store and return a row."},
     {"update", (PyCFunction)(void (*)(void))access_update, METH_FASTCALL, "Return the block of an update."},
+    {"back", access_back, METH_VARARGS, "Take dirty, gone and complete of the relation that is behind the rows from now on; nothing: there is none."},
     {NULL},
 };
 static PyType_Slot access_slots[] = {
@@ -1075,12 +1106,14 @@ static int store_update(const Update *update) {
         Py_XDECREF(answer);
     }
     Py_DECREF(finisher);
-    int resident = has_moved < 0 ? -1 : is_resident(access);
-    if (resident < 0) return -1;
-    if (!has_moved && resident) {
-        /* The usual end: no key changed, nothing behind memory, nobody else wrote the row. */
+    if (has_moved < 0) return -1;
+    if (!has_moved) {
+        /* The usual end: no key changed, nobody else wrote the row. */
         PyObject *current = PyDict_GetItemWithError(access->rows, update->key);
-        if (current == update->before) return PyDict_SetItem(access->rows, update->key, update->after);
+        if (current == update->before) {
+            if (PyDict_SetItem(access->rows, update->key, update->after) < 0) return -1;
+            return access->dirty == NULL ? 0 : note_changed(access->dirty, access->gone, update->key);
+        }
         if (current == NULL && PyErr_Occurred()) return -1;
     }
     PyObject *outcome = PyObject_CallMethodObjArgs(access->table, access->state->str_store, update->key, update->before, update->after,
@@ -1360,7 +1393,6 @@ static int execute(PyObject *module) {
     state->uuid_type = uuid == NULL ? NULL : PyObject_GetAttrString(uuid, "UUID");
     Py_XDECREF(uuid);
     state->str_int = PyUnicode_InternFromString("int");
-    state->str_residency = PyUnicode_InternFromString("residency");
     state->str_limit = PyUnicode_InternFromString("limit");
     state->str_finish = PyUnicode_InternFromString("finish");
     state->str_first = PyUnicode_InternFromString("first");

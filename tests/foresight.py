@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from persistor_kinds import RECORDS
@@ -13,6 +13,7 @@ from sequent_py.records import record_shape
 class Asked:
     """Stands for an event whose fields are filters; those that it has not are None."""
 
+    aggregate_id: Any
     model_fields = {column.attribute: None for record in RECORDS for column in record_shape(record).columns}
     position = created_at = None
 
@@ -31,6 +32,17 @@ class Foresight:
     @property
     def current(self) -> Asked | None:
         return self._events[self.place] if self.place >= 0 else None
+
+    def firsts(self, after: int, classes: Collection[type], seen: set[Any]) -> Iterator[tuple[int, Asked]]:
+        """Yield as a fold does: an aggregate's later events are left out."""
+        if self.current is not None:
+            seen.add(repr(self.current.aggregate_id))
+        for place in range(max(after, self.place) + 1, len(self._events)):
+            event = self._events[place]
+            if repr(event.aggregate_id) in seen or event.__class__ not in classes:
+                continue
+            yield place, event
+            seen.add(repr(event.aggregate_id))
 
     def following(self) -> Iterator[tuple[int, Asked]]:
         return ((place, self._events[place]) for place in range(self.place + 1, len(self._events)))

@@ -117,6 +117,8 @@ class DaskCluster:
 class DaskPool:
     """Worker processes on a cluster. Leaving it forgets those that have not begun; the others leave by themselves."""
 
+    is_local = False
+
     def __init__(self, cluster: DaskCluster, task: ReplayTask) -> None:
         self._cluster = cluster
         self._task = replace(

@@ -12,7 +12,7 @@ Pure: asks no database and calls no handler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
@@ -31,9 +31,13 @@ MOST_ALTERNATIVES = 4
 """Of one handler's look-ups in one table by the same columns: a transfer looks an account up twice."""
 MOST_MISSES = 64
 """So often may a look-up miss that no guess explains; then it is left alone."""
+MOST_STRAYS = 64
+"""So often may look-ups miss that reading for the first events of aggregates should have covered; then all events are read for."""
 _GROWTH = 8
 
 Values = tuple[Any, ...]
+Lookup = tuple[Any, ...]
+"""Tells look-ups apart that are not alike: the table, which of the rows are wanted, and the columns."""
 
 
 class Coming(Protocol):
@@ -49,6 +53,12 @@ class Coming(Protocol):
 
     def following(self) -> Iterator[tuple[int, Any]]:
         """Yield the events of the current one's class that come after it, with their numbers, as far as they are known."""
+
+    def firsts(self, after: int, classes: Collection[type], seen: set[Any]) -> Iterator[tuple[int, Any]]:
+        """Yield events of these classes with numbers above ``after`` and the current one's, of each aggregate that is not in ``seen`` the first.
+
+        The current event's aggregate is added, and that of every event when the next one is asked for.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,8 @@ class Path:
     most_keys: int = FIRST_KEYS
     rows_per_key: int = 1
     """As of the last time."""
+    strays: int = 0
+    """How many look-ups by events that are not the first of their aggregates have missed."""
 
     def __post_init__(self) -> None:
         self.take(self.sources)
@@ -101,6 +113,16 @@ class Path:
     def is_promising(self) -> bool:
         """Whether other events will ask for other values."""
         return any(sources[0].attribute is not None for sources in self.sources)
+
+    @property
+    def reads_firsts(self) -> bool:
+        """Whether it reads ahead for the first event of each aggregate only.
+
+        What later ones look up of their aggregate, that one has read by then, or they have made; where that turns out wrong, it reads for all.
+        """
+        return self.strays <= MOST_STRAYS and any(
+            each[0].attribute == "aggregate_id" for each in self.sources
+        )
 
     def narrowed(self, event: Any, values: Values) -> list[list[Source]] | None:
         """Return the sources that explain these values, too; None where those of a column do not."""
@@ -128,6 +150,9 @@ class Path:
 
     def note_failed(self) -> None:
         """Take note that the value of an event that was read ahead for was not read."""
+        if self.reads_firsts:
+            self.strays += 1
+            return
         self.most_keys = max(2, self.most_keys // (_GROWTH * _GROWTH))
 
 
@@ -141,13 +166,19 @@ class _Alternatives:
 class AccessPaths:
     """What has been learned; may be kept for as long as the handlers are the same."""
 
-    by_lookup: dict[tuple[Any, ...], _Alternatives] = field(default_factory=dict)
+    by_lookup: dict[Lookup, dict[type, _Alternatives]] = field(default_factory=dict)
 
-    def path(self, event: Any, lookup: tuple[Any, ...], filters: Sequence[Filter]) -> Path | None:
+    def of_firsts(self, lookup: Lookup) -> dict[type, list[Path]]:
+        """Return the paths of a look-up that read for the first events of aggregates, by the events' classes."""
+        found = {
+            cls: [path for path in known.paths if path.reads_firsts and path.is_promising]
+            for cls, known in self.by_lookup.get(lookup, {}).items()
+        }
+        return {cls: paths for cls, paths in found.items() if paths}
+
+    def path(self, event: Any, lookup: Lookup, filters: Sequence[Filter]) -> Path | None:
         """Return how the values of a look-up that has missed come out of the event, after learning from it; None where they don't."""
-        known = self.by_lookup.get((type(event), *lookup))
-        if known is None:
-            known = self.by_lookup[type(event), *lookup] = _Alternatives()
+        known = self.by_lookup.setdefault(lookup, {}).setdefault(type(event), _Alternatives())
         values = tuple(item.values[0] for item in filters)
         for path in known.paths:
             sources = path.narrowed(event, values)
@@ -209,29 +240,50 @@ class ReadAhead:
 
     def __init__(self, coming: Coming, paths: AccessPaths) -> None:
         self._coming, self._paths = coming, paths
-        self._covered: dict[Path, int] = {}
-        """The numbers of the last events that were read ahead for."""
+        self._covered: dict[Path | Lookup, int] = {}
+        """The numbers of the last events that were read ahead for: by a path, or, for the first events of aggregates, for a look-up."""
+        self._seen: dict[Lookup, tuple[frozenset[type], set[Any]]] = {}
+        """The aggregates whose first events were read ahead for, of these classes."""
 
-    def path(self, lookup: tuple[Any, ...], filters: Sequence[Filter]) -> Path | None:
-        """Return how the values of a look-up that has missed come out of the current event; None where nothing can be read ahead.
-
-        ``lookup`` tells look-ups apart that are not alike: the table, the columns, and which of the rows are wanted.
-        """
+    def path(self, lookup: Lookup, filters: Sequence[Filter]) -> Path | None:
+        """Return how the values of a look-up that has missed come out of the current event; None where nothing can be read ahead."""
         event = self._coming.current
         if event is None or not filters or not all(_is_plain(item) for item in filters):
             return None
         path = self._paths.path(event, lookup, filters)
-        if path is not None and self._coming.place <= self._covered.get(path, -1):
-            path.note_failed()
+        if path is not None:
+            covered = self._covered.get(lookup if path.reads_firsts else path, -1)
+            if self._coming.place <= covered:
+                path.note_failed()
         return path
 
-    def note_read(self, path: Path, covered: int, *, keys: int, rows: int, most_rows: int) -> None:
-        """Take note of what a path has brought that was followed as far as the event number ``covered``."""
-        self._covered[path] = covered
+    def note_read(
+        self, path: Path, lookup: Lookup, covered: int, *, keys: int, rows: int, most_rows: int
+    ) -> None:
+        """Take note of what was read for a path that was followed as far as the event number ``covered``."""
+        self._covered[lookup if path.reads_firsts else path] = covered
         path.note_read(keys, rows, most_rows)
 
-    def guesses(self, path: Path) -> Iterator[tuple[int, Values]]:
+    def guesses(self, path: Path, lookup: Lookup) -> Iterator[tuple[int, Values]]:
         """Yield what the coming events will look up, with their numbers; not endlessly, if most of it is known already."""
+        return self._guesses_of_firsts(lookup) if path.reads_firsts else self._guesses_of_all(path)
+
+    def _guesses_of_firsts(self, lookup: Lookup) -> Iterator[tuple[int, Values]]:
+        """Yield what the first events of aggregates will look up, of all classes that look it up; after those that were read ahead for."""
+        paths = self._paths.of_firsts(lookup)
+        classes, seen = self._seen.get(lookup, (frozenset(), set()))
+        covered = self._covered.get(lookup, -1)
+        if covered < self._coming.place or classes != paths.keys():
+            # Another batch, or a class of events that was not known to look this up.
+            covered, seen = -1, set()
+        self._seen[lookup] = frozenset(paths), seen
+        for place, event in self._coming.firsts(covered, paths, seen):
+            for path in paths[event.__class__]:
+                values = path.guess(event)
+                if values is not None:
+                    yield place, values
+
+    def _guesses_of_all(self, path: Path) -> Iterator[tuple[int, Values]]:
         guess = path.guess
         for place, event in islice(self._coming.following(), _GROWTH * path.most_keys):
             values = guess(event)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from sequent_py.persistors.ahead import Path, ReadAhead
@@ -53,9 +52,10 @@ class Residency:
         self._memory, self.relation = memory, relation
         self._operations = memory.operations
         self._held: set[Key] = set()
-        self._gone: dict[Key, Values] = {}
-        self._dirty: dict[Key, None] = dict.fromkeys(memory.rows)
-        self._recent: dict[Key, None] = dict.fromkeys(memory.rows)
+        self.gone: dict[Key, Values] = {}
+        """Rows of the relation that memory has deleted, by their keys."""
+        self.dirty: dict[Key, None] = dict.fromkeys(memory.rows)
+        """The keys of rows that the relation does not have in this form, in the order in which they became so."""
         self._known = Completeness(is_relation_empty=is_relation_empty)
         self.ahead: ReadAhead | None = None
         """What knows the coming events; None where each look-up reads for itself."""
@@ -66,22 +66,24 @@ class Residency:
         )
         self._inserted = self._deleted = 0
 
+    @property
+    def complete_aggregates(self) -> set[Any]:
+        """The aggregates of which every row is in memory, as keys have them; always the same set."""
+        return self._known.aggregates
+
     # Told by memory
 
     def changed(self, key: Key) -> None:
         """Note that the row under ``key`` is new or other than the relation's."""
-        self._dirty[key] = None
-        if self._gone:
-            self._gone.pop(key, None)
-        self._recent.pop(key, None)
-        self._recent[key] = None
+        self.dirty[key] = None
+        if self.gone:
+            self.gone.pop(key, None)
 
     def removed(self, key: Key, row: Row) -> None:
         """Note that the row under ``key`` is no more."""
-        self._dirty.pop(key, None)
-        self._recent.pop(key, None)
+        self.dirty.pop(key, None)
         if key in self._held:
-            self._gone[key] = self._operations.key_values(row)
+            self.gone[key] = self._operations.key_values(row)
 
     # Loading
 
@@ -185,7 +187,8 @@ class Residency:
         covered = -1
         assert self.ahead is not None
         value_from = lookup.value_from
-        for place, guess in self.ahead.guesses(path):
+        named = self._names_of(filters, order)
+        for place, guess in self.ahead.guesses(path, named):
             if len(keys) >= most_keys:
                 break
             covered = place
@@ -200,7 +203,7 @@ class Residency:
             self._remember_ends(lookup, keys, rows, order)
         else:
             self._known.remember(lookup, keys)
-        self.ahead.note_read(path, covered, keys=len(keys), rows=len(rows), most_rows=most_rows)
+        self.ahead.note_read(path, named, covered, keys=len(keys), rows=len(rows), most_rows=most_rows)
         return True
 
     def _remember_ends(self, lookup: Lookup, values: Iterable[Any], rows: Iterable[Row], order: str) -> None:
@@ -253,7 +256,6 @@ class Residency:
                 raise duplicate
             memory.adopt(key, row)
             held.add(key)
-            self._recent[key] = None
 
     # Done by the server
 
@@ -284,24 +286,24 @@ class Residency:
     def write_back(self) -> None:
         """Make the relation equal to the truth."""
         rows, held = self._memory.rows, self._held
-        self._deleted += self.relation.delete(list(self._gone.values()))
-        held.difference_update(self._gone)
-        self._gone.clear()
-        self.relation.update([rows[key] for key in self._dirty if key in held])
-        new = [rows[key] for key in sorted(key for key in self._dirty if key not in held)]
+        self._deleted += self.relation.delete(list(self.gone.values()))
+        held.difference_update(self.gone)
+        self.gone.clear()
+        self.relation.update([rows[key] for key in self.dirty if key in held])
+        new = [rows[key] for key in sorted(key for key in self.dirty if key not in held)]
         if new:
             self._inserted += self.relation.insert(new)
-        held.update(self._dirty)
+        held.update(self.dirty)
         if self._aggregate_of is not None:
-            self._known.note_written(self._aggregate_of(rows[key]) for key in self._dirty)
-        self._dirty.clear()
+            self._known.note_written(self._aggregate_of(rows[key]) for key in self.dirty)
+        self.dirty.clear()
 
     def evict(self, keep: int) -> None:
-        """Write back, then forget all but the ``keep`` rows that were loaded or changed last."""
-        self.write_back()
+        """Write back, then forget all but ``keep`` rows: those changed last stay, then those that came last."""
         memory, aggregate_of = self._memory, self._aggregate_of
-        kept_keys = list(islice(reversed(self._recent), keep))
-        kept_keys.reverse()
+        changed, unchanged = list(self.dirty), [key for key in memory.rows if key not in self.dirty]
+        kept_keys = [*unchanged, *changed][-keep:] if keep else []
+        self.write_back()
         kept = {key: memory.rows[key] for key in kept_keys}
         if aggregate_of is not None:
             lost = {aggregate_of(row) for key, row in memory.rows.items() if key not in kept}
@@ -312,13 +314,12 @@ class Residency:
             remaining = set()
         self.forget()
         self._keep(kept.values())
-        self._known.aggregates = remaining
+        self._known.aggregates.update(remaining)
 
     def forget(self) -> None:
         """Forget all rows; everything must be written back."""
         self._memory.clear()
         self._held.clear()
-        self._recent.clear()
         self._known.forget()
 
     def take_delta(self) -> RowDelta:
@@ -330,7 +331,7 @@ class Residency:
     def take_unwritten(self) -> list[Row]:
         """Return the rows that the relation does not have in this form, and delete there what they replace and what is gone."""
         rows, held = self._memory.rows, self._held
-        unwritten = [rows[key] for key in self._dirty]
-        replaced = [self._operations.key_values(rows[key]) for key in self._dirty if key in held]
-        self.relation.delete([*self._gone.values(), *replaced])
+        unwritten = [rows[key] for key in self.dirty]
+        replaced = [self._operations.key_values(rows[key]) for key in self.dirty if key in held]
+        self.relation.delete([*self.gone.values(), *replaced])
         return unwritten

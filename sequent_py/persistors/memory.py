@@ -18,7 +18,15 @@ from sequent_py.errors import RecordNotFound
 from sequent_py.native import native
 from sequent_py.persistors.blocks import MemoryUpdate
 from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup, end_of
-from sequent_py.persistors.operations import Filter, Key, RowOperations, Values, Where, operations_of
+from sequent_py.persistors.operations import (
+    Filter,
+    Key,
+    RowOperations,
+    Storing,
+    Values,
+    Where,
+    operations_of,
+)
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.row_classes import Row
 
@@ -59,6 +67,7 @@ class MemoryTable:
         """Make, store and return a row."""
         self.update: Callable[[Where, Mapping[str, Any]], AbstractContextManager[Row]] = self._update
         """Return the block of an update of the first row that matches."""
+        self._tell_native: Callable[..., object] = _no_need
         if self.operations.native is not None:
             access = native.Access(
                 self.operations.native.layout,
@@ -72,6 +81,17 @@ class MemoryTable:
                 self._create,
             )
             self.first, self.create, self.update = access.first, access.create, access.update
+            self._tell_native = access.back
+
+    def back_by(self, residency: Residency | None) -> None:
+        """Let a relation stand behind the rows from now on; None: memory has them all."""
+        self.residency = residency
+        # They note changes for the residency there was.
+        self._creators.clear()
+        if residency is None:
+            self._tell_native()
+        else:
+            self._tell_native(residency.dirty, residency.gone, residency.complete_aggregates)
 
     # Rows in and out: the only functions that touch rows and indexes
 
@@ -217,7 +237,7 @@ class MemoryTable:
     # Operations
 
     def _create(self, values: Mapping[str, Any]) -> Row:
-        if self.residency is None and len(self.rows) < self.limit:
+        if len(self.rows) < self.limit:
             creator = self._creators.get(tuple(values))
             if creator is None:
                 creator = self._build_creator(tuple(values))
@@ -236,7 +256,10 @@ class MemoryTable:
     def _build_creator(self, names: tuple[str, ...]) -> Callable[[Where], Row]:
         """Return what :meth:`_maker` and :meth:`insert` do, in one function for the indexes there are."""
         indexes = [(index.attributes, index.entries, index.collide) for index in self.indexes]
-        creator = self.operations.compile_create(names, self._defaults.drawer, (self.rows, indexes))
+        residency = self.residency
+        changes = None if residency is None else (residency.dirty, residency.gone)
+        storing = Storing(self.rows, indexes, changes)
+        creator = self.operations.compile_create(names, self._defaults.drawer, storing)
         self._creators[names] = creator
         return creator
 
@@ -339,5 +362,5 @@ class MemoryTable:
         return self._defaults.draw(attribute)
 
 
-def _no_need(table: MemoryTable) -> None:
-    """Make no room: memory is not bounded."""
+def _no_need(*_: object) -> None:
+    """Do nothing: memory is not bounded, or handled in Python."""

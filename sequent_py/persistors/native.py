@@ -21,7 +21,7 @@ _KINDS = ("int2", "int4", "int8", "bool", "uuid", "timestamptz", "date", "text",
 _OTHER = 0
 _PLAIN, _UUID_INT, _NO_KEY = range(3)
 NULL_VALUE, CONSTANT, COPIED_CONSTANT, PYTHON_DEFAULT, DRAWN, REFUSED = range(6)
-KEY, KNOWN_KEY, ENTRY = range(3)
+KNOWN_KEY, ENTRY = range(2)
 MOST_FILTERS = 16
 
 _TEXTS = frozenset({"text", "varchar", "bpchar"})
@@ -56,7 +56,13 @@ class NativeTable:
         if len(names) > MOST_FILTERS or not self.can_key(attributes):
             return None
         probe: Callable[[Any], Any] = native.Probe(
-            self.layout, tuple(names), tuple(attributes), answer, container, otherwise
+            self.layout,
+            tuple(names),
+            tuple(attributes),
+            answer,
+            tuple(attributes) == ("aggregate_id",),
+            container,
+            otherwise,
         )
         return probe
 

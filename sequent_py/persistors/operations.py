@@ -33,6 +33,17 @@ Values = dict[str, Any]
 Entry = tuple[Sequence[str], dict[Any, Any], Callable[[Any, Any, Key], None]]
 """An index as generated code knows it: its attributes, its entries, and what to do when a value has an entry."""
 
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """Where a function that makes rows stores them."""
+
+    rows: dict[Key, Row]
+    indexes: Sequence[Entry]
+    changes: tuple[dict[Key, None], dict[Key, Values]] | None
+    """The keys of rows that a relation behind ``rows`` does not have, and of those that it has and memory has not; None where there is no relation."""
+
+
 _NAMES = {"UUID": UUID, "datetime": datetime, "date": date, "UTC": UTC, "NUL": "\0", "new": object.__new__}
 
 
@@ -260,12 +271,11 @@ class RowOperations:
         self,
         given: Sequence[str],
         drawer: Callable[[str], Callable[[], Any]],
-        store: tuple[dict[Key, Row], Sequence[Entry]] | None = None,
+        store: Storing | None = None,
     ) -> Callable[[Where], Row]:
         """Return the function that makes a locked row of values given in the order of ``given``, all defaults included.
 
-        With ``store``, rows by key and the entries of indexes, it stores the row, too. Conversions come first, then draws: a row that is
-        refused uses up no number.
+        With ``store`` it stores the row, too. Conversions come first, then draws: a row that is refused uses up no number.
 
         Raises
         ------
@@ -296,7 +306,7 @@ class RowOperations:
         lines += [f"    row.{name} = {source}" for name, source in sources.items()]
         lines.append("    row.__class__ = Locked")
         if store is not None:
-            lines += self._store_source(*store, names)
+            lines += self._store_source(store, names)
         lines.append("    return row")
         create: Callable[[Where], Row] = compile_functions("\n".join(lines), names, "create")["create"]
         return create
@@ -305,9 +315,10 @@ class RowOperations:
         self,
         given: Sequence[str],
         drawer: Callable[[str], Callable[[], Any]],
-        store: tuple[dict[Key, Row], Sequence[Entry]] | None,
+        store: Storing | None,
     ) -> Callable[[Where], Row] | None:
-        rows, entries = store if store is not None else (None, ())
+        entries = store.indexes if store is not None else ()
+        dirty, gone = (store.changes if store is not None else None) or (None, None)
         keyed = [*self.key_attributes, *(name for attributes, _, _ in entries for name in attributes)]
         if self.native is None or not self.native.can_key(keyed):
             return None
@@ -316,8 +327,10 @@ class RowOperations:
             tuple(given),
             *column_sources(self.columns, given, self.table, drawer),
             self.key_attributes,
-            rows,
+            None if store is None else store.rows,
             tuple((tuple(attributes), found, collide) for attributes, found, collide in entries),
+            dirty,
+            gone,
             self.duplicate,
         )
         return create
@@ -351,16 +364,14 @@ class RowOperations:
                     conversions.append(f"    c{variable}(None)")
         return conversions, draws, sources
 
-    def _store_source(
-        self, rows: dict[Key, Row], entries: Sequence[Entry], names: dict[str, Any]
-    ) -> list[str]:
-        names["enter"] = rows.setdefault
+    def _store_source(self, store: Storing, names: dict[str, Any]) -> list[str]:
+        names["enter"] = store.rows.setdefault
         lines = [
             f"    key = {_joined([self._key_source(name, f'row.{name}') for name in self.key_attributes])}",
             "    if enter(key, row) is not row:",
             "        raise duplicate(row)",
         ]
-        for number, (attributes, entered, collide) in enumerate(entries):
+        for number, (attributes, entered, collide) in enumerate(store.indexes):
             names[f"enter{number}"], names[f"collide{number}"] = entered.setdefault, collide
             lines += [
                 f"    value = {_joined([self._key_source(name, f'row.{name}') for name in attributes])}",
@@ -368,6 +379,9 @@ class RowOperations:
                 "    if found is not key:",
                 f"        collide{number}(value, found, key)",
             ]
+        if store.changes is not None:
+            names["dirty"], names["gone"] = store.changes
+            lines += ["    dirty[key] = None", "    if gone:", "        gone.pop(key, None)"]
         return lines
 
     def _compile_load(self) -> Callable[[Sequence[Any]], Row]:

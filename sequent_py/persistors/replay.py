@@ -66,7 +66,7 @@ class ReplayPersistor:
             memory.limit = max(1, max_rows_in_memory // len(tables))
             if backing == "table":
                 relation = Relation(connection, table, (table.schema, table.name))
-                memory.residency = Residency(memory, relation, is_relation_empty=False)
+                memory.back_by(Residency(memory, relation, is_relation_empty=False))
 
     def create_record(self, record: type[R], values: Mapping[str, Any]) -> R:
         return self._tables[record].create(values)  # type: ignore[no-any-return]
@@ -175,7 +175,7 @@ class ReplayPersistor:
         if residency is not None:
             rows = residency.take_unwritten()
             inserted = cast(Spill, residency.relation).move_to(target)
-            memory.residency = None
+            memory.back_by(None)
         if rows:
             inserted += target.insert(rows)
         memory.clear()
@@ -189,9 +189,11 @@ class ReplayPersistor:
             largest = max(tables, key=lambda candidate: len(candidate.rows))
             if largest.residency is None:
                 spill = Spill(self._connection, largest.operations.table)
-                largest.residency = Residency(largest, spill, is_relation_empty=True)
-                largest.residency.ahead = self._ahead
+                largest.back_by(Residency(largest, spill, is_relation_empty=True))
+            residency = largest.residency
+            assert residency is not None
+            residency.ahead = self._ahead
             self.writing = largest.operations.table
-            largest.residency.evict(len(largest.rows) // 2)
+            residency.evict(len(largest.rows) // 2)
             spare = self._budget - self.rows_in_memory
         table.limit = len(table.rows) + max(1, spare // len(tables))

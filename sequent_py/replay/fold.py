@@ -6,7 +6,7 @@ decode and its handlers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -102,20 +102,46 @@ class Fold:
             return
         now = self.place - self._first
         type_id = self._events[now][4]
-        decode = self._routes[type_id][0]
         for place in range(now + 1, len(self._events)):
-            raw = self._events[place]
-            if raw[4] != type_id:
-                continue
-            event = self._decoded.get(place)
-            if event is None:
-                try:
-                    event = decode(raw[5])
-                except _FAULTS:
+            if self._events[place][4] == type_id:
+                event = self._event_at(place)
+                if event is None:
                     return
-                set_envelope(event, self._aggregate_ids[raw[2]], raw[3], raw[1], raw[0], raw[6])
-                self._decoded[place] = event
+                yield self._first + place, event
+
+    def firsts(
+        self, after: int, classes: Collection[type[Event]], seen: set[bytes]
+    ) -> Iterator[tuple[int, Event]]:
+        """Yield events of these classes with numbers above ``after``, of each aggregate that is not in ``seen`` the first.
+
+        The aggregates of what was yielded are added, and the current event's. Ends as :meth:`following` does.
+        """
+        if not self._events:
+            return
+        seen.add(self._events[self.place - self._first][2])
+        type_ids = {type_id for type_id, cls in self._event_classes.items() if cls in classes}
+        for place in range(max(after, self.place) + 1 - self._first, len(self._events)):
+            raw = self._events[place]
+            if raw[2] in seen or raw[4] not in type_ids:
+                continue
+            event = self._event_at(place)
+            if event is None:
+                return
             yield self._first + place, event
+            seen.add(raw[2])
+
+    def _event_at(self, place: int) -> Event | None:
+        """Return an event of the batch; None when its payload does not validate."""
+        event = self._decoded.get(place)
+        if event is None:
+            raw = self._events[place]
+            try:
+                event = self._routes[raw[4]][0](raw[5])
+            except _FAULTS:
+                return None
+            set_envelope(event, self._aggregate_ids[raw[2]], raw[3], raw[1], raw[0], raw[6])
+            self._decoded[place] = event
+        return event
 
     def apply_batch(self, raw_events: Sequence[RawEvent]) -> int:
         """Do as :meth:`apply` with events of which the later ones can be looked at while handlers are at an earlier one."""

@@ -69,6 +69,9 @@ class WorkerPool(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
+    is_local: bool
+    """Whether its workers run on this machine, where the coordinator could be one of them."""
+
     def start(self, count: int) -> None:
         """Start ``count`` more workers."""
 
@@ -86,6 +89,8 @@ PoolFactory = Callable[[ReplayTask], WorkerPool]
 
 class LocalPool:
     """Worker processes on this machine. A context manager: leaving it stops every worker that still runs."""
+
+    is_local = True
 
     def __init__(self, task: ReplayTask, early: EarlyWorkers | None = None) -> None:
         self._task = task

@@ -25,7 +25,10 @@ from sequent_py.view_schema.migrations import Migrations
 INLINE_EVENTS = 20_000
 """Passes up to this size run in the calling process: starting a worker takes as long as replaying about this many events."""
 
-POLL_SECONDS = 0.1
+HELPED_TIMES = 10
+"""Up to so many times that size the calling process replays, too, and one worker fewer is started: it would be done before that one is up. Larger passes it only watches."""
+
+POLL_SECONDS = 0.02
 PROGRESS_SECONDS = 0.25
 """How often the progress is looked at. That reads all groups of the pass, tens of thousands in a large store…"""
 PROGRESS_SHARE = 0.02
@@ -34,6 +37,13 @@ JOINED_WORKER_PATIENCE_SECONDS = 15.0
 """How long a worker that joined from elsewhere may hold the last groups; then its backend is ended and we replay them."""
 REPLACEMENTS_PER_WORKER = 2
 """Workers that were killed are replaced, but not for ever: whatever kills them (memory, say) may come back."""
+
+
+def processes_of(events: int, workers: int) -> int:
+    """How many processes of their own a pass of so many events has for its workers on this machine: the calling process may be one of them."""
+    if workers == 0 or events <= INLINE_EVENTS:
+        return 0
+    return workers - (events <= INLINE_EVENTS * HELPED_TIMES)
 
 
 class Replayer:
@@ -80,7 +90,14 @@ class Replayer:
             if workers == 0 or which.estimated_events <= INLINE_EVENTS:
                 self._run_inline(connection, progress, lambda: watch.look(1), check)
             else:
-                self._run_pool(connection, min(workers, watch.groups_total), progress, watch.look, check)
+                self._run_pool(
+                    connection,
+                    min(workers, watch.groups_total),
+                    progress,
+                    watch.look,
+                    check,
+                    may_help=processes_of(which.estimated_events, workers) < workers,
+                )
         return watch.report(0)
 
     def _run_inline(
@@ -92,14 +109,7 @@ class Replayer:
     ) -> None:
         waiting_since: float | None = None
         while True:
-            if join_replay(
-                self._task,
-                self._migrations,
-                self._event_types,
-                lambda _done: report(),
-                on_hold=lambda hold: self._note_hold(progress, hold),
-                check=check,
-            ):
+            if self._join(progress, report, check):
                 waiting_since = None
             if not self._ledger.has_unfinished(connection, self._task.migration_id):
                 return
@@ -115,6 +125,17 @@ class Replayer:
             check()
             time.sleep(POLL_SECONDS)
 
+    def _join(self, progress: Progress, report: Callable[[], object], check: Callable[[], object]) -> int:
+        """Replay groups in this process until none is left to claim; return how many."""
+        return join_replay(
+            self._task,
+            self._migrations,
+            self._event_types,
+            lambda _done: report(),
+            on_hold=lambda hold: self._note_hold(progress, hold),
+            check=check,
+        )
+
     def _run_pool(
         self,
         connection: Connection,
@@ -122,6 +143,8 @@ class Replayer:
         progress: Progress,
         report: Callable[[int], object],
         check: Callable[[], object],
+        *,
+        may_help: bool,
     ) -> None:
         replacements = REPLACEMENTS_PER_WORKER * workers
         task = self._task
@@ -133,7 +156,10 @@ class Replayer:
         )
         looked_at = -LOOK_SECONDS
         with self._pool(task) as pool:
-            pool.start(workers)
+            helps = may_help and pool.is_local
+            pool.start(workers - helps)
+            if helps:
+                self._join(progress, lambda: report(pool.running + 1), check)
             while self._ledger.has_unfinished(connection, task.migration_id):
                 if task.is_governed and time.monotonic() - looked_at >= LOOK_SECONDS:
                     # Workers ask for themselves; here it is looked at for those who watch.

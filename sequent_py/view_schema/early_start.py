@@ -10,6 +10,7 @@ from sequent_py.replay import replayer
 from sequent_py.replay.estimate import has_more_events
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.pools import EarlyWorkers, LocalPool
+from sequent_py.replay.replayer import processes_of
 from sequent_py.replay.task import EarlyStart
 from sequent_py.view_schema.context import Context
 
@@ -17,19 +18,28 @@ from sequent_py.view_schema.context import Context
 @contextmanager
 def early_workers(context: Context, connection: Connection, workers: int) -> Iterator[Context]:
     """Yield the context with a pool whose workers are starting, where the next pass is one for local workers; else as it is."""
-    if workers == 0 or context.replaying.pool is not LocalPool or not _is_large(context, connection):
+    is_local = workers > 0 and context.replaying.pool is LocalPool
+    processes = _processes(context, connection, workers) if is_local else 0
+    if processes == 0:
         yield context
         return
-    start = EarlyStart(context.migrations_reference, context.sys_path)
-    with EarlyWorkers(start, workers) as pool:
+    with EarlyWorkers(EarlyStart(context.migrations_reference, context.sys_path), processes) as pool:
         yield replace(context, replaying=replace(context.replaying, pool=pool))
 
 
-def _is_large(context: Context, connection: Connection) -> bool:
-    """Whether the pass that comes next will not run inside this process. A guess: events of types that nobody handles count, too."""
+def _processes(context: Context, connection: Connection, workers: int) -> int:
+    """How many worker processes the pass that comes next will have. A guess: events of types that nobody handles count, too."""
     unfinished = context.versions.unfinished(connection)
     last = context.ledger.latest_pass(connection, unfinished.id) if unfinished is not None else None
     if last is not None and context.ledger.has_unfinished(connection, last.migration_id):
-        return last.estimated_events > replayer.INLINE_EVENTS
+        return processes_of(last.estimated_events, workers)
     since = last.until if last is not None else None
-    return has_more_events(connection, context.schema, since=since, count=replayer.INLINE_EVENTS)
+
+    def has_more(count: int) -> bool:
+        return has_more_events(connection, context.schema, since=since, count=count)
+
+    if not has_more(replayer.INLINE_EVENTS):
+        return 0
+    # Of a window that is longer than this one worker starts late; counting so far would take longer.
+    is_long = last is None and has_more(replayer.INLINE_EVENTS * replayer.HELPED_TIMES)
+    return workers if is_long else workers - 1

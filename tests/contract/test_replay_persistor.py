@@ -13,9 +13,10 @@ from persistor_kinds import LedgerRecord, PlaceRecord, Tables, WideRecord, creat
 from psycopg import errors, sql
 
 from sequent_py.persistors import DuplicateRecord
-from sequent_py.persistors.ahead import AccessPaths
+from sequent_py.persistors.ahead import MOST_STRAYS, AccessPaths
 from sequent_py.persistors.completeness import AggregateFilter
 from sequent_py.persistors.indexes import Bucket
+from sequent_py.persistors.relations import Relation
 from sequent_py.persistors.replay import ReplayPersistor, RowDelta
 
 AGGREGATES = [UUID(int=number << 64) for number in range(1, 400)]
@@ -200,6 +201,42 @@ class TestReadingAhead:
             other = AGGREGATES[150 + foresight.place * 7 % 150]
             assert persistor.get_record(LedgerRecord, {"aggregate_id": other}).aggregate_id == other
         assert statements.take() <= 150 + 10
+
+    def test_what_later_events_of_an_aggregate_look_up_is_not_read_in_vain(
+        self, connection: psycopg.Connection[Any], tables: Tables, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        setup = ReplayPersistor(connection, tables)
+        setup.create_records(PlaceRecord, [{"town": str(each), "number": 0} for each in AGGREGATES[:100]])
+        setup.flush()
+        asked = [{"aggregate_id": each, "number": turn} for turn in range(5) for each in AGGREGATES[:100]]
+        read: list[int] = []
+        select_keys = Relation.select_keys
+
+        def counted(relation: Relation, columns: Any, keys: Any, *others: Any) -> list[Any]:
+            read.append(len(keys))
+            return select_keys(relation, columns, keys, *others)
+
+        monkeypatch.setattr(Relation, "select_keys", counted)
+        persistor, foresight = ahead(connection, tables, asked)
+        for foresight.place, event in enumerate(asked):
+            place = {"town": str(event["aggregate_id"]), "number": event["number"]}
+            before = persistor.get_record(PlaceRecord, place)
+            persistor.create_record(PlaceRecord, {**place, "number": before.number + 1})
+        # The row that the aggregate's event before has made is in memory; only the table's own had to be read.
+        assert sum(read) == 100
+        persistor.flush()
+        assert connection.execute('SELECT count(*) FROM views."place records"').fetchone() == (600,)
+
+    def test_rows_that_later_events_of_an_aggregate_find_in_the_table_are_read_ahead_once_that_is_known(
+        self, connection: psycopg.Connection[Any], tables: Tables
+    ) -> None:
+        filled(connection, tables, 100, 5)
+        asked = [{"aggregate_id": each, "balance": turn} for each in AGGREGATES[:100] for turn in range(5)]
+        persistor, foresight = ahead(connection, tables, asked)
+        statements = Statements(connection)
+        for foresight.place, where in enumerate(asked):
+            assert persistor.get_record(LedgerRecord, where).balance == where["balance"]
+        assert statements.take() <= MOST_STRAYS + 20
 
     def test_an_aggregates_few_rows_are_read_for_look_ups_in_it_that_cannot_be_foreseen(
         self, connection: psycopg.Connection[Any], tables: Tables

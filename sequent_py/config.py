@@ -18,10 +18,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sequent_py.errors import ConfigurationError
+from sequent_py.names import NAME_LIMIT_BYTES
 
 ENVIRONMENT_PREFIX = "SEQUENT_"
-NAME_LIMIT_BYTES = 63
-"""PostgreSQL silently cuts longer identifiers (NAMEDATALEN - 1); we refuse them instead."""
 
 
 class Config(BaseSettings):

@@ -28,8 +28,8 @@ from sqlalchemy.orm import ColumnProperty, DeclarativeBase, Mapper, registry
 
 from sequent_py import row_classes
 from sequent_py.column_types import ColumnType, array_type, converter, simple_type, text_type
-from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import DefinitionError, InvalidValue
+from sequent_py.names import NAME_LIMIT_BYTES
 
 _ANNOTATIONS: dict[Any, Any] = {
     int: sqlalchemy.BigInteger(),

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import DefinitionError
+from sequent_py.names import NAME_LIMIT_BYTES
 
 DEFAULT_PREFIX = "sequent"
 STATISTICS_ROLE = "pg_read_all_stats"

@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import DefinitionError, InvalidTransition
 from sequent_py.events import event_type_of
+from sequent_py.names import NAME_LIMIT_BYTES
 from sequent_py.projectors import ProjectorDefinition
 from sequent_py.view_schema.migrations import AlterTable, MigrationsDefinition, tables_of
 from sequent_py.view_schema.plans import AlterStep, LiveTable, Plan, ReplayStep, ResolvedPlan, resolve

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import MigrationError
+from sequent_py.names import NAME_LIMIT_BYTES
 from sequent_py.view_schema.blueprints import HOLDER_KINDS, ON_TABLE_KINDS, RELATION_KINDS
 
 Connection = psycopg.Connection[Any]

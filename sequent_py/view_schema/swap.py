@@ -20,8 +20,8 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import DefinitionError, DependentObjects, MigrationError
+from sequent_py.names import NAME_LIMIT_BYTES
 from sequent_py.view_schema import carry_over, catalog, dependents, foreign_keys, locks, table_files, views
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import (

@@ -22,8 +22,8 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from sequent_py.config import NAME_LIMIT_BYTES
 from sequent_py.errors import TableFileError
+from sequent_py.names import NAME_LIMIT_BYTES
 from sequent_py.persistors.tables import ReflectedColumn, column_mismatches, reflect_columns
 from sequent_py.records import RecordShape
 from sequent_py.view_schema import catalog, table_files

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import psycopg
+
 from sequent_py import errors
 from sequent_py.errors import SequentError, WorkerFailed
 from sequent_py.events import EventTypes
@@ -125,6 +127,19 @@ class Replayer:
             check()
             time.sleep(POLL_SECONDS)
 
+    def _help(self, progress: Progress, report: Callable[[], object], check: Callable[[], object]) -> bool:
+        """Replay beside the workers until no group is left to claim; whether a backend was lost instead, so that one more worker is needed."""
+        try:
+            self._join(progress, report, check)
+        except psycopg.OperationalError as error:
+            if type(error).__name__ not in _LOST_BACKEND:
+                raise
+            progress.note(
+                f"This process lost the connection that it replayed with ({str(error).strip()}); a worker takes over its group."
+            )
+            return True
+        return False
+
     def _join(self, progress: Progress, report: Callable[[], object], check: Callable[[], object]) -> int:
         """Replay groups in this process until none is left to claim; return how many."""
         return join_replay(
@@ -158,8 +173,9 @@ class Replayer:
         with self._pool(task) as pool:
             helps = may_help and pool.is_local
             pool.start(workers - helps)
-            if helps:
-                self._join(progress, lambda: report(pool.running + 1), check)
+            if helps and self._help(progress, lambda: report(pool.running + 1), check):
+                replacements -= 1
+                pool.start(1)
             while self._ledger.has_unfinished(connection, task.migration_id):
                 if task.is_governed and time.monotonic() - looked_at >= LOOK_SECONDS:
                     # Workers ask for themselves; here it is looked at for those who watch.

@@ -32,7 +32,7 @@ from waiting import wait_until
 from sequent_py import Config, Sequent
 from sequent_py.errors import ProjectionFailed, WorkerFailed
 from sequent_py.progress import ReplayProgress
-from sequent_py.replay import fence
+from sequent_py.replay import fence, replayer
 from sequent_py.replay.ledger import Ledger
 
 ORDERS = 3_000
@@ -66,20 +66,23 @@ SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
 from test_kills import application
+from sequent_py.replay import replayer
+replayer.HELPED_TIMES = {helped}
 with application({url!r}, {sql!r}) as app:
     app.view_schema.{command}(workers={workers})
 """
 
 
 def start(
-    url: str, command: str, workers: int = 2, sql_directory: Path = SQL_DIRECTORY
+    url: str, command: str, workers: int = 2, sql_directory: Path = SQL_DIRECTORY, *, helped: int = 0
 ) -> subprocess.Popen[bytes]:
-    """Run a command in a process of its own, as an operator would."""
+    """Run a command in a process of its own, as an operator would; ``helped``: whether it is one of the workers, too, as in a larger store it is not."""
     script = textwrap.dedent(SCRIPT).format(
         path=[str(directory) for directory in Path(__file__).parents[:2]],
         url=url,
         command=command,
         workers=workers,
+        helped=helped,
         sql=str(sql_directory),
     )
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
@@ -170,8 +173,13 @@ def test_a_killed_worker_is_replaced(url: str, connection: psycopg.Connection[An
     finish(url, connection)
 
 
-def test_a_terminated_worker_backend_is_replaced(url: str, connection: psycopg.Connection[Any]) -> None:
-    process = start(url, "online")
+@pytest.mark.parametrize(
+    ("workers", "helped"), [(2, 0), (2, replayer.HELPED_TIMES), (1, replayer.HELPED_TIMES)]
+)
+def test_a_terminated_worker_backend_is_replaced(
+    url: str, connection: psycopg.Connection[Any], workers: int, helped: int
+) -> None:
+    process = start(url, "online", workers, helped=helped)
     wait_until(lambda: groups_done(connection) >= 2)
     connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sequent worker'"
@@ -351,7 +359,8 @@ def test_a_worker_that_finds_nothing_left_ends_well(url: str, connection: psycop
     assert notes == [], "a worker that ends in any other way is noted as lost"
 
 
-def test_a_handler_that_ends_the_process_is_a_failure(url: str) -> None:
+def test_a_handler_that_ends_the_process_is_a_failure(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replayer, "HELPED_TIMES", 0)
     config = Config(
         database_url=url, sql_directory=SQL_DIRECTORY, workers=1, group_target_events=GROUP_EVENTS
     )

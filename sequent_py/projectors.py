@@ -225,6 +225,16 @@ class Projector:
         raise RecordNotManaged(type(self).__name__, getattr(record, "__name__", repr(record)))
 
 
+def touched_columns(record: type[Record]) -> Mapping[str, str]:
+    """Return the columns that an update notes of its event, and which attribute of the event each has."""
+    shape = record_shape(record)
+    noted = {
+        "updated_at": ("created_at", shape.has_updated_at),
+        "sequence_number": ("sequence_number", shape.has_sequence_number),
+    }
+    return {column: attribute for column, (attribute, is_there) in noted.items() if is_there}
+
+
 def _touched_by(record: type[Record]) -> Callable[[Event], Mapping[str, Any]]:
     """Return the function from an event to the columns that an update notes of it; written out, because every update calls it."""
     shape = record_shape(record)

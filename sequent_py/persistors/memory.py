@@ -67,9 +67,10 @@ class MemoryTable:
         """Make, store and return a row."""
         self.update: Callable[[Where, Mapping[str, Any]], AbstractContextManager[Row]] = self._update
         """Return the block of an update of the first row that matches."""
-        self._tell_native: Callable[..., object] = _no_need
+        self.access: Any = None
+        """The same three in C, and what tells them of a relation behind the rows; None where that is not at hand."""
         if self.operations.native is not None:
-            access = native.Access(
+            access = self.access = native.Access(
                 self.operations.native.layout,
                 self,
                 self.rows,
@@ -81,17 +82,16 @@ class MemoryTable:
                 self._create,
             )
             self.first, self.create, self.update = access.first, access.create, access.update
-            self._tell_native = access.back
 
     def back_by(self, residency: Residency | None) -> None:
         """Let a relation stand behind the rows from now on; None: memory has them all."""
         self.residency = residency
         # They note changes for the residency there was.
         self._creators.clear()
-        if residency is None:
-            self._tell_native()
-        else:
-            self._tell_native(residency.dirty, residency.gone, residency.complete_aggregates)
+        if self.access is not None and residency is None:
+            self.access.back()
+        elif self.access is not None and residency is not None:
+            self.access.back(residency.dirty, residency.gone, residency.complete_aggregates)
 
     # Rows in and out: the only functions that touch rows and indexes
 
@@ -362,5 +362,5 @@ class MemoryTable:
         return self._defaults.draw(attribute)
 
 
-def _no_need(*_: object) -> None:
-    """Do nothing: memory is not bounded, or handled in Python."""
+def _no_need(table: MemoryTable) -> None:
+    """Make no room: memory is not bounded."""

@@ -25,7 +25,9 @@ from sequent_py.persistors.backing import Residency, RowDelta
 from sequent_py.persistors.blocks import MemoryUpsert
 from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.relations import Relation, Spill
+from sequent_py.persistors.shortcuts import shorten
 from sequent_py.persistors.tables import DefaultSource, TableShape
+from sequent_py.projectors import Projector
 from sequent_py.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -120,6 +122,10 @@ class ReplayPersistor:
         return table.delete_all(table.operations.filters(where))
 
     # What workers call
+
+    def shorten(self, projector: Projector) -> None:
+        """Let a projector that has this persistor take the short way to its rows."""
+        shorten(projector, self._tables)
 
     @property
     def shapes(self) -> Mapping[type[Record], TableShape]:

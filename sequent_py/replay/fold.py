@@ -24,6 +24,7 @@ from sequent_py.events import (
 )
 from sequent_py.persistors import Persistor
 from sequent_py.persistors.refusals import circumstance_of
+from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.replay.reader import RawEvent
 
@@ -74,6 +75,9 @@ class Fold:
         handled = handled_type_ids(projectors, stored_types)
         self.event_type_ids = tuple(sorted(handled))
         instances = [(projector(persistor), projector_definition(projector)) for projector in projectors]
+        if isinstance(persistor, ReplayPersistor):
+            for instance, _ in instances:
+                persistor.shorten(instance)
         self._routes: dict[int, Route] = {}
         for type_id, event_class in handled.items():
             handlers = tuple(

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sequent_py.native import IS_NATIVE
 from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup
 from sequent_py.persistors.memory import MemoryTable
-from sequent_py.persistors.operations import RowOperations
+from sequent_py.persistors.operations import RowOperations, Storing
 from sequent_py.persistors.tables import TableShape
 from sequent_py.records import Record, record_shape
 
@@ -169,20 +169,24 @@ class Draws:
         return self.drawn
 
 
-@given(st.lists(rows_of_anything, max_size=6))
-def test_rows_are_made_stored_and_refused_alike(rows: list[dict[str, Any]]) -> None:
+@given(st.lists(rows_of_anything, max_size=6), st.sampled_from([None, 0, 1]))
+def test_rows_are_made_stored_and_refused_alike(rows: list[dict[str, Any]], gone: int | None) -> None:
     results = []
     for operations in (in_python(), in_c()):
         stored: dict[Any, Any] = {}
+        changes = None
+        if gone is not None:
+            # A relation is behind the rows, from which some were deleted.
+            changes = ({}, {(UUID(int=1).int, number): {} for number in range(1, 1 + gone)})
         index = Index(("large", "holder"), operations.compile_key(("large", "holder")))
         draws, seen = Draws(), []
         for values in rows:
-            creator = operations.compile_create(
-                tuple(values), draws.drawer, (stored, [(index.attributes, index.entries, index.collide)])
-            )
+            indexes = [(index.attributes, index.entries, index.collide)]
+            storing = Storing(stored, indexes, changes)
+            creator = operations.compile_create(tuple(values), draws.drawer, storing)
             seen.append(shown(operations, outcome(lambda made=creator, given=values: made(given))))  # type: ignore[misc]
         entries = [(repr(k), list(v.keys) if isinstance(v, Bucket) else v) for k, v in index.entries.items()]
-        results.append((seen, [repr(key) for key in stored], repr(entries), draws.drawn))
+        results.append((seen, [repr(key) for key in stored], repr(entries), draws.drawn, repr(changes)))
     assert results[0] == results[1]
 
 

@@ -83,8 +83,8 @@ def taken(aggregate: int, number: int) -> SeatTaken:
 
 
 KEYS = {
-    "aggregate_id": st.sampled_from([UUID(int=1), UUID(int=2), "text"]),
-    "row": st.integers(1, 2) | st.none(),
+    "aggregate_id": st.sampled_from([UUID(int=1), UUID(int=1), UUID(int=1), UUID(int=2), "text"]),
+    "row": st.sampled_from([1, 1, 1, 2, None]),
 }
 OTHERS = {
     "guest": st.sampled_from(["Ann", None, 5]),
@@ -95,10 +95,12 @@ OTHERS = {
 }
 rows = st.fixed_dictionaries(
     {**KEYS, "sequence_number": OTHERS["sequence_number"], "updated_at": OTHERS["updated_at"]},
-    optional={"guest": OTHERS["guest"], "no_column": OTHERS["no_column"]},
+    optional={"guest": OTHERS["guest"]},
+) | st.fixed_dictionaries({**KEYS, "no_column": OTHERS["no_column"]})
+filters = st.one_of(
+    st.just({}), st.fixed_dictionaries(KEYS), st.fixed_dictionaries({}, optional={**KEYS, **OTHERS})
 )
-filters = st.fixed_dictionaries({}, optional={**KEYS, **OTHERS})
-records = st.sampled_from([SeatRecord, SeatRecord, SeatRecord, OtherRecord, "SeatRecord", []])
+records = st.sampled_from([*[SeatRecord] * 12, OtherRecord, "SeatRecord", []])
 events = st.builds(taken, st.integers(1, 2), st.integers(1, 5))
 operations = st.one_of(
     st.tuples(st.just("create_record"), st.tuples(records), rows),

@@ -23,7 +23,7 @@ help: ## list the targets
 
 venv: $(READY) ## create the virtual environment in $(VENV)
 
-$(READY): pyproject.toml hatch_build.py sequent_py/_native.c
+$(READY): pyproject.toml hatch_build.py sequent_py/_native.c $(wildcard sequent_py/c/*.h)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and there is no python3 on the path."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; $(PYTHON) is older. Name another: make PYTHON=…"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(WITHOUT_ENSUREPIP) || \

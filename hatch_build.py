@@ -15,6 +15,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "sequent_py/_native.c"
+PARTS = "sequent_py/c"
+"""Where the files are that it includes."""
 
 
 class NativeModule(BuildHookInterface[Any]):
@@ -44,6 +46,7 @@ def _compile(root: Path, directory: Path) -> Path:
     extension = Extension(
         "sequent_py._native",
         [str(root / SOURCE)],
+        depends=[str(part) for part in sorted((root / PARTS).glob("*.h"))],
         extra_compile_args=[] if sys.platform == "win32" else ["-O2"],
     )
     command: Any = Distribution({"name": "sequent_py", "ext_modules": [extension]}).get_command_obj(

@@ -1,0 +1,209 @@
+/* Layout: where the values of a record's rows are, and how they are tested, converted and copied. Part of _native.c. */
+
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    PyTypeObject *writable, *locked;
+    Py_ssize_t size;
+    Py_ssize_t *offsets;
+    int *kinds, *parts, *wires;
+    PyObject *names, *coerces, *numbers; /* tuple of str, tuple of callables, dict from str to int */
+} Layout;
+
+static inline PyObject **slot_of(const Layout *layout, PyObject *row, Py_ssize_t column) {
+    return (PyObject **)((char *)row + layout->offsets[column]);
+}
+
+static int has_layout(const Layout *layout, PyObject *row) {
+    return Py_IS_TYPE(row, layout->locked) || Py_IS_TYPE(row, layout->writable);
+}
+
+static int check_row(const Layout *layout, PyObject *row) {
+    if (has_layout(layout, row)) return 0;
+    PyErr_Format(PyExc_TypeError, "a row of %s is needed, not %.80R", layout->locked->tp_name, row);
+    return -1;
+}
+
+/* Borrowed; sets AttributeError where the block has deleted the value. */
+static PyObject *value_of(const Layout *layout, PyObject *row, Py_ssize_t column) {
+    PyObject *value = *slot_of(layout, row, column);
+    if (value == NULL) PyErr_SetObject(PyExc_AttributeError, PyTuple_GET_ITEM(layout->names, column));
+    return value;
+}
+
+static int accepts(const Layout *layout, Py_ssize_t column, PyObject *value) {
+    int overflow;
+    long long number;
+    switch (layout->kinds[column]) {
+    case INT2: case INT4: case INT8:
+        if (!PyLong_CheckExact(value)) return 0;
+        number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (overflow) return 0;
+        if (layout->kinds[column] == INT4) return number >= INT32_MIN && number <= INT32_MAX;
+        if (layout->kinds[column] == INT2) return number >= INT16_MIN && number <= INT16_MAX;
+        return 1;
+    case BOOL: return value == Py_True || value == Py_False;
+    case UUID_: return (PyObject *)Py_TYPE(value) == layout->state->uuid_type;
+    case TIMESTAMPTZ:
+        return PyDateTime_CheckExact(value) && PyDateTime_DATE_GET_TZINFO(value) == PyDateTime_TimeZone_UTC;
+    case DATE: return PyDate_CheckExact(value);
+    case TEXT:
+        return PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value)
+            && memchr(PyUnicode_DATA(value), 0, (size_t)PyUnicode_GET_LENGTH(value)) == NULL;
+    case FLOAT8: return PyFloat_CheckExact(value) && PyFloat_AS_DOUBLE(value) == PyFloat_AS_DOUBLE(value);
+    default: return 0;
+    }
+}
+
+/* A new reference to what the column stores for a value. */
+static PyObject *converted(const Layout *layout, Py_ssize_t column, PyObject *value) {
+    if (accepts(layout, column, value)) return Py_NewRef(value);
+    return PyObject_CallOneArg(PyTuple_GET_ITEM(layout->coerces, column), value);
+}
+
+/* A new reference to what stands for a value in keys. */
+static PyObject *part_of(const Layout *layout, Py_ssize_t column, PyObject *value) {
+    if (layout->parts[column] == UUID_INT && value != Py_None)
+        return PyObject_GetAttr(value, layout->state->str_int);
+    return Py_NewRef(value);
+}
+
+static PyObject *clone_row(const Layout *layout, PyObject *row) {
+    if (check_row(layout, row) < 0) return NULL;
+    PyObject *copied = layout->writable->tp_alloc(layout->writable, 0);
+    if (copied == NULL) return NULL;
+    for (Py_ssize_t column = 0; column < layout->size; column++) {
+        PyObject *value = value_of(layout, row, column);
+        if (value == NULL) { Py_DECREF(copied); return NULL; }
+        *slot_of(layout, copied, column) = Py_NewRef(value);
+    }
+    return copied;
+}
+
+static PyObject *layout_clone(PyObject *self, PyObject *row) { return clone_row((Layout *)self, row); }
+
+/* Numbers of the columns named, in a new array; NULL with KeyError. */
+static Py_ssize_t *columns_of(const Layout *layout, PyObject *names, Py_ssize_t *count) {
+    *count = PyTuple_GET_SIZE(names);
+    Py_ssize_t *columns = PyMem_New(Py_ssize_t, *count ? *count : 1);
+    if (columns == NULL) { PyErr_NoMemory(); return NULL; }
+    for (Py_ssize_t number = 0; number < *count; number++) {
+        PyObject *found = PyDict_GetItemWithError(layout->numbers, PyTuple_GET_ITEM(names, number));
+        if (found == NULL) {
+            if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, PyTuple_GET_ITEM(names, number));
+            PyMem_Free(columns);
+            return NULL;
+        }
+        columns[number] = PyLong_AsSsize_t(found);
+    }
+    return columns;
+}
+
+static int read_numbers(PyObject *tuple, int *into, Py_ssize_t size, int most) {
+    if (PyTuple_GET_SIZE(tuple) != size) { PyErr_SetString(PyExc_ValueError, "one number per column is needed"); return -1; }
+    for (Py_ssize_t column = 0; column < size; column++) {
+        long number = PyLong_AsLong(PyTuple_GET_ITEM(tuple, column));
+        if (number < 0 || number >= most) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "unknown kind");
+            return -1;
+        }
+        into[column] = (int)number;
+    }
+    return 0;
+}
+
+/* The offset of a slot of a class; -1 and TypeError where the name is none of its slots. */
+static Py_ssize_t offset_of(PyTypeObject *cls, PyObject *name) {
+    PyObject *descriptor = PyObject_GetAttr((PyObject *)cls, name);
+    if (descriptor == NULL) return -1;
+    PyMemberDef *member = Py_IS_TYPE(descriptor, &PyMemberDescr_Type) ? ((PyMemberDescrObject *)descriptor)->d_member : NULL;
+    Py_ssize_t offset = member != NULL && member->type == T_OBJECT_EX ? member->offset : -1;
+    Py_DECREF(descriptor);
+    if (offset < 0) PyErr_Format(PyExc_TypeError, "%U is no slot of %s", name, cls->tp_name);
+    return offset;
+}
+
+static int find_slots(Layout *layout) {
+    for (Py_ssize_t column = 0; column < layout->size; column++) {
+        PyObject *name = PyTuple_GET_ITEM(layout->names, column);
+        layout->offsets[column] = offset_of(layout->writable, name);
+        if (layout->offsets[column] < 0) return -1;
+        PyObject *number = PyLong_FromSsize_t(column);
+        if (number == NULL || PyDict_SetItem(layout->numbers, name, number) < 0) { Py_XDECREF(number); return -1; }
+        Py_DECREF(number);
+    }
+    return 0;
+}
+
+static PyObject *layout_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+    static char *words[] = {"writable", "locked", "names", "kinds", "parts", "wires", "coerces", NULL};
+    PyTypeObject *writable, *locked;
+    PyObject *names, *kinds, *parts, *wires, *coerces;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!O!O!O!O!O!", words, &PyType_Type, &writable, &PyType_Type, &locked,
+                                     &PyTuple_Type, &names, &PyTuple_Type, &kinds, &PyTuple_Type, &parts, &PyTuple_Type, &wires,
+                                     &PyTuple_Type, &coerces))
+        return NULL;
+    if (!PyType_IsSubtype(locked, writable) || locked->tp_basicsize != writable->tp_basicsize) {
+        PyErr_SetString(PyExc_TypeError, "the locked class must be a subclass with the same slots");
+        return NULL;
+    }
+    Layout *layout = (Layout *)type->tp_alloc(type, 0);
+    if (layout == NULL) return NULL;
+    layout->state = state_of(type);
+    layout->writable = (PyTypeObject *)Py_NewRef(writable);
+    layout->locked = (PyTypeObject *)Py_NewRef(locked);
+    layout->names = Py_NewRef(names);
+    layout->coerces = Py_NewRef(coerces);
+    layout->numbers = PyDict_New();
+    Py_ssize_t size = layout->size = PyTuple_GET_SIZE(names);
+    layout->offsets = PyMem_New(Py_ssize_t, size + 1);
+    layout->kinds = PyMem_New(int, size + 1);
+    layout->parts = PyMem_New(int, size + 1);
+    layout->wires = PyMem_New(int, size + 1);
+    if (layout->numbers == NULL || layout->offsets == NULL || layout->kinds == NULL || layout->parts == NULL || layout->wires == NULL) {
+        PyErr_NoMemory();
+        goto fail;
+    }
+    if (PyTuple_GET_SIZE(coerces) != size) { PyErr_SetString(PyExc_ValueError, "one conversion per column is needed"); goto fail; }
+    if (read_numbers(kinds, layout->kinds, size, KINDS) < 0 || read_numbers(parts, layout->parts, size, NO_KEY + 1) < 0
+        || read_numbers(wires, layout->wires, size, KINDS) < 0 || find_slots(layout) < 0)
+        goto fail;
+    return (PyObject *)layout;
+fail:
+    Py_DECREF(layout);
+    return NULL;
+}
+
+static int layout_traverse(PyObject *self, visitproc visit, void *arg) {
+    Layout *layout = (Layout *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(layout->writable);
+    Py_VISIT(layout->locked);
+    Py_VISIT(layout->names);
+    Py_VISIT(layout->coerces);
+    Py_VISIT(layout->numbers);
+    return 0;
+}
+
+static int layout_clear(PyObject *self) {
+    Layout *layout = (Layout *)self;
+    Py_CLEAR(layout->coerces);
+    return 0;
+}
+
+static void layout_dealloc(PyObject *self) {
+    Layout *layout = (Layout *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(layout->writable);
+    Py_XDECREF(layout->locked);
+    Py_XDECREF(layout->names);
+    Py_XDECREF(layout->coerces);
+    Py_XDECREF(layout->numbers);
+    PyMem_Free(layout->offsets);
+    PyMem_Free(layout->kinds);
+    PyMem_Free(layout->parts);
+    PyMem_Free(layout->wires);
+    type->tp_free(self);
+    Py_DECREF(type);
+}

@@ -1,0 +1,126 @@
+/* Update: the block of an update. Part of _native.c. */
+
+static int touch_row(const Access *access, PyObject *row, PyObject *touched) {
+    const Layout *layout = access->layout;
+    PyObject *items = PyMapping_Items(touched);
+    if (items == NULL) return -1;
+    for (Py_ssize_t number = 0; number < PyList_GET_SIZE(items); number++) {
+        PyObject *name = PyTuple_GET_ITEM(PyList_GET_ITEM(items, number), 0);
+        PyObject *column = PyDict_GetItemWithError(layout->numbers, name);
+        if (column == NULL) {
+            if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, name);
+            Py_DECREF(items);
+            return -1;
+        }
+        set_column(layout, row, PyLong_AsSsize_t(column), Py_NewRef(PyTuple_GET_ITEM(PyList_GET_ITEM(items, number), 1)));
+    }
+    Py_DECREF(items);
+    return 0;
+}
+
+static PyObject *update_enter(PyObject *self, PyObject *ignored) {
+    Update *update = (Update *)self;
+    const Access *access = update->access;
+    PyObject *key = first_key(access, update->where);
+    if (key == NULL) return NULL;
+    Py_XSETREF(update->key, key);
+    if (key == Py_None) return PyObject_CallMethod(access->table, "refuse_missing", "O", update->where);
+    PyObject *before = PyDict_GetItemWithError(access->rows, key);
+    if (before == NULL) {
+        if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, key);
+        return NULL;
+    }
+    Py_XSETREF(update->before, Py_NewRef(before));
+    PyObject *after = clone_row(access->layout, before);
+    if (after == NULL) return NULL;
+    Py_XSETREF(update->after, after);
+    int has_touched = PyObject_IsTrue(update->touched);
+    if (has_touched < 0 || (has_touched && touch_row(access, after, update->touched) < 0)) return NULL;
+    return Py_NewRef(after);
+}
+
+/* Store what the block has made of its copy, which is still writable. */
+static int store_update(const Update *update) {
+    const Access *access = update->access;
+    PyObject *finisher = PyObject_GetAttr(access->table, access->state->str_finish);
+    if (finisher == NULL) return -1;
+    int has_moved;
+    if (Py_IS_TYPE(finisher, access->state->finisher))
+        has_moved = finish_row((Finisher *)finisher, update->after, update->before);
+    else {
+        PyObject *answer = PyObject_CallFunctionObjArgs(finisher, update->after, update->before, NULL);
+        has_moved = answer == NULL ? -1 : PyObject_IsTrue(answer);
+        Py_XDECREF(answer);
+    }
+    Py_DECREF(finisher);
+    if (has_moved < 0) return -1;
+    if (!has_moved) {
+        /* The usual end: no key changed, nobody else wrote the row. */
+        PyObject *current = PyDict_GetItemWithError(access->rows, update->key);
+        if (current == update->before) {
+            if (PyDict_SetItem(access->rows, update->key, update->after) < 0) return -1;
+            return access->dirty == NULL ? 0 : note_changed(access->dirty, access->gone, update->key);
+        }
+        if (current == NULL && PyErr_Occurred()) return -1;
+    }
+    PyObject *outcome = PyObject_CallMethodObjArgs(access->table, access->state->str_store, update->key, update->before, update->after,
+                                                   has_moved ? Py_True : Py_False, NULL);
+    Py_XDECREF(outcome);
+    return outcome == NULL ? -1 : 0;
+}
+
+static PyObject *update_exit(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
+    Update *update = (Update *)self;
+    if (count != 3 || update->after == NULL) { PyErr_SetString(PyExc_TypeError, "the block was not entered"); return NULL; }
+    int outcome = arguments[0] == Py_None ? store_update(update) : 0;
+    /* Read-only from now on, whatever happened. */
+    PyObject *kind, *error, *traceback;
+    PyErr_Fetch(&kind, &error, &traceback);
+    int locked = PyObject_SetAttr(update->after, update->access->state->str_class, (PyObject *)update->access->layout->locked);
+    if (outcome < 0) {
+        if (locked < 0) PyErr_Clear();
+        PyErr_Restore(kind, error, traceback);
+        return NULL;
+    }
+    if (locked < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static int update_traverse(PyObject *self, visitproc visit, void *arg) {
+    Update *update = (Update *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(update->access);
+    Py_VISIT(update->where);
+    Py_VISIT(update->touched);
+    Py_VISIT(update->key);
+    Py_VISIT(update->before);
+    Py_VISIT(update->after);
+    return 0;
+}
+
+static void update_dealloc(PyObject *self) {
+    Update *update = (Update *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(update->access);
+    Py_XDECREF(update->where);
+    Py_XDECREF(update->touched);
+    Py_XDECREF(update->key);
+    Py_XDECREF(update->before);
+    Py_XDECREF(update->after);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef update_methods[] = {
+    {"__enter__", update_enter, METH_NOARGS, "Return a writable copy of the first row that matches."},
+    {"__exit__", (PyCFunction)(void (*)(void))update_exit, METH_FASTCALL, "Store it, unless the block raised."},
+    {NULL},
+};
+static PyType_Slot update_slots[] = {
+    {Py_tp_dealloc, update_dealloc}, {Py_tp_traverse, update_traverse}, {Py_tp_methods, update_methods},
+    {Py_tp_doc, "The block of an update."}, {0, NULL},
+};
+static PyType_Spec update_spec = {
+    "sequent_py._native.Update", sizeof(Update), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, update_slots,
+};

@@ -30,6 +30,8 @@ class Creator:
         key: tuple[str, ...],
         rows: dict[Any, Any] | None,
         indexes: tuple[tuple[tuple[str, ...], dict[Any, Any], Callable[[Any, Any, Any], None]], ...],
+        dirty: dict[Any, None] | None,
+        gone: dict[Any, Any] | None,
         duplicate: Callable[[Any], Exception],
     ) -> None: ...
     def __call__(self, values: Mapping[str, Any], /) -> Any: ...
@@ -45,7 +47,8 @@ class Probe:
         names: tuple[str, ...],
         parts: tuple[str, ...],
         answer: int,
-        container: dict[Any, Any] | None,
+        is_by_aggregate: bool,
+        container: dict[Any, Any],
         otherwise: Any,
     ) -> None: ...
     def __call__(self, where: Mapping[str, Any], /) -> Any: ...
@@ -68,6 +71,16 @@ class Access:
     def update(
         self, where: Mapping[str, Any], touched: Mapping[str, Any], /
     ) -> AbstractContextManager[Any]: ...
+    def back(self, *dirty_gone_and_complete: dict[Any, Any] | set[Any]) -> None: ...
+
+class Shortcut:
+    def __init__(
+        self,
+        method: int,
+        tables: dict[Any, tuple[Access, tuple[tuple[str, str], ...]]],
+        otherwise: Callable[..., Any],
+    ) -> None: ...
+    def __call__(self, *arguments: Any, **values: Any) -> Any: ...
 
 class Setter:
     def __init__(self, cls: type, names: tuple[str, ...]) -> None: ...

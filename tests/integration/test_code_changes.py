@@ -34,12 +34,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 class Notes:
     """A progress that keeps what it is told."""
 

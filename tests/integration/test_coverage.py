@@ -29,12 +29,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def append_raw(connection: psycopg.Connection[Any], name: str, payload: str = "{}") -> UUID:
     """As code of another time wrote it."""
     connection.execute("SELECT sequent_schema.register_event_types_v1(ARRAY[%s])", [name])

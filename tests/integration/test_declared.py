@@ -24,12 +24,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def test_replayed_caught_up_and_live_rows_are_the_fold_of_the_events(
     app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
 ) -> None:

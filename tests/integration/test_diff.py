@@ -60,12 +60,6 @@ class ShopQuiet(Migrations):
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def directory(tmp_path: Path) -> Path:
     for file in SQL_DIRECTORY.iterdir():
         (tmp_path / file.name).write_text(file.read_text())

@@ -33,12 +33,6 @@ def admin(store_database_url: str) -> Iterator[Sequent]:
         yield admin
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def migrate(app: Sequent) -> None:
     app.view_schema.online()
     app.view_schema.offline()

@@ -32,12 +32,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def noted(connection: Connection) -> list[tuple[str, UUID | None]]:
     rows = connection.execute(
         "SELECT operation, aggregate_id FROM sequent_schema.event_edits ORDER BY operation, aggregate_id"

@@ -64,12 +64,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def place_secret(app: Sequent, number: int = 1) -> UUID:
     order = UUID(int=number)
     app.store.append(

@@ -255,12 +255,6 @@ def astray(at_home: Sequent, store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 COMMANDS: dict[str, Callable[[Sequent], object]] = {
     **{
         name: (lambda app, name=name: getattr(app.view_schema, name)())

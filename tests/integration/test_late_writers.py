@@ -21,12 +21,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def add_line(app: Sequent, order: UUID, product: str, connection: Connection) -> None:
     app.store.append(order, [LineAdded(product=product, cents=1)], connection=connection)
 

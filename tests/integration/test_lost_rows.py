@@ -17,11 +17,10 @@ Connection = psycopg.Connection[Any]
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        # Whoever deletes rows by hand finds a way around foreign keys, too.
-        connection.execute("SET session_replication_role = replica")
-        yield connection
+def connection(connection: Connection) -> Connection:
+    # Whoever deletes rows by hand finds a way around foreign keys, too.
+    connection.execute("SET session_replication_role = replica")
+    return connection
 
 
 @pytest.fixture

@@ -44,12 +44,6 @@ NEEDED = ("event_types", "gate", "view_migrations", "view_tables", "replay_group
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     """Version 1 is live; this is the code of version 2, which rebuilds the orders, and has replayed them."""
     with shop(store_database_url) as before:

@@ -46,12 +46,6 @@ GROUP_EVENTS = 300
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with wallets(store_database_url, group_target_events=GROUP_EVENTS) as app:
         yield app

@@ -60,14 +60,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        connection.execute(
-            "CREATE TABLE public.customers (name text PRIMARY KEY, hits int NOT NULL DEFAULT 0)"
-        )
-        connection.execute("GRANT SELECT, UPDATE, REFERENCES ON public.customers TO PUBLIC")
-        connection.execute("INSERT INTO public.customers SELECT 'c' || n FROM generate_series(0, 9) n")
-        yield connection
+def connection(connection: Connection) -> Connection:
+    connection.execute("CREATE TABLE public.customers (name text PRIMARY KEY, hits int NOT NULL DEFAULT 0)")
+    connection.execute("GRANT SELECT, UPDATE, REFERENCES ON public.customers TO PUBLIC")
+    connection.execute("INSERT INTO public.customers SELECT 'c' || n FROM generate_series(0, 9) n")
+    return connection
 
 
 @contextmanager

@@ -66,12 +66,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def poison(app: Sequent, order: UUID) -> None:
     app.store.append(order, [LineAdded(product="poison", cents=1), LineAdded(product="after", cents=2)])
 

@@ -28,12 +28,6 @@ DELETE_LINE = "DELETE FROM sequent_schema.append_order"
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url) as app:
         place_orders(app, range(4))

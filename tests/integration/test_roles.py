@@ -43,12 +43,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def as_login(database_url: str, login: Login) -> psycopg.Connection[Any]:
     return psycopg.connect(login_url(database_url, login), autocommit=True)
 

@@ -72,12 +72,6 @@ class Chancy2(Migrations):
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     """Order 1 is left behind in the orders, and whole in the other tables."""
     with shop(store_database_url, Lines1) as before:

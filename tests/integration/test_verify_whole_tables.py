@@ -80,12 +80,6 @@ def app(store_database_url: str, tmp_path: Path) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 @pytest.mark.parametrize("is_live", [False, True])
 def test_they_are_compared_whole(
     app: Sequent, connection: Connection, is_live: bool, monkeypatch: pytest.MonkeyPatch

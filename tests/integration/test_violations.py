@@ -40,12 +40,6 @@ def app(store_database_url: str) -> Iterator[Sequent]:
         yield app
 
 
-@pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as connection:
-        yield connection
-
-
 def own_voucher_and_desk(app: Sequent) -> None:
     """Give them to two others."""
     for order, product in zip(place_orders(app, [1001, 1002]), ("voucher taken", "desk 7"), strict=True):

@@ -31,7 +31,8 @@ from sequent_py.replay import fence
 from sequent_py.replay.ledger import Ledger
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.standstill import at_standstill
-from sequent_py.view_schema.versions import TableRole, Versions, ViewTable
+from sequent_py.view_schema.relations import Relations, TableRole, ViewTable
+from sequent_py.view_schema.versions import Versions
 
 Connection = psycopg.Connection[Any]
 
@@ -97,6 +98,7 @@ class Erasure:
         self._view_schema = view_schema
         self._budget_seconds = budget_seconds
         self._versions = Versions(event_store_schema)
+        self._relations = Relations(event_store_schema)
         self._rows: dict[str, int | None] = {}
         self._untold: dict[str, None] = {}
         self._left: list[str] = []
@@ -166,9 +168,9 @@ class Erasure:
             ).format(**keys),
             partition_key or (None,),
         )
-        for live in self._versions.tables(self._connection, TableRole.LIVE):
+        for live in self._relations.tables(self._connection, TableRole.LIVE):
             rows = self._take_rows(live, [aggregate_id])
-            for migration_id in self._versions.returning_in_place(self._connection, live):
+            for migration_id in self._relations.returning_in_place(self._connection, live):
                 self._correct(live, rows, migration_id)
 
     def _erase_kept(self, ids: Sequence[UUID]) -> None:
@@ -209,7 +211,7 @@ class Erasure:
                 return False
             self._erase_tables(ids, TableRole.RETIRED)
             self._left = [
-                table.physical_name for table in self._versions.tables(self._connection, TableRole.SHADOW)
+                table.physical_name for table in self._relations.tables(self._connection, TableRole.SHADOW)
             ]
         return True
 
@@ -223,7 +225,7 @@ class Erasure:
 
     def _erase_tables(self, ids: Sequence[UUID], *roles: TableRole) -> None:
         for role in roles:
-            for table in self._versions.tables(self._connection, role):
+            for table in self._relations.tables(self._connection, role):
                 # Passes over a retired table belong to the migration that retired it.
                 self._correct(table, self._take_rows(table, ids), table.retired_by or table.migration_id)
 
@@ -262,7 +264,7 @@ class Erasure:
         for name, table in STORE_PLACES:
             self._take(name, sql.Identifier(self._schema, table), ids, is_counting=True)
         for role in TableRole:
-            for view_table in self._versions.tables(self._connection, role):
+            for view_table in self._relations.tables(self._connection, role):
                 self._take_rows(view_table, ids, is_counting=True)
         self._take(
             "quarantine", sql.Identifier(self._schema, "quarantined_aggregates"), ids, is_counting=True

@@ -12,7 +12,8 @@ from sequent_py.gate import Gate
 from sequent_py.health.findings import Finding, notice, ok, problem
 from sequent_py.view_schema.dependents import missing_tables
 from sequent_py.view_schema.generations import Generation, generations
-from sequent_py.view_schema.versions import TableRole, Versions, ViewTable
+from sequent_py.view_schema.relations import Relations, TableRole, ViewTable
+from sequent_py.view_schema.versions import Versions
 
 Connection = psycopg.Connection[Any]
 
@@ -22,7 +23,7 @@ def check_tables(
 ) -> Iterator[Finding]:
     """Look at every recorded relation; ``managed`` are the tables that the code's projectors manage, None where there is no code."""
     versions = Versions(schema)
-    tables = {role: versions.tables(connection, role) for role in TableRole}
+    tables = {role: Relations(schema).tables(connection, role) for role in TableRole}
     live = tables[TableRole.LIVE]
     orphaned = [table for table in live if _is_orphaned(table, managed)]
     names = [table.table_name for table in live if table not in orphaned]
@@ -56,7 +57,7 @@ def check_recorded(
     """Look whether every table that the code of the live version manages is recorded."""
     if Gate(schema).read(connection).live_version != version:
         return
-    recorded = {table.table_name for table in Versions(schema).tables(connection, TableRole.LIVE)}
+    recorded = {table.table_name for table in Relations(schema).tables(connection, TableRole.LIVE)}
     lost = sorted(set(managed) - recorded)
     if lost:
         yield problem(

@@ -13,7 +13,7 @@ Pure::
 
 Effects::
 
-    versions                    owns ``view_migrations`` and ``view_tables``
+    versions, relations         own ``view_migrations`` and ``view_tables``, one each; what they share is in bookkeeping
     catalog, trial, executor    what the server has; the DDL of a plan, tried and run
     swap                        the one transaction that promotes
     context, passes             what every command works with

@@ -1,8 +1,7 @@
 """The record of code fingerprints: owner of the columns ``code`` of ``view_migrations`` and ``view_tables``.
 
 A migration's row has the fingerprints of the code that worked on it last, per table that it builds or alters; the promotion copies them to the
-tables' rows (:meth:`~sequent_py.view_schema.versions.Versions.promote`), and there they stay, whatever the table is renamed to. Every function runs in
-the caller's transaction.
+tables' rows (:func:`hand_over`), and there they stay, whatever the table is renamed to. Every function runs in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -53,6 +52,18 @@ def record_migration_codes(
     document = Jsonb({table: code.to_json() for table, code in codes.items()})
     connection.execute(
         _sql("UPDATE {migrations} SET code = %s WHERE id = %s", schema), (document, migration_id)
+    )
+
+
+def hand_over(connection: Connection, schema: str, migration_id: int) -> None:
+    """Let the live tables' rows say which code made them; in the transaction that promotes them, once it has."""
+    connection.execute(
+        _sql(
+            "UPDATE {tables} t SET code = m.code -> t.table_name FROM {migrations} m"
+            " WHERE m.id = %s AND t.role = 'live' AND m.code -> t.table_name IS NOT NULL",
+            schema,
+        ),
+        (migration_id,),
     )
 
 

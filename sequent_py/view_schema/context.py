@@ -43,7 +43,8 @@ from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
 from sequent_py.view_schema.recorded import Recorded
-from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
+from sequent_py.view_schema.relations import Relations, TableRole
+from sequent_py.view_schema.versions import Versions, ViewMigration
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,13 @@ class Context:
 
     @property
     def versions(self) -> Versions:
-        """The bookkeeping of migrations and tables."""
+        """The bookkeeping of migrations."""
         return Versions(self.schema)
+
+    @property
+    def relations(self) -> Relations:
+        """The bookkeeping of the relations that they made."""
+        return Relations(self.schema)
 
     def connect(self, purpose: str, *, role: RoleKind = RoleKind.MIGRATOR) -> Connection:
         """Open an autocommit connection whose name says what it is for; works as the store's role where it has roles and the login may.
@@ -366,7 +372,7 @@ def live_blueprints(context: Context, connection: Connection) -> dict[str, Table
         "live table",
         {
             table.table_name: TableBlueprint.from_json(table.names)
-            for table in context.versions.tables(connection, TableRole.LIVE)
+            for table in context.relations.tables(connection, TableRole.LIVE)
         },
     )
 
@@ -380,7 +386,7 @@ def retired_blueprints(
         "retired table",
         {
             table.table_name: TableBlueprint.from_json(table.names)
-            for table in context.versions.retired(connection)
+            for table in context.relations.retired(connection)
             if table.retired_by == migration_id
         },
     )
@@ -395,6 +401,6 @@ def shadow_blueprints(
         "new table",
         {
             table.table_name: TableBlueprint.from_json(table.names)
-            for table in context.versions.shadows(connection, migration_id)
+            for table in context.relations.shadows(connection, migration_id)
         },
     )

@@ -31,8 +31,9 @@ from sequent_py.replay import fence
 from sequent_py.replay.edits import edited_after
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.relations import TableRole
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import TableRole, ViewMigration
+from sequent_py.view_schema.versions import ViewMigration
 from sequent_py.windows import window_condition
 
 POLL_SECONDS = 0.2
@@ -181,15 +182,15 @@ def _diff(
 
 
 def _pair(context: Context, connection: Connection, migration: ViewMigration, table: str) -> _Pair:
-    versions = context.versions
-    live = {item.table_name: item for item in versions.tables(connection, TableRole.LIVE)}
+    relations = context.relations
+    live = {item.table_name: item for item in relations.tables(connection, TableRole.LIVE)}
     if not migration.state.is_finished:
         step = next(step for step in migration.plan.replays if step.table_name == table)
         return _Pair(table, live[table].physical_name if table in live else None, step.shadow_name)
     retired = next(
         (
             item.physical_name
-            for item in versions.retired(connection)
+            for item in relations.retired(connection)
             if item.table_name == table and item.retired_by == migration.id
         ),
         None,

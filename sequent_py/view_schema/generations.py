@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sequent_py.errors import PlanChanged
+from sequent_py.view_schema.relations import TableRole, ViewTable
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import TableRole, ViewMigration, ViewTable
+from sequent_py.view_schema.versions import ViewMigration
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,12 @@ from sequent_py.view_schema.moment import at_one_moment
 from sequent_py.view_schema.passes import pending_events
 from sequent_py.view_schema.planner import plan as make_plan
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
+from sequent_py.view_schema.relations import TableRole, ViewTable
 from sequent_py.view_schema.reports import CheckReport, MigrationReport, PlanReport, StatusReport
 from sequent_py.view_schema.return_passes import pending_return
 from sequent_py.view_schema.rollback_plan import RollbackOutlook, RollbackPlan, decide
 from sequent_py.view_schema.states import Command, MigrationState, next_commands, settled
-from sequent_py.view_schema.versions import TableRole, ViewMigration, ViewTable
+from sequent_py.view_schema.versions import ViewMigration
 from sequent_py.view_schema.view_trial import prove_views
 
 
@@ -54,7 +55,7 @@ def current_plan(context: Context, connection: Connection | None) -> Plan:
     plan = make_plan(
         context.definition,
         current_version=context.gate.read(connection).live_version if connection else 0,
-        live=context.versions.live_tables(connection) if connection else {},
+        live=context.relations.live_tables(connection) if connection else {},
         available_alter_files=table_files.alter_files(context.config.sql_path),
     )
     if connection is not None and not plan.is_noop:
@@ -80,14 +81,14 @@ def current_rollback(context: Context, connection: Connection) -> RollbackPlan |
 
 
 def _all_tables(context: Context, connection: Connection) -> list[ViewTable]:
-    return [table for role in TableRole for table in context.versions.tables(connection, role)]
+    return [table for role in TableRole for table in context.relations.tables(connection, role)]
 
 
 def _refuse_kept_version(context: Context, connection: Connection, plan: Plan) -> None:
     """Tables of the target version itself that a rollback retired have the names that the shadow tables would need."""
     kept = [
         table.physical_name
-        for table in context.versions.retired(connection)
+        for table in context.relations.retired(connection)
         if table.version == plan.target_version
     ]
     if kept:
@@ -199,7 +200,7 @@ def _status(context: Context, connection: Connection, code_version: int | None) 
     migration = context.versions.current(connection)
     holder = fence.coordinator(connection, context.schema)
     state = settled(migration.state, is_held=holder is not None) if migration else None
-    retired = tuple(table.physical_name for table in context.versions.retired(connection))
+    retired = tuple(table.physical_name for table in context.relations.retired(connection))
     replay, passes = _replay_progress(context, connection, migration)
     outlook = rollback_outlook(context, connection)
     can_roll_back = outlook is not None and outlook.is_possible
@@ -341,7 +342,7 @@ def _check(context: Context, connection: Connection) -> CheckReport:
             context.table_files(resolved)
         except SequentError as error:
             problems.append(str(error))
-    live = context.versions.live_tables(connection)
+    live = context.relations.live_tables(connection)
     problems += dependents.missing_tables(
         connection,
         context.config.view_schema,

@@ -21,8 +21,9 @@ from sequent_py.gate import Gate
 from sequent_py.health.store_rows import has_append_order
 from sequent_py.view_schema import serial_order
 from sequent_py.view_schema.guards import require_owner
+from sequent_py.view_schema.relations import Relations, TableRole
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import TableRole, Versions
+from sequent_py.view_schema.versions import Versions
 
 Connection = psycopg.Connection[Any]
 
@@ -82,10 +83,9 @@ def _has_gate(connection: Connection, schema: str) -> bool:
 
 
 def _live_version(connection: Connection, schema: str) -> int:
-    versions = Versions(schema)
     # A version that was rolled back is not live, and what was built on it was rolled back before it.
-    live = [it for it in versions.history(connection) if it.state is MigrationState.LIVE]
-    if not live and versions.tables(connection, TableRole.LIVE):
+    live = [it for it in Versions(schema).history(connection) if it.state is MigrationState.LIVE]
+    if not live and Relations(schema).tables(connection, TableRole.LIVE):
         raise LostRow(f"{schema}.view_migrations", "the version that the live tables are of")
     return live[0].target_version if live else 0
 

@@ -276,7 +276,7 @@ def _begin(
         )
         orderings = {step.table_name: step.ordering for step in plan.replays}
         for blueprint in created:
-            context.versions.record_shadow(
+            context.relations.record_shadow(
                 connection, migration.id, blueprint, plan.target_version, orderings[blueprint.table]
             )
     return migration
@@ -290,8 +290,8 @@ def _index_and_analyse(
     workers: int,
     progress: Progress,
 ) -> None:
-    versions = context.versions
-    unindexed = versions.unindexed(connection, migration.id)
+    relations = context.relations
+    unindexed = relations.unindexed(connection, migration.id)
     files = [files for _, files in context.table_files(resolved) if files.table in unindexed]
     if files:
         progress.step("building indexes")
@@ -302,7 +302,7 @@ def _index_and_analyse(
             blueprints=shadow_blueprints(context, connection, migration.id),
             target_version=resolved.plan.target_version,
             parallel=max(workers, 1),
-            on_built=lambda built, blueprint: versions.mark_indexed(built, migration.id, blueprint),
+            on_built=lambda built, blueprint: relations.mark_indexed(built, migration.id, blueprint),
         )
     progress.step("analysing")
     executor.analyse(

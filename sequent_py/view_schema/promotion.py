@@ -21,7 +21,7 @@ from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import blockers, dependents, guards, prepared, serial_order, swap
+from sequent_py.view_schema import blockers, code_records, dependents, guards, prepared, serial_order, swap
 from sequent_py.view_schema.acceptance import accepting
 from sequent_py.view_schema.alter_trial import AlterScript
 from sequent_py.view_schema.blueprints import TableBlueprint
@@ -356,9 +356,11 @@ class Promotion:
             view_locks=self._views,
             outside_locks=self._outside,
         )
-        context.versions.promote(connection, self._migration.id, plan)
+        context.relations.promote(connection, self._migration.id, plan)
+        code_records.hand_over(connection, context.schema, self._migration.id)
+        context.versions.record_cut_over(connection, self._migration.id)
         for blueprint in (*result.live, *result.retired_blueprints):
-            context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
+            context.relations.record_names(connection, blueprint.physical_name, blueprint.to_json())
         context.gate.go_live(connection, plan.target_version)
         context.versions.transition(connection, self._migration.id, (self._state,), MigrationState.LIVE)
         serial_order.release(context, connection)

@@ -21,7 +21,7 @@ from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.drops import drop_blueprints
 from sequent_py.view_schema.generations import Generation, generations
-from sequent_py.view_schema.versions import TableRole, ViewTable
+from sequent_py.view_schema.relations import TableRole, ViewTable
 
 LOCK_TIMEOUT_SECONDS = 5.0
 """Nobody but the curious reads a retired table, and nobody else waits behind us for one."""
@@ -103,7 +103,9 @@ def _choose(
             remedy="Finish or abort it first, or run: sequent migrate prune, without --orphaned",
         )
     tables = [
-        table for role in (TableRole.RETIRED, TableRole.LIVE) for table in versions.tables(connection, role)
+        table
+        for role in (TableRole.RETIRED, TableRole.LIVE)
+        for table in context.relations.tables(connection, role)
     ]
     found = generations(versions.history(connection), tables)
     if version is not None:
@@ -137,8 +139,8 @@ def _drop(context: Context, connection: Connection, tables: Sequence[ViewTable])
         drop_blueprints(connection, context.config.view_schema, [_as_called_now(table) for table in tables])
         retired = [table.physical_name for table in tables if table.role is TableRole.RETIRED]
         unmanaged = [table.table_name for table in tables if table.role is TableRole.LIVE]
-        context.versions.forget(connection, retired)
-        context.versions.forget_unmanaged(connection, unmanaged)
+        context.relations.forget(connection, retired)
+        context.relations.forget_unmanaged(connection, unmanaged)
 
 
 def _as_called_now(table: ViewTable) -> TableBlueprint:

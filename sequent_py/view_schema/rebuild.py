@@ -232,7 +232,7 @@ class ViewSchema:
                 blueprints = shadow_blueprints(context, connection, migration.id).values()
                 names = [blueprint.physical_name for blueprint in blueprints]
                 executor.drop_blueprints(connection, context.config.view_schema, blueprints)
-                context.versions.forget(connection, names)
+                context.relations.forget(connection, names)
                 context.ledger.forget(connection, migration.id)
                 context.quarantine.forget(connection, migration.id)
                 context.versions.transition(

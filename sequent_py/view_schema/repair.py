@@ -60,6 +60,7 @@ def mend_transaction_ids(context: Context, connection: Connection) -> int:
         )
     # Before, not after: a kill in between must not leave snapshots that mistake the mended events for old ones.
     context.versions.forget_cut_overs(connection)
+    context.relations.forget_cut_overs(connection)
     mended = repair_transaction_ids(connection, context.schema) if has_events else 0
     # Nothing of the other cluster's is left: what is stored from here on is this one's.
     context.home.settle(connection, context.config.view_schema)

@@ -24,8 +24,8 @@ from sequent_py.view_schema import guards
 from sequent_py.view_schema.context import Context, replayed_event_names, replayed_projectors
 from sequent_py.view_schema.passes import Passes, pending_events
 from sequent_py.view_schema.plans import ResolvedPlan, resolve
+from sequent_py.view_schema.relations import TableRole, ViewTable
 from sequent_py.view_schema.rollback_plan import RollbackPlan
-from sequent_py.view_schema.versions import TableRole, ViewTable
 from sequent_py.windows import parse_snapshot
 
 
@@ -136,12 +136,14 @@ class ReturnPasses(Passes):
     def _create(self, new: Pass, groups: Sequence[Group], specials: Sequence[SpecialAggregate]) -> None:
         super()._create(new, groups, specials)
         if self._return_pass is None:
-            versions = self._context.versions
+            versions, relations = self._context.versions, self._context.relations
             # Nobody writes to these tables before the pass is claimable, which is after this transaction; an erasure waits for it, too.
-            versions.lock_tables(self._connection, [step.shadow_name for step in self._resolved.plan.replays])
+            relations.lock_tables(
+                self._connection, [step.shadow_name for step in self._resolved.plan.replays]
+            )
             counts = self.verification().count_rows(self._connection)
             for step in self._resolved.plan.replays:
-                versions.record_rows(self._connection, step.shadow_name, counts[step.table_name])
+                relations.record_rows(self._connection, step.shadow_name, counts[step.table_name])
             versions.begin_return(self._connection, self._migration.id, new.number)
             self._return_pass = new.number
 
@@ -151,11 +153,11 @@ class ReturnPasses(Passes):
     def _tables(self) -> list[ViewTable]:
         """Return the records of these tables."""
         names = {step.shadow_name for step in self._resolved.plan.replays}
-        versions = self._context.versions
+        relations = self._context.relations
         return [
             table
             for role in (TableRole.RETIRED, TableRole.LIVE)
-            for table in versions.tables(self._connection, role)
+            for table in relations.tables(self._connection, role)
             if table.physical_name in names
         ]
 

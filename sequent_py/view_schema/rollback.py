@@ -390,9 +390,10 @@ class _Run:
             view_locks=self._views,
             outside_locks=self._outside,
         )
-        context.versions.exchange(connection, plan.migration.id, plan.exchange)
+        context.relations.exchange(connection, plan.migration.id, plan.exchange)
+        context.versions.record_cut_over(connection, plan.migration.id)
         for blueprint in (*result.live, *result.retired_blueprints):
-            context.versions.record_names(connection, blueprint.physical_name, blueprint.to_json())
+            context.relations.record_names(connection, blueprint.physical_name, blueprint.to_json())
         context.gate.go_live(connection, plan.target_version)
         context.versions.transition(connection, plan.migration.id, (plan.migration.state,), plan.to_state)
         serial_order.release(context, connection)

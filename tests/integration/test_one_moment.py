@@ -15,7 +15,7 @@ from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import InvalidTransition, MigrationError
 from sequent_py.gate import Gate
 from sequent_py.view_schema import verify as verify_module
-from sequent_py.view_schema.versions import Versions
+from sequent_py.view_schema.relations import Relations
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_status_is_of_one_moment(shops: Deployments, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("owner", "name", "way"),
-    [(Versions, "tables", "golive"), (Gate, "read", "golive"), (Gate, "read", "rollback")],
+    [(Relations, "tables", "golive"), (Gate, "read", "golive"), (Gate, "read", "rollback")],
 )
 def test_what_doctor_finds_is_of_one_moment(
     shops: Deployments, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, way: str

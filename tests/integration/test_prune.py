@@ -179,7 +179,7 @@ class TestWhatGoesWrong:
     ) -> None:
         before = deployed.tables()
         with monkeypatch.context() as patched:
-            patched.setattr("sequent_py.view_schema.versions.Versions.forget", lambda *_: 1 / 0)
+            patched.setattr("sequent_py.view_schema.relations.Relations.forget", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 deployed[3].view_schema.prune(keep=0)
         assert deployed.tables() == before

@@ -1,82 +1,41 @@
-"""The rows of view migrations and their relations, against a server."""
+"""The rows of view migrations, against a server."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
+from migration_rows import FIRST, RELATIONS, SCHEMA, VERSIONS, Connection, S, begin, begin_in
 from psycopg.rows import dict_row
 from waiting import wait_until
 
 from sequent_py.errors import ConcurrentMigration, InvalidTransition, PlanChanged, StoreNotInstalled
 from sequent_py.schema_migrations.event_store import install_event_store
-from sequent_py.view_schema.blueprints import ObjectName, TableBlueprint
-from sequent_py.view_schema.plans import AlterStep, LiveTable, Plan, ReplayStep
+from sequent_py.view_schema.bookkeeping import Bookkeeping
+from sequent_py.view_schema.plans import Plan
+from sequent_py.view_schema.relations import Relations, TableRole
 from sequent_py.view_schema.states import TRANSITIONS, MigrationState, state_check
-from sequent_py.view_schema.versions import TableRole, Versions, ViewMigration
-
-S = MigrationState
-Connection = psycopg.Connection[Any]
-SCHEMA = "sequent_schema"
-VERSIONS = Versions(SCHEMA)
+from sequent_py.view_schema.versions import Versions
 
 
 @pytest.fixture
-def connection(store_database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(store_database_url, autocommit=True) as opened:
-        opened.execute("SET lock_timeout = '10s'")
-        yield opened
-
-
-def replay(name: str, target: int, retired: int | None = None) -> ReplayStep:
-    retired_name = None if retired is None else f"{name}_{retired}"
-    return ReplayStep(name, f"{name}_{target}", retired_name, (f"On{name}",), ("Happened",), "listed")
-
-
-FIRST = Plan(
-    0, 1, replays=(replay("accounts", 1), replay("messages", 1)), projectors=("Onaccounts", "Onmessages")
-)
-
-
-def begin(connection: Connection, plan: Plan = FIRST, versions: Versions = VERSIONS) -> ViewMigration:
-    migration = versions.begin(connection, plan, files_fingerprint="abc")
-    for step in plan.replays:
-        blueprint = TableBlueprint(step.table_name, step.shadow_name, ())
-        versions.record_shadow(connection, migration.id, blueprint, plan.target_version)
-    return migration
-
-
-WAYS: dict[MigrationState, list[MigrationState]] = {
-    S.ONLINE_RUNNING: [],
-    S.ONLINE_DONE: [S.ONLINE_DONE],
-    S.OFFLINE_RUNNING: [S.ONLINE_DONE, S.OFFLINE_RUNNING],
-    S.GOLIVE_RUNNING: [S.ONLINE_DONE, S.GOLIVE_RUNNING],
-    S.LIVE: [S.ONLINE_DONE, S.OFFLINE_RUNNING, S.LIVE],
-    S.ABORTED: [S.ABORTED],
-    S.ROLLED_BACK: [S.ONLINE_DONE, S.OFFLINE_RUNNING, S.LIVE, S.ROLLED_BACK],
-}
-
-
-def begin_in(connection: Connection, state: MigrationState, plan: Plan = FIRST) -> ViewMigration:
-    migration = VERSIONS.begin(connection, plan, files_fingerprint="abc")
-    for to_state in WAYS[state]:
-        migration = VERSIONS.transition(connection, migration.id, [migration.state], to_state)
-    return migration
+def connection(connection: Connection) -> Connection:
+    connection.execute("SET lock_timeout = '10s'")
+    return connection
 
 
 # -- migrations ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_before_the_first_migration_there_is_nothing(connection: Connection) -> None:
-    assert VERSIONS.is_installed(connection)
     assert VERSIONS.current(connection) is None
     assert VERSIONS.latest_state(connection) is None
     assert VERSIONS.unfinished(connection) is None
     assert VERSIONS.history(connection) == []
-    assert VERSIONS.live_tables(connection) == {}
+    assert RELATIONS.live_tables(connection) == {}
 
 
 def test_a_migration_begins_online_with_its_plan(connection: Connection) -> None:
@@ -250,7 +209,7 @@ def test_nothing_is_committed_for_the_caller(connection: Connection) -> None:
     with connection.transaction(force_rollback=True):
         begin(connection)
     assert VERSIONS.history(connection) == []
-    assert VERSIONS.tables(connection, TableRole.SHADOW) == []
+    assert RELATIONS.tables(connection, TableRole.SHADOW) == []
 
 
 # -- constraints -----------------------------------------------------------------------------------------------------------------------
@@ -286,210 +245,32 @@ def test_the_state_constraint_is_there_after_any_number_of_migrations(connection
         assert f"'{state}'" in state_check()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "role = 'spare'",
-        "role = 'live'",
-        "physical_name = table_name",
-        "promoted_at = now()",
-        "retired_at = now()",
-        "role = 'retired'",
-    ],
-)
-def test_a_role_that_contradicts_the_name_or_the_timestamps_cannot_be_stored(
-    connection: Connection, change: str
-) -> None:
-    begin(connection)
-    with pytest.raises(psycopg.errors.CheckViolation):
-        connection.execute(f"UPDATE {SCHEMA}.view_tables SET {change} WHERE physical_name = 'accounts_1'")  # noqa: S608
-
-
-# -- tables ----------------------------------------------------------------------------------------------------------------------------
-
-
-def promoted(connection: Connection, plan: Plan) -> ViewMigration:
-    """A migration that is live."""
-    migration = begin(connection, plan)
-    for state in WAYS[S.LIVE]:
-        migration = VERSIONS.transition(connection, migration.id, [migration.state], state)
-    VERSIONS.promote(connection, migration.id, plan)
-    return migration
-
-
-ACCOUNTS = TableBlueprint(
-    "accounts", "accounts_1", (ObjectName("key", "accounts_1_pkey", "accounts_pkey", "accounts"),)
-)
-
-
-def test_shadow_tables_are_recorded_by_their_exact_names(connection: Connection) -> None:
-    migration = begin(connection)
-    VERSIONS.record_rows(connection, "accounts_1", 7)
-    accounts, messages = VERSIONS.shadows(connection, migration.id)
-    assert (accounts.physical_name, accounts.table_name, accounts.role) == (
-        "accounts_1",
-        "accounts",
-        TableRole.SHADOW,
-    )
-    assert (accounts.version, accounts.built_version, accounts.migration_id) == (1, 1, migration.id)
-    assert TableBlueprint.from_json(accounts.names) == TableBlueprint("accounts", "accounts_1", ())
-    assert (accounts.rows, messages.rows) == (7, None)
-    assert messages.physical_name == "messages_1"
-    assert VERSIONS.shadows(connection, migration.id + 1) == []
-    assert VERSIONS.live_tables(connection) == {}
-
-
-def test_shadow_tables_are_unindexed_until_they_are_marked(connection: Connection) -> None:
-    migration = begin(connection)
-    assert VERSIONS.unindexed(connection, migration.id) == {"accounts", "messages"}
-    VERSIONS.mark_indexed(connection, migration.id, ACCOUNTS)
-    assert VERSIONS.unindexed(connection, migration.id) == {"messages"}
-    accounts, _ = VERSIONS.shadows(connection, migration.id)
-    assert accounts.indexed_at is not None
-    assert TableBlueprint.from_json(accounts.names) == ACCOUNTS
-
-
-def test_a_shadow_table_that_was_dropped_meanwhile_cannot_be_marked_as_indexed(
-    connection: Connection,
-) -> None:
-    migration = begin(connection)
-    with pytest.raises(InvalidTransition, match="has no shadow table accounts_1"):
-        VERSIONS.mark_indexed(connection, migration.id + 1, ACCOUNTS)
-    VERSIONS.forget(connection, ["accounts_1"])
-    with pytest.raises(InvalidTransition, match="has no shadow table accounts_1"):
-        VERSIONS.mark_indexed(connection, migration.id, ACCOUNTS)
-
-
-def test_the_names_that_a_swap_leaves_are_recorded(connection: Connection) -> None:
-    promoted(connection, FIRST)
-    VERSIONS.record_names(connection, "accounts", {"x": "y"})
-    accounts, _ = VERSIONS.tables(connection, TableRole.LIVE)
-    assert accounts.names == {"x": "y"}
-
-
-def test_the_first_promotion_makes_shadow_tables_live_and_retires_nothing(connection: Connection) -> None:
-    migration = promoted(connection, FIRST)
-    assert VERSIONS.live_tables(connection) == {
-        "accounts": LiveTable("accounts", 1),
-        "messages": LiveTable("messages", 1),
-    }
-    assert VERSIONS.retired(connection) == []
-    assert VERSIONS.shadows(connection, migration.id) == []
-
-
-def test_a_promotion_retires_what_it_replaces_and_leaves_the_rest(connection: Connection) -> None:
-    first = promoted(connection, FIRST)
-    second = promoted(connection, Plan(1, 2, replays=(replay("messages", 2, retired=1),)))
-    promoted(connection, Plan(2, 3, replays=(replay("accounts", 3, retired=2),)))
-    assert VERSIONS.live_tables(connection) == {
-        "accounts": LiveTable("accounts", 3),
-        "messages": LiveTable("messages", 2),
-    }
-    accounts, messages = VERSIONS.retired(connection)
-    assert (messages.physical_name, messages.table_name, messages.version) == ("messages_1", "messages", 1)
-    assert (messages.migration_id, messages.retired_by) == (first.id, second.id)
-    assert messages.retired_at is not None
-    # Built at 1, served until 2.
-    assert (accounts.physical_name, accounts.version, accounts.built_version) == ("accounts_2", 2, 1)
-
-
-def test_a_promotion_marks_altered_tables(connection: Connection) -> None:
-    promoted(connection, FIRST)
-    promoted(
-        connection,
-        Plan(
-            1,
-            3,
-            alters=(
-                AlterStep("accounts", 2, "accounts_2.sql", "listed"),
-                AlterStep("accounts", 3, "accounts_3.sql", "listed"),
-                AlterStep("elsewhere", 3, "elsewhere_3.sql", "listed"),
-            ),
-        ),
-    )
-    assert VERSIONS.live_tables(connection) == {
-        "accounts": LiveTable("accounts", 1, 3),
-        "messages": LiveTable("messages", 1),
-    }
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        Plan(1, 2, replays=(replay("messages", 2),)),
-        Plan(1, 2, replays=(replay("accounts", 2, retired=1),)),
-        Plan(1, 2, replays=(replay("messages", 3, retired=1),)),
-        Plan(1, 2, replays=(replay("others", 2, retired=1),)),
-    ],
-)
-def test_a_promotion_of_other_tables_than_recorded_is_refused(connection: Connection, changed: Plan) -> None:
-    promoted(connection, FIRST)
-    migration = begin(connection, Plan(1, 2, replays=(replay("messages", 2, retired=1),)))
-    before = VERSIONS.live_tables(connection)
-    with pytest.raises(InvalidTransition, match="are not those of the plan"), connection.transaction():
-        VERSIONS.promote(connection, migration.id, changed)
-    assert VERSIONS.live_tables(connection) == before
-    assert VERSIONS.retired(connection) == []
-
-
-def test_a_promotion_that_finds_no_live_table_to_retire_is_refused(connection: Connection) -> None:
-    migration = begin(connection)
-    changed = Plan(0, 1, replays=(replay("accounts", 1, retired=0),))
-    with pytest.raises(InvalidTransition, match="are not those of the plan"), connection.transaction():
-        VERSIONS.promote(connection, migration.id, changed)
-    assert VERSIONS.live_tables(connection) == {}
-
-
-def test_another_migrations_shadow_table_is_not_promoted(connection: Connection) -> None:
-    migration = begin(connection)
-    with pytest.raises(InvalidTransition, match="are not those of the plan"), connection.transaction():
-        VERSIONS.promote(connection, migration.id + 1, FIRST)
-    assert VERSIONS.live_tables(connection) == {}
-
-
-def test_shadow_tables_of_finished_migrations_are_left_over(connection: Connection) -> None:
-    migration = begin(connection)
-    assert VERSIONS.leftovers(connection) == []
-    VERSIONS.transition(connection, migration.id, [S.ONLINE_RUNNING], S.ABORTED)
-    assert [table.physical_name for table in VERSIONS.leftovers(connection)] == ["accounts_1", "messages_1"]
-    assert VERSIONS.forget(connection, ["accounts_1", "messages_1", "unknown"]) == 2
-    assert VERSIONS.leftovers(connection) == []
-
-
-def test_a_live_table_is_never_forgotten(connection: Connection) -> None:
-    promoted(connection, FIRST)
-    assert VERSIONS.forget(connection, ["accounts", "messages"]) == 0
-    assert set(VERSIONS.live_tables(connection)) == {"accounts", "messages"}
-
-
 # -- around ----------------------------------------------------------------------------------------------------------------------------
 
-READERS: list[Callable[[Versions, Connection], object]] = [
-    Versions.current,
-    Versions.unfinished,
-    Versions.history,
-    Versions.latest_state,
-    Versions.live_tables,
-    Versions.retired,
-    Versions.leftovers,
-    lambda versions, connection: versions.shadows(connection, 1),
-    lambda versions, connection: versions.unindexed(connection, 1),
+READERS: list[tuple[type[Bookkeeping], Callable[[Any, Connection], object]]] = [
+    (Versions, Versions.current),
+    (Versions, Versions.unfinished),
+    (Versions, Versions.history),
+    (Versions, Versions.latest_state),
+    (Relations, Relations.live_tables),
+    (Relations, Relations.retired),
+    (Relations, lambda relations, connection: relations.shadows(connection, 1)),
+    (Relations, lambda relations, connection: relations.unindexed(connection, 1)),
 ]
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("owner", "read"), READERS)
 def test_without_a_store_readers_say_so_and_the_transaction_goes_on(
-    connection: Connection, reader: Callable[[Versions, Connection], object]
+    connection: Connection, owner: type[Bookkeeping], read: Callable[[Any, Connection], object]
 ) -> None:
-    versions = Versions("elsewhere")
+    rows = owner("elsewhere")
     with connection.transaction():
-        assert not versions.is_installed(connection)
         with pytest.raises(StoreNotInstalled, match="'elsewhere' does not exist") as caught:
-            reader(versions, connection)
+            read(rows, connection)
         assert caught.value.remedy == "Run: sequent init"
         connection.execute("CREATE SCHEMA elsewhere")
         with pytest.raises(StoreNotInstalled, match="has no tables of view migrations"):
-            reader(versions, connection)
+            read(rows, connection)
 
 
 def test_readers_do_not_wait_for_a_backup_nor_for_a_writer(
@@ -498,40 +279,28 @@ def test_readers_do_not_wait_for_a_backup_nor_for_a_writer(
     migration = begin(connection)
     with psycopg.connect(store_database_url) as other:
         other.execute(f"LOCK TABLE {SCHEMA}.view_migrations, {SCHEMA}.view_tables IN ACCESS SHARE MODE")
-        Versions(SCHEMA).bump_epoch(other, migration.id)
+        VERSIONS.bump_epoch(other, migration.id)
+        RELATIONS.record_rows(other, "accounts_1", 7)
         connection.execute("SET lock_timeout = '1ms'; SET default_transaction_read_only = on")
-        for reader in READERS:
-            reader(VERSIONS, connection)
+        for owner, read in READERS:
+            read(owner(SCHEMA), connection)
         other.rollback()
 
 
 def test_any_row_factory_will_do(store_database_url: str) -> None:
     with psycopg.connect(store_database_url, row_factory=dict_row) as connection:
         migration = begin(connection)
-        assert VERSIONS.is_installed(connection)
         assert VERSIONS.current(connection) == migration
         assert VERSIONS.bump_epoch(connection, migration.id) == 2
-        assert len(VERSIONS.shadows(connection, migration.id)) == 2
+        assert len(RELATIONS.shadows(connection, migration.id)) == 2
 
 
 @pytest.mark.parametrize(
     "schema", ['quote"d', "per%cent %s", "brace{0}d {x}", "Ünïcode", "select", "semi;colon'"]
 )
 def test_any_schema_name_will_do(connection: Connection, schema: str) -> None:
-    versions = Versions(schema)
     with connection.transaction(force_rollback=True):
         install_event_store(connection, schema)
-        migration = begin(connection, versions=versions)
-        assert versions.current(connection) == migration
-        assert len(versions.shadows(connection, migration.id)) == 2
-
-
-def test_a_table_without_projectors_is_marked_once_and_forgotten_when_it_is_rebuilt(
-    connection: Connection,
-) -> None:
-    promoted(connection, FIRST)
-    promoted(connection, Plan(1, 2, orphaned=("accounts",)))
-    promoted(connection, Plan(2, 3, orphaned=("accounts",)))
-    assert VERSIONS.live_tables(connection)["accounts"] == LiveTable("accounts", 1, None, 2)
-    promoted(connection, Plan(3, 4, replays=(replay("accounts", 4, retired=3),)))
-    assert VERSIONS.live_tables(connection)["accounts"] == LiveTable("accounts", 4)
+        migration = begin(connection, schema=schema)
+        assert Versions(schema).current(connection) == migration
+        assert len(Relations(schema).shadows(connection, migration.id)) == 2

@@ -13,9 +13,10 @@ from sequent_py.errors import InvalidTransition
 from sequent_py.view_schema.generations import generations
 from sequent_py.view_schema.migrations import definition
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
+from sequent_py.view_schema.relations import TableRole, ViewTable
 from sequent_py.view_schema.rollback_plan import RollbackPlan, decide
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import TableRole, ViewMigration, ViewTable
+from sequent_py.view_schema.versions import ViewMigration
 
 S, R = MigrationState, TableRole
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -20,6 +20,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -194,11 +195,24 @@ def _class_tree(cls: type) -> ast.ClassDef | None:
     return tree if isinstance(tree, ast.ClassDef) else None
 
 
+@lru_cache(maxsize=1024)
+def source_of(value: Any) -> str | None:
+    """Return the source of a class or function; None where there is none.
+
+    Kept, because to find a class :mod:`inspect` parses its whole module each time, which was a third of what a small migration did in Python; and
+    because a file that was edited since is not what the class was made from.
+    """
+    try:
+        return textwrap.dedent(inspect.getsource(value))
+    except (OSError, TypeError):
+        return None
+
+
 def _parsed(value: Any) -> ast.AST | None:
     """Parse the source of a class or function, docstrings left out; None where there is no source."""
     try:
-        tree: ast.AST = ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):
+        tree: ast.AST = ast.parse(source_of(value) or "").body[0]
+    except (SyntaxError, IndexError):
         return None
     for node in ast.walk(tree):
         if isinstance(node, (ast.ClassDef, *_FUNCTIONS)):

@@ -56,15 +56,13 @@ def migrate(app: Sequent) -> None:
 @pytest.fixture
 def edit(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Edit the application's source as fingerprints see it."""
-    import inspect
-
-    real = inspect.getsource
+    real = fingerprints.source_of
 
     def edit(old: str, new: str) -> None:
         def edited(value: Any) -> str:
-            return real(value).replace(old, new)
+            return (real(value) or "").replace(old, new)
 
-        monkeypatch.setattr(fingerprints.inspect, "getsource", edited)
+        monkeypatch.setattr(fingerprints, "source_of", edited)
 
     return edit
 

@@ -11,17 +11,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from login_roles import STORE_MARK, allow_migrations, create_logins, drop_roles
+from stores import Stores
 
-from sequent_py.testing.server import (
-    create_database,
-    drop_database,
-    fresh_database,
-    shared_server,
-    with_database,
-)
+from sequent_py.testing.server import fresh_database, shared_server
 
 _SERVER_FROM_ENVIRONMENT = os.environ.get("SEQUENT_DATABASE_URL") or None
 _BINARIES = os.environ.get("POSTGRES_BINARIES") or None
@@ -68,33 +61,16 @@ def database_url(server_url: str, database_prefix: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def store_template(server_url: str, database_prefix: str) -> Iterator[str]:
-    """The name of a database with the event store's schema and its roles, to be cloned; and logins for the roles."""
-    from sequent_py.roles.setup import set_up_roles
-    from sequent_py.schema_migrations.event_store import install_event_store
-
-    name = f"{database_prefix}_template"
-    create_database(server_url, name)
-    try:
-        with psycopg.connect(with_database(server_url, name), autocommit=True) as connection:
-            install_event_store(connection, "sequent_schema")
-            set_up_roles(
-                connection, schema="sequent_schema", view_schema="view_schema", prefix=database_prefix
-            )
-        create_logins(server_url, database_prefix)
-        yield name
-    finally:
-        drop_database(server_url, name)
-        drop_roles(server_url, database_prefix)
+def stores(server_url: str, database_prefix: str) -> Iterator[Stores]:
+    """Databases with the event store's schema and its roles; and logins for the roles."""
+    stores = Stores(server_url, database_prefix)
+    yield stores
+    stores.close()
 
 
 @pytest.fixture
-def store_database_url(server_url: str, database_prefix: str, store_template: str) -> Iterator[str]:
-    """A fresh database with the event store and its roles, dropped at the end; the administrator's URL.
-
-    Its name leads :func:`login_roles.login_url` to the logins of its roles.
-    """
-    name = f"{database_prefix}{STORE_MARK}{uuid.uuid4().hex[:8]}"
-    with fresh_database(server_url, name, template=store_template) as url:
-        allow_migrations(server_url, name, database_prefix)
+def store_database_url(request: pytest.FixtureRequest, stores: Stores) -> Iterator[str]:
+    """A fresh store, dropped at the end; the administrator's URL. Empty, or as far as ``@pytest.mark.store(made_by=…)`` says."""
+    marker = request.node.get_closest_marker("store")
+    with stores.fresh(marker.kwargs["made_by"] if marker else None) as url:
         yield url

@@ -19,6 +19,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ SERVER_OPTIONS: Mapping[str, str] = {
 
 _DIRECTORY_PREFIX = "sequent-postgres-"
 _START_TIMEOUT_SECONDS = 60
+_END_OF_SESSIONS_SECONDS = 0.1
 
 
 @contextmanager
@@ -124,7 +126,21 @@ def drop_database(server_url: str, name: str) -> None:
             with psycopg.connect(with_database(server_url, name), autocommit=True) as inside:
                 for (gid,) in prepared:
                     inside.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+        _end_sessions(connection, name)
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} (FORCE)").format(sql.Identifier(name)))
+
+
+def _end_sessions(connection: psycopg.Connection[Any], name: str) -> None:
+    # DROP DATABASE … (FORCE) does so as well, but looks again only after 100 ms; a session that is just ending takes two or three.
+    deadline = time.monotonic() + _END_OF_SESSIONS_SECONDS
+    while time.monotonic() < deadline:
+        ended = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'",
+            [name],
+        )
+        if ended.rowcount == 0:
+            return
+        time.sleep(0.002)
 
 
 def with_database(url: str, name: str) -> str:

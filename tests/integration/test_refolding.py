@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from login_roles import allow_migrations
 from shop import (
     LineAdded,
     OrderCancelled,
@@ -22,13 +21,13 @@ from shop import (
     expected_rows,
     shop,
 )
+from stores import Stores
 
 from sequent_py import Sequent
 from sequent_py.errors import EventsEdited
 from sequent_py.projectors import projector_definition
 from sequent_py.replay.ledger import Ledger
 from sequent_py.replay.refold import Edits, SpecialAggregate, find_obstacles, special_aggregates
-from sequent_py.testing.server import fresh_database
 
 ORDERS = [UUID(int=number << 120 | number) for number in range(1, 9)]
 
@@ -107,16 +106,12 @@ def patched(name: str, function: Any) -> Iterator[None]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=st.lists(step, min_size=2, max_size=8), group=st.sampled_from([2, 1000]))
-def test_the_tables_end_as_the_fold_of_the_log(
-    server_url: str, database_prefix: str, store_template: str, steps: list[Any], group: int
-) -> None:
-    name = f"{database_prefix}_{uuid4().hex[:8]}"
+def test_the_tables_end_as_the_fold_of_the_log(stores: Stores, steps: list[Any], group: int) -> None:
     with (
-        fresh_database(server_url, name, template=store_template) as url,
+        stores.fresh() as url,
         shop(url, group_target_events=group, as_login=False) as app,
         psycopg.connect(url, autocommit=True) as connection,
     ):
-        allow_migrations(server_url, name, database_prefix)
         for order in ORDERS[::2]:
             app.store.append(order, [OrderPlaced(customer="c"), LineAdded(product="p", cents=1)])
         for kind, actions in steps:

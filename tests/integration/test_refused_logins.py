@@ -114,7 +114,7 @@ def test_a_reader_that_looks_at_migrations_is_told_who_may(
 
 
 def test_a_store_without_roles_names_its_owner_and_what_sets_up_roles(
-    database_url: str, store_template: str, store_database_url: str, prefix: str
+    database_url: str, store_database_url: str, prefix: str
 ) -> None:
     with Sequent(Config(database_url=database_url), migrations=Shop1) as app:
         app.install()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -95,8 +95,7 @@ class Losses:
 class Life(RuleBasedStateMachine):
     """Made by a subclass that says which database: see ``test_life_of_a_view_schema``."""
 
-    @contextmanager
-    def database(self) -> Iterator[str]:
+    def database(self) -> AbstractContextManager[str]:
         raise NotImplementedError
 
     @initialize(history=st.integers(0, PARCELS), is_live=st.booleans())

@@ -6,17 +6,13 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 from life import SEEN, Life
-from login_roles import STORE_MARK, allow_migrations
-
-from sequent_py.testing.server import fresh_database
+from stores import Stores
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "0"))
 STEPS = 30 if EXAMPLES else 16
@@ -24,16 +20,10 @@ BOUNDED_EXAMPLES = 4
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_a_life_of_appends_commands_and_crashes(
-    server_url: str, database_prefix: str, store_template: str, part: int
-) -> None:
+def test_a_life_of_appends_commands_and_crashes(stores: Stores, part: int) -> None:
     class Here(Life):
-        @contextmanager
-        def database(self) -> Iterator[str]:
-            name = f"{database_prefix}{STORE_MARK}{uuid.uuid4().hex[:8]}"
-            with fresh_database(server_url, name, template=store_template) as url:
-                allow_migrations(server_url, name, database_prefix)
-                yield url
+        def database(self) -> AbstractContextManager[str]:
+            return stores.fresh()
 
     # Shrinking repeats whole lives, minutes each: worth it where somebody has asked for a long run.
     phases = [Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate]

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +32,7 @@ from shop import (
 )
 from sqlalchemy import BigInteger, DateTime
 from sqlalchemy.orm import Mapped, mapped_column
+from stores import Maker
 
 from sequent_py import Migrations, Projector, Record, Sequent, on
 
@@ -217,6 +220,18 @@ class Deployments:
                         (name,),
                     ).fetchone()
                     assert found is not None, f"{physical_name} has no {item['kind']} {name}"
+
+
+@cache
+def deployed_at(version: int) -> Maker:
+    """The making of a store without events on which the versions up to this one went live; for ``@pytest.mark.store(made_by=…)``."""
+
+    def make(database_url: str) -> None:
+        with TemporaryDirectory() as directory, deployments(database_url, Path(directory)) as deployed:
+            for each in range(1, version + 1):
+                deployed.migrate(each)
+
+    return make
 
 
 @contextmanager

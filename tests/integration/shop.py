@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from login_roles import login_url
 from pydantic import SecretStr
 from sqlalchemy import BigInteger, DateTime, Engine
 from sqlalchemy.orm import Mapped, mapped_column
+from stores import Maker
 
 from sequent_py import Config, Event, Migrations, Projector, Record, Sequent, on
 from sequent_py.app import Aggregates
@@ -112,6 +113,14 @@ class Shop2(Migrations):
 
     version = 2
     versions = {1: [OrderProjector, LineProjector], 2: [OrderProjector]}
+
+
+class Shop1And2(Migrations):
+    """Version 2 rebuilds the orders and the lines; its code also serves version 1."""
+
+    version = 2
+    versions = {1: [OrderProjector, LineProjector], 2: [OrderProjector, LineProjector]}
+    also_serves = (Shop1,)
 
 
 class FailingProjector(OrderProjector):
@@ -231,6 +240,33 @@ def shop(
     if not as_login:
         return Sequent(Config(database_url=database_url, **values), migrations=migrations)
     return Shop(Config(database_url=login_url(database_url, "deploy"), **values), migrations=migrations)
+
+
+@cache
+def live_shop(orders: int = 0, migrations: type[Migrations] = Shop1) -> Maker:
+    """The making of a store with that many orders, on which the version is live; for ``@pytest.mark.store(made_by=…)``."""
+
+    def make(database_url: str) -> None:
+        with shop(database_url, migrations) as app:
+            place_orders(app, range(orders))
+            app.view_schema.online()
+            app.view_schema.offline()
+
+    return make
+
+
+@cache
+def built_shop(
+    orders: int = 0, migrations: type[Migrations] = Shop2, before: type[Migrations] = Shop1
+) -> Maker:
+    """The making of a store with that many orders, on which the version ``before`` is live and the next one is built beside it."""
+
+    def make(database_url: str) -> None:
+        live_shop(orders, before)(database_url)
+        with shop(database_url, migrations) as app:
+            app.view_schema.online()
+
+    return make
 
 
 def order_id(number: int) -> UUID:

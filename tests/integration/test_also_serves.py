@@ -24,6 +24,7 @@ from shop import (
     Shop2,
     actual_rows,
     expected_rows,
+    live_shop,
     order_id,
     place_orders,
     shop,
@@ -100,13 +101,11 @@ def wide_sql(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def both(store_database_url: str, wide_sql: Path) -> Iterator[Sequent]:
-    with shop(store_database_url) as first:
-        first.view_schema.online()
-        first.view_schema.offline()
     with shop(store_database_url, Both, sql_directory=wide_sql) as app:
         yield app
 
 
+@pytest.mark.store(made_by=live_shop())
 def test_appends_go_on_as_the_version_that_is_live(both: Sequent, store_database_url: str) -> None:
     placed = place_orders(both, range(20))
     with closing(psycopg.connect(store_database_url, autocommit=True)) as connection:
@@ -125,6 +124,7 @@ def test_appends_go_on_as_the_version_that_is_live(both: Sequent, store_database
         assert actual["order_records"] == doubled
 
 
+@pytest.mark.store(made_by=live_shop())
 @pytest.mark.parametrize("command", ["offline", "golive"])
 def test_readers_by_the_application_s_engine_see_no_error_where_a_column_changes_its_type(
     both: Sequent, command: str
@@ -161,6 +161,7 @@ def test_readers_by_the_application_s_engine_see_no_error_where_a_column_changes
         readers[0].commit()
 
 
+@pytest.mark.store(made_by=live_shop())
 def test_what_the_store_executes_on_the_engine_s_connections_is_prepared(both: Sequent) -> None:
     order = place_orders(both, [1])[0]
     with both.engine.connect() as connection:
@@ -203,6 +204,7 @@ def test_code_of_another_version_is_refused_also_when_it_took_none_for_live(
         assert writer.store.version_of(order_id(2)) == 0
 
 
+@pytest.mark.store(made_by=live_shop())
 def test_code_of_one_version_is_refused_after_the_cut_over(both: Sequent, store_database_url: str) -> None:
     both.view_schema.online()
     both.view_schema.offline()

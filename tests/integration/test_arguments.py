@@ -7,20 +7,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from shop import OrderPlaced, place_orders, shop
+from shop import (
+    OrderPlaced,
+    live_shop,
+    shop,
+)
 
 from sequent_py import Sequent
 from sequent_py.errors import InvalidAggregateId, StoreError
 
 ORDER = UUID(int=7)
+pytestmark = pytest.mark.store(made_by=live_shop(1))
 
 
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url) as app:
-        place_orders(app, range(1))
-        app.view_schema.online()
-        app.view_schema.offline()
         app.store.append(ORDER, [OrderPlaced(customer="Ann")])
         yield app
 

@@ -20,13 +20,24 @@ from psycopg import rows
 from psycopg.adapt import Buffer, Loader, PyFormat
 from psycopg.pq import Format, TransactionStatus
 from psycopg.types.json import JsonbDumper, set_json_loads
-from shop import LineAdded, OrderPlaced, Shop1, Shop2, actual_rows, expected_rows, place_orders, shop
+from shop import (
+    LineAdded,
+    OrderPlaced,
+    Shop1,
+    Shop2,
+    actual_rows,
+    expected_rows,
+    live_shop,
+    place_orders,
+    shop,
+)
 
 from sequent_py import Sequent
 from sequent_py.errors import StoreError
 from sequent_py.events import envelope_of
 
 Connection = psycopg.Connection[Any]
+pytestmark = pytest.mark.store(made_by=live_shop())
 
 
 class AsText(Loader):
@@ -71,8 +82,6 @@ MAKES: dict[str, Callable[[str], Connection]] = {
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url, as_login=False) as app:
-        app.view_schema.online()
-        app.view_schema.golive()
         yield app
 
 

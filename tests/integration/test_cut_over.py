@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from shop import OrderPlaced, place_orders, shop
+from shop import OrderPlaced, live_shop, shop
 
 from sequent_py import Sequent
 from sequent_py.errors import StallLimitExceeded, SwapLockTimeout
@@ -22,12 +22,12 @@ from sequent_py.view_schema.cut_over import Stall, cut_over
 TABLES = ("order_records", "line_records")
 
 
+pytestmark = pytest.mark.store(made_by=live_shop(3))
+
+
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url) as app:
-        place_orders(app, range(3))
-        app.view_schema.online()
-        app.view_schema.offline()
         yield app
 
 

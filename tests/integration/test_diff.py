@@ -16,6 +16,7 @@ from shop import (
     OrderPlaced,
     OrderProjector,
     OrderRecord,
+    live_shop,
     place_orders,
     shop,
 )
@@ -59,6 +60,9 @@ class ShopQuiet(Migrations):
     versions = {1: [OrderProjector, LineProjector]}
 
 
+pytestmark = pytest.mark.store(made_by=live_shop(5, ShopQuiet))
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     for file in SQL_DIRECTORY.iterdir():
@@ -69,9 +73,6 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def old(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url, ShopQuiet) as app:
-        place_orders(app, range(5))
-        app.view_schema.online()
-        app.view_schema.offline()
         yield app
 
 
@@ -163,6 +164,7 @@ def test_without_a_key_rows_are_compared_as_multisets(
     assert (found.only_in_old, found.only_in_new, found.changed) == (5, 0, 5)
 
 
+@pytest.mark.store(made_by=None)
 def test_without_a_migration_there_is_nothing_to_compare(store_database_url: str) -> None:
     with shop(store_database_url, ShopQuiet) as app, pytest.raises(MigrationNotStarted):
         app.view_schema.diff()

@@ -29,10 +29,13 @@ from shop import (
     OrderPlaced,
     OrderProjector,
     Shop1,
+    Shop1And2,
     ShopFailing,
     ShopForgetful,
     actual_rows,
+    built_shop,
     expected_rows,
+    live_shop,
     place_orders,
     shop,
 )
@@ -54,13 +57,7 @@ from sequent_py.errors import (
 from sequent_py.view_schema import golive as module
 from sequent_py.view_schema import last_window
 
-
-class Both(Migrations):
-    """Version 2 rebuilds the orders and the lines; its code also serves version 1."""
-
-    version = 2
-    versions = {1: [OrderProjector, LineProjector], 2: [OrderProjector, LineProjector]}
-    also_serves = (Shop1,)
+pytestmark = pytest.mark.store(made_by=live_shop())
 
 
 class Altering(Migrations):
@@ -94,11 +91,8 @@ class Slow(Migrations):
 
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
-    """Version 1 is live; the code carries both."""
-    with shop(store_database_url) as first:
-        first.view_schema.online()
-        first.view_schema.golive()
-    with shop(store_database_url, Both) as app:
+    """The code carries both versions."""
+    with shop(store_database_url, Shop1And2) as app:
         yield app
 
 
@@ -265,6 +259,7 @@ class TestUnderWriters:
 
 
 class TestWhatItNeeds:
+    @pytest.mark.store(made_by=None)
     def test_the_first_version_goes_live_without_maintenance_mode(
         self, store_database_url: str, connection: psycopg.Connection[Any]
     ) -> None:
@@ -297,6 +292,7 @@ class TestWhatItNeeds:
             place_orders(altering, range(3, 6))
         assert actual_rows(connection) == expected_rows(connection)
 
+    @pytest.mark.store(made_by=None)
     def test_one_slow_event_does_not_stand_for_a_store_in_which_nothing_happens(
         self, store_database_url: str, connection: psycopg.Connection[Any]
     ) -> None:
@@ -409,6 +405,7 @@ class TestFailures:
         app.view_schema.golive()
         assert actual_rows(connection) == expected_rows(connection)
 
+    @pytest.mark.store(made_by=None)
     def test_a_handler_that_raises_leaves_online_done(
         self, store_database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -423,6 +420,7 @@ class TestFailures:
             app.view_schema.golive()
         assert actual_rows(connection) == expected_rows(connection)
 
+    @pytest.mark.store(made_by=None)
     def test_tables_that_differ_from_the_log_are_not_promoted(self, store_database_url: str) -> None:
         with shop(store_database_url, ShopForgetful) as app:
             place_orders(app, range(5))
@@ -511,9 +509,6 @@ class TestFailures:
     def test_passes_that_do_not_get_ahead_of_the_writers_are_an_error_with_both_rates(
         self, store_database_url: str, connection: psycopg.Connection[Any]
     ) -> None:
-        with shop(store_database_url) as first:
-            first.view_schema.online()
-            first.view_schema.golive()
         with shop(store_database_url, Slow) as app:
             app.view_schema.online()
             before = connection.execute("SELECT max(number) FROM sequent_schema.replay_passes").fetchone()
@@ -535,9 +530,6 @@ class TestFailures:
     def test_a_slow_projector_catches_up_with_slower_writers(
         self, store_database_url: str, connection: psycopg.Connection[Any]
     ) -> None:
-        with shop(store_database_url) as first:
-            first.view_schema.online()
-            first.view_schema.golive()
         with shop(store_database_url, Slow) as app:
             app.view_schema.online()
             with Batches(app, size=5, pause_seconds=0.1).running():
@@ -556,9 +548,6 @@ class TestTimeInAll:
     ) -> None:
         # So that there are several groups in a window that is small enough for a test.
         monkeypatch.setattr("sequent_py.replay.estimate.SAMPLE_ROWS", 100)
-        with shop(store_database_url) as first:
-            first.view_schema.online()
-            first.view_schema.golive()
         with shop(store_database_url, Slow, group_target_events=20) as app:
             app.view_schema.online()
             place_orders(app, range(200))
@@ -621,8 +610,7 @@ class TestTimeInAll:
 SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
-from test_golive import Both
-from shop import shop
+from shop import Shop1And2, shop
 from sequent_py.view_schema import golive, cut_over, promotion, last_window
 from sequent_py.view_schema.swap import swap
 import sequent_py.view_schema.swap as swap_module
@@ -643,7 +631,7 @@ def after(owner, name):
         return result
     setattr(owner, name, paused)
 {point}
-with shop({url!r}, Both) as app:
+with shop({url!r}, Shop1And2) as app:
     app.view_schema.golive()
 """
 
@@ -693,6 +681,7 @@ def require_served_by_version_1(app: Sequent, connection: psycopg.Connection[Any
     assert actual_rows(connection) == expected_rows(connection)
 
 
+@pytest.mark.store(made_by=built_shop(10, Shop1And2))
 class TestDeaths:
     @pytest.mark.parametrize("command", ["golive", "offline", "abort"])
     @pytest.mark.parametrize("point", ["locked", "swapped"])
@@ -704,8 +693,6 @@ class TestDeaths:
         point: str,
         command: str,
     ) -> None:
-        place_orders(app, range(10))
-        app.view_schema.online()
         with stopped_at(store_database_url, point) as process:
             writer = place_one_more(app, 11)
             process.kill()
@@ -723,8 +710,6 @@ class TestDeaths:
     def test_a_kill_leaves_the_old_tables_serving_and_golive_goes_on(
         self, app: Sequent, store_database_url: str, connection: psycopg.Connection[Any], point: str
     ) -> None:
-        place_orders(app, range(10))
-        app.view_schema.online()
         place_orders(app, range(10, 20))
         with stopped_at(store_database_url, point) as process:
             writer = place_one_more(app, 21)
@@ -752,8 +737,6 @@ class TestDeaths:
         point: str,
         backend: str,
     ) -> None:
-        place_orders(app, range(10))
-        app.view_schema.online()
         place_orders(app, range(10, 20))
         with stopped_at(store_database_url, point) as process:
             ended = connection.execute(
@@ -773,9 +756,8 @@ class TestDeaths:
     def test_a_coordinator_that_hangs_with_the_locks_is_ended_by_the_server(
         self, app: Sequent, store_database_url: str, connection: psycopg.Connection[Any]
     ) -> None:
-        app.view_schema.online()
         with stopped_at(store_database_url, "replayed") as process:
-            writer = place_one_more(app, 1)
+            writer = place_one_more(app, 10)
             writer.join(15)
             assert not writer.is_alive(), "the server lets writers go on"
             assert process.poll() is None, "though the coordinator still hangs"

@@ -12,19 +12,18 @@ import psycopg
 import pytest
 from picky import CrossingProjector, ShopCrossing, picky_shop
 from psycopg import errors
-from shop import LineAdded, actual_rows, place_orders, shop
+from shop import LineAdded, actual_rows, live_shop, place_orders, shop
 
 from sequent_py import Sequent
 from sequent_py.errors import ConstraintViolated
 
 Connection = psycopg.Connection[Any]
+pytestmark = pytest.mark.store(made_by=live_shop(0, ShopCrossing))
 
 
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url, ShopCrossing) as app:
-        app.view_schema.online()
-        app.view_schema.offline()
         yield app
 
 
@@ -75,6 +74,7 @@ def test_a_lock_that_cannot_be_had_is_not_the_handlers_fault(app: Sequent, store
         connection.rollback()
 
 
+@pytest.mark.store(made_by=None)
 def test_a_violated_constraint_is_named_with_its_table_and_nothing_is_recorded(
     store_database_url: str,
 ) -> None:
@@ -108,6 +108,7 @@ def test_a_violated_constraint_is_named_with_its_table_and_nothing_is_recorded(
         assert app.store.version_of(other) == 4
 
 
+@pytest.mark.store(made_by=None)
 def test_a_deferred_constraint_speaks_at_the_commit_in_the_servers_words(store_database_url: str) -> None:
     with picky_shop(store_database_url) as app:
         app.view_schema.online()

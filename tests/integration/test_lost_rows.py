@@ -7,13 +7,20 @@ from typing import Any
 
 import psycopg
 import pytest
-from shop import LineAdded, Shop2, order_id, place_orders, shop
+from shop import (
+    LineAdded,
+    Shop2,
+    built_shop,
+    order_id,
+    shop,
+)
 
 from sequent_py import Sequent
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import SequentError
 
 Connection = psycopg.Connection[Any]
+pytestmark = pytest.mark.store(made_by=built_shop(4))
 
 
 @pytest.fixture
@@ -26,12 +33,7 @@ def connection(connection: Connection) -> Connection:
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     """Version 1 is live; this is the code of version 2, which rebuilds the orders, and has replayed them."""
-    with shop(store_database_url) as before:
-        place_orders(before, range(4))
-        before.view_schema.online()
-        before.view_schema.offline()
     with shop(store_database_url, Shop2) as app:
-        app.view_schema.online()
         yield app
 
 

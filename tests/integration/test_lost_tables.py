@@ -9,7 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from shop import LineAdded, Shop2, order_id, place_orders, shop
+from shop import (
+    LineAdded,
+    Shop2,
+    built_shop,
+    order_id,
+    shop,
+)
 
 from sequent_py import Sequent
 from sequent_py.doctor import Verdict, examine
@@ -17,6 +23,7 @@ from sequent_py.errors import LostTable, SequentError
 from sequent_py.health.store_tables import EVENT_TABLES, STORE_TABLES
 
 Connection = psycopg.Connection[Any]
+pytestmark = pytest.mark.store(made_by=built_shop(4))
 BOOKKEEPING = [name for name in STORE_TABLES if name not in EVENT_TABLES]
 GUARDED: dict[str, Callable[[Sequent], object]] = {
     "online": lambda app: app.view_schema.online(),
@@ -46,12 +53,7 @@ NEEDED = ("event_types", "gate", "view_migrations", "view_tables", "replay_group
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     """Version 1 is live; this is the code of version 2, which rebuilds the orders, and has replayed them."""
-    with shop(store_database_url) as before:
-        place_orders(before, range(4))
-        before.view_schema.online()
-        before.view_schema.offline()
     with shop(store_database_url, Shop2) as app:
-        app.view_schema.online()
         yield app
 
 

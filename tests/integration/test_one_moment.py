@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from rollback_shop import Deployments, deployments
+from rollback_shop import Deployments, deployed_at, deployments
 from shop import place_orders
 
 from sequent_py.doctor import Verdict, examine
@@ -43,8 +43,8 @@ def after_the_next(
     return done
 
 
+@pytest.mark.store(made_by=deployed_at(1))
 def test_a_plan_is_of_one_moment(shops: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
-    shops.migrate(1)
     place_orders(shops[1], range(5))
     shops[2].view_schema.online()
     done = after_the_next(monkeypatch, Gate, "read", shops.open_version(2, True).view_schema.golive)
@@ -56,9 +56,8 @@ def test_a_plan_is_of_one_moment(shops: Deployments, monkeypatch: pytest.MonkeyP
     assert shops[2].view_schema.plan().plan.is_noop
 
 
+@pytest.mark.store(made_by=deployed_at(2))
 def test_a_check_is_of_one_moment(shops: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
-    shops.migrate(1)
-    shops.migrate(2)
     done = after_the_next(monkeypatch, Gate, "read", shops.open_version(1, True).view_schema.rollback, call=3)
     problems = shops[1].view_schema.check().problems
     assert done
@@ -67,8 +66,8 @@ def test_a_check_is_of_one_moment(shops: Deployments, monkeypatch: pytest.Monkey
     assert shops[1].view_schema.check().problems == ()
 
 
+@pytest.mark.store(made_by=deployed_at(1))
 def test_a_plan_of_a_rollback_is_of_one_moment(shops: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
-    shops.migrate(1)
     place_orders(shops[1], range(5))
     shops.migrate(2)
     done = after_the_next(monkeypatch, Gate, "read", shops.open_version(1, True).view_schema.rollback)
@@ -79,9 +78,8 @@ def test_a_plan_of_a_rollback_is_of_one_moment(shops: Deployments, monkeypatch: 
     assert shops[1].view_schema.rollback_plan().is_noop
 
 
+@pytest.mark.store(made_by=deployed_at(2))
 def test_a_status_is_of_one_moment(shops: Deployments, monkeypatch: pytest.MonkeyPatch) -> None:
-    shops.migrate(1)
-    shops.migrate(2)
     done = after_the_next(monkeypatch, Gate, "read", shops.open_version(1, True).view_schema.rollback)
     report = shops[1].view_schema.status()
     assert done
@@ -90,6 +88,7 @@ def test_a_status_is_of_one_moment(shops: Deployments, monkeypatch: pytest.Monke
     assert report.rollback.is_possible
 
 
+@pytest.mark.store(made_by=deployed_at(1))
 @pytest.mark.parametrize(
     ("owner", "name", "way"),
     [(Relations, "tables", "golive"), (Gate, "read", "golive"), (Gate, "read", "rollback")],
@@ -97,7 +96,6 @@ def test_a_status_is_of_one_moment(shops: Deployments, monkeypatch: pytest.Monke
 def test_what_doctor_finds_is_of_one_moment(
     shops: Deployments, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, way: str
 ) -> None:
-    shops.migrate(1)
     place_orders(shops[1], range(5))
     shops[2].view_schema.online()
     version = 2
@@ -117,10 +115,10 @@ def test_what_doctor_finds_is_of_one_moment(
     assert [(it.subject, it.verdict) for it in found] == [(it.subject, it.verdict) for it in after]
 
 
+@pytest.mark.store(made_by=deployed_at(1))
 def test_a_verification_whose_subject_is_swapped_away_begins_again_with_what_serves(
     shops: Deployments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shops.migrate(1)
     place_orders(shops[1], range(5))
     shops[2].view_schema.online()
     done = after_the_next(
@@ -131,11 +129,11 @@ def test_a_verification_whose_subject_is_swapped_away_begins_again_with_what_ser
     assert (report.subject, report.version, report.is_correct) == ("live", 2, True)
 
 
+@pytest.mark.store(made_by=deployed_at(1))
 @pytest.mark.parametrize("way", ["golive", "abort"])
 def test_a_verification_during_which_its_tables_go_says_so(
     shops: Deployments, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    shops.migrate(1)
     place_orders(shops[1], range(5))
     shops[2].view_schema.online()
     other = shops.open_version(2, True).view_schema
@@ -151,9 +149,8 @@ def test_a_verification_during_which_its_tables_go_says_so(
     assert "sequent migrate" in caught.value.remedy
 
 
+@pytest.mark.store(made_by=deployed_at(2))
 def test_what_is_wrong_at_one_moment_is_still_refused(shops: Deployments) -> None:
-    shops.migrate(1)
-    shops.migrate(2)
     with psycopg.connect(shops.connection.info.dsn, password=shops.connection.info.password) as connection:
         connection.execute("DROP TABLE view_schema.order_records_1")
     with pytest.raises(InvalidTransition, match="order_records_1 is missing"):

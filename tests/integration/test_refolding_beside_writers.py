@@ -17,8 +17,8 @@ from shop import (
     OrderProjector,
     actual_rows,
     expected_rows,
+    live_shop,
     order_id,
-    place_orders,
     shop,
 )
 from waiting import wait_until
@@ -42,21 +42,13 @@ class OnlyLines(Migrations):
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url) as app:
-        live(app)
         yield app
 
 
 @pytest.fixture
 def lines(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url, OnlyLines) as app:
-        live(app)
         yield app
-
-
-def live(app: Sequent) -> None:
-    place_orders(app, range(3))
-    app.view_schema.online()
-    app.view_schema.offline()
 
 
 def spoil(connection: Connection, order: UUID) -> None:
@@ -84,6 +76,7 @@ def waiting_for_locks(connection: Connection) -> int:
     return int(row[0])
 
 
+@pytest.mark.store(made_by=live_shop(3))
 def test_appends_to_other_aggregates_do_not_wait_while_it_is_folded(
     app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +94,7 @@ def test_appends_to_other_aggregates_do_not_wait_while_it_is_folded(
     assert actual_rows(connection) == expected_rows(connection)
 
 
+@pytest.mark.store(made_by=live_shop(3))
 def test_an_append_to_it_that_waits_for_its_rows_goes_first_and_is_folded_too(
     app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +113,7 @@ def test_an_append_to_it_that_waits_for_its_rows_goes_first_and_is_folded_too(
     assert actual_rows(connection) == expected_rows(connection)
 
 
+@pytest.mark.store(made_by=live_shop(3, OnlyLines))
 @pytest.mark.parametrize("change", ["an append", "an edit", "an erasure"])
 def test_what_commits_in_between_is_folded_too(
     lines: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch, change: str
@@ -145,6 +140,7 @@ def test_what_commits_in_between_is_folded_too(
     assert sorted(found) == expected_rows(connection)["line_records"]
 
 
+@pytest.mark.store(made_by=live_shop(3))
 def test_a_swap_in_between_is_kept_away(
     app: Sequent, store_database_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +156,7 @@ def test_a_swap_in_between_is_kept_away(
     assert len(tries) == 1
 
 
+@pytest.mark.store(made_by=live_shop(3))
 def test_half_an_edit_that_cannot_be_projected_is_no_failure(
     app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +180,7 @@ def test_half_an_edit_that_cannot_be_projected_is_no_failure(
     assert actual_rows(connection) == expected_rows(connection)
 
 
+@pytest.mark.store(made_by=live_shop(3, OnlyLines))
 def test_one_that_is_appended_to_all_the_time_is_folded_while_appends_wait(
     lines: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +194,7 @@ def test_one_that_is_appended_to_all_the_time_is_folded_while_appends_wait(
     assert sorted(found) == expected_rows(connection)["line_records"]
 
 
+@pytest.mark.store(made_by=live_shop(3, OnlyLines))
 @pytest.mark.parametrize("slow", ["handlers", "the server"])
 def test_but_not_for_longer_than_it_may(
     lines: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch, slow: str

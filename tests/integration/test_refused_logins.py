@@ -11,13 +11,18 @@ import psycopg
 import pytest
 from login_roles import STORE_MARK, Login, login_url
 from psycopg.conninfo import conninfo_to_dict
-from shop import OrderPlaced, Shop1, place_orders, shop
+from shop import (
+    OrderPlaced,
+    Shop1,
+    live_shop,
+)
 
 from sequent_py import Config, Sequent
 from sequent_py.cli import run
 from sequent_py.errors import InsufficientPrivileges
 
 ORDER = UUID(int=1)
+pytestmark = pytest.mark.store(made_by=live_shop(2))
 
 
 @pytest.fixture
@@ -28,10 +33,6 @@ def prefix(store_database_url: str) -> str:
 @pytest.fixture
 def as_login(store_database_url: str) -> Iterator[Callable[[Login], Sequent]]:
     """Open the application by one login, version 1 being live."""
-    with shop(store_database_url) as app:
-        place_orders(app, range(2))
-        app.view_schema.online()
-        app.view_schema.offline()
     opened: list[Sequent] = []
 
     def open_by(login: Login) -> Sequent:
@@ -87,6 +88,7 @@ def test_a_reader_that_loads_is_told_who_may_read(as_login: Callable[[Login], Se
         assert "--reader-events" in caught.value.remedy
 
 
+@pytest.mark.store(made_by=None)
 @pytest.mark.parametrize("login", ["deploy", "reports"])
 def test_importing_takes_another_role(store_database_url: str, prefix: str, login: Login) -> None:
     with (

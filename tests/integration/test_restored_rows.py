@@ -8,7 +8,16 @@ from typing import Any
 import psycopg
 import pytest
 from login_roles import login_url
-from shop import LineAdded, Shop2, actual_rows, expected_rows, order_id, place_orders, shop
+from shop import (
+    LineAdded,
+    Shop2,
+    actual_rows,
+    expected_rows,
+    live_shop,
+    order_id,
+    place_orders,
+    shop,
+)
 from wallets import open_wallets, wallets
 
 from sequent_py import Sequent
@@ -23,6 +32,7 @@ from sequent_py.errors import (
 from sequent_py.view_schema import golive as golive_module
 
 Connection = psycopg.Connection[Any]
+pytestmark = pytest.mark.store(made_by=live_shop(4))
 GATE = "SELECT live_version, serial_appends, maintenance FROM sequent_schema.gate"
 DELETE_LINE = "DELETE FROM sequent_schema.append_order"
 
@@ -30,9 +40,6 @@ DELETE_LINE = "DELETE FROM sequent_schema.append_order"
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url) as app:
-        place_orders(app, range(4))
-        app.view_schema.online()
-        app.view_schema.offline()
         yield app
 
 
@@ -75,6 +82,7 @@ class TestGate:
         assert actual_rows(connection) == expected_rows(connection)
         assert admin.restore_lost_rows() == ()
 
+    @pytest.mark.store(made_by=None)
     def test_before_the_first_migration_it_is_version_0(
         self, store_database_url: str, admin: Sequent, connection: Connection
     ) -> None:
@@ -82,6 +90,7 @@ class TestGate:
         admin.restore_lost_rows()
         assert connection.execute(GATE).fetchone() == (0, False, True)
 
+    @pytest.mark.store(made_by=None)
     def test_appends_are_serial_where_the_live_version_needs_it(
         self, store_database_url: str, connection: Connection
     ) -> None:
@@ -181,6 +190,7 @@ class TestAppendOrder:
             status = second.view_schema.status()
         assert (status.state, status.live_version) == ("online_done", 1)
 
+    @pytest.mark.store(made_by=None)
     def test_where_a_migration_needs_the_line_that_is_given_up_first(
         self, store_database_url: str, admin: Sequent, connection: Connection
     ) -> None:

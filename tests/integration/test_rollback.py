@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 from batches import Batches
 from psycopg import sql
-from rollback_shop import V1, Deployments, PricedOrderProjector, V1And2, deployments
+from rollback_shop import V1, Deployments, PricedOrderProjector, V1And2, deployed_at, deployments
 from shop import (
     LineAdded,
     LineProjector,
@@ -50,10 +51,29 @@ def deployed(store_database_url: str, tmp_path: Path) -> Iterator[Deployments]:
         yield deployed
 
 
+def unused_orders(start: int = 0) -> Iterator[range]:
+    return (range(first, first + 8) for first in count(start, 8))
+
+
 @pytest.fixture
 def orders() -> Iterator[range]:
     """Ranges of numbers that nobody has used: ``next(orders)``."""
-    return (range(start, start + 8) for start in count(0, 8))
+    return unused_orders()
+
+
+AT_2_ORDERS = 16
+
+
+def at_2(database_url: str) -> None:
+    """Make a store on which version 2 is live, and half of the orders were placed with each version."""
+    orders = unused_orders()
+    with (
+        TemporaryDirectory() as directory,
+        deployments(database_url, Path(directory)) as deployed,
+    ):
+        for version in (1, 2):
+            deployed.migrate(version)
+            place_orders(deployed[version], next(orders))
 
 
 def state(deployed: Deployments) -> tuple[Any, ...]:
@@ -109,19 +129,18 @@ class TestBackAndForth:
             place_orders(deployed[version], next(orders))
             deployed.check(version)
 
+    @pytest.mark.store(made_by=deployed_at(2))
     def test_it_is_not_done_twice(self, deployed: Deployments, orders: Iterator[range]) -> None:
-        deployed.migrate(1)
-        deployed.migrate(2)
         assert deployed[2].view_schema.rollback().is_noop
         deployed[1].view_schema.rollback()
         assert deployed[1].view_schema.rollback().is_noop
         assert deployed[1].view_schema.rollback_plan().is_noop
         deployed.check(1)
 
+    @pytest.mark.store(made_by=deployed_at(1))
     def test_transactions_that_began_before_the_swap_and_append_after_it_are_not_lost(
         self, deployed: Deployments, store_database_url: str, orders: Iterator[range]
     ) -> None:
-        deployed.migrate(1)
         [order, *_] = place_orders(deployed[1], next(orders))
         with psycopg.connect(store_database_url) as early:
             early.execute("SELECT pg_current_xact_id()")
@@ -140,10 +159,10 @@ class TestBackAndForth:
         deployed[2].view_schema.rollback()
         deployed.check(2)
 
+    @pytest.mark.store(made_by=deployed_at(1))
     def test_a_transaction_open_while_the_tables_catch_up_belongs_to_a_later_pass(
         self, deployed: Deployments, store_database_url: str, orders: Iterator[range]
     ) -> None:
-        deployed.migrate(1)
         [order, *_] = place_orders(deployed[1], next(orders))
         deployed.migrate(2)
         place_orders(deployed[2], next(orders))
@@ -157,10 +176,10 @@ class TestBackAndForth:
         deployed[1].view_schema.rollback()
         deployed.check(1)
 
+    @pytest.mark.store(made_by=deployed_at(1))
     def test_writers_wait_and_none_of_their_events_is_lost(
         self, deployed: Deployments, orders: Iterator[range]
     ) -> None:
-        deployed.migrate(1)
         place_orders(deployed[1], next(orders))
         deployed.migrate(2)
         refused = threading.Event()
@@ -187,10 +206,10 @@ class TestBackAndForth:
         assert refused.is_set(), "code of version 2 could still write"
         deployed.check(1)
 
+    @pytest.mark.store(made_by=deployed_at(1))
     def test_a_process_that_serves_both_versions_appends_through_it_and_nothing_fails(
         self, deployed: Deployments, store_database_url: str, orders: Iterator[range]
     ) -> None:
-        deployed.migrate(1)
         place_orders(deployed[1], next(orders))
         deployed.migrate(2)
         stop = threading.Event()
@@ -378,13 +397,16 @@ def migrate(app: Sequent) -> None:
     app.view_schema.offline()
 
 
+@pytest.mark.store(made_by=at_2)
 class TestWhatGoesWrong:
     @pytest.fixture
-    def at_2(self, deployed: Deployments, orders: Iterator[range]) -> Deployments:
-        for version in (1, 2):
-            deployed.migrate(version)
-            place_orders(deployed[version], next(orders))
+    def at_2(self, deployed: Deployments) -> Deployments:
+        """Both versions have taken orders."""
         return deployed
+
+    @pytest.fixture
+    def orders(self) -> Iterator[range]:
+        return unused_orders(AT_2_ORDERS)
 
     def test_a_failure_anywhere_leaves_the_newer_version_serving_and_the_same_command_goes_on(
         self, at_2: Deployments, orders: Iterator[range], monkeypatch: pytest.MonkeyPatch
@@ -492,10 +514,10 @@ class TestWhatGoesWrong:
         at_2[1].view_schema.rollback()
         at_2.check(1)
 
+    @pytest.mark.store(made_by=deployed_at(1))
     def test_events_edited_while_the_kept_tables_served_are_folded_anew(
         self, deployed: Deployments, orders: Iterator[range]
     ) -> None:
-        deployed.migrate(1)
         place_orders(deployed[1], next(orders))
         edit = (
             "UPDATE sequent_schema.events SET payload = jsonb_set(payload, '{{cents}}', '{}') WHERE payload ? 'cents'"
@@ -743,8 +765,8 @@ class TestWhichCode:
         with pytest.raises(InvalidTransition, match="rolled back to version 2; this code is of version 1"):
             deployed[1].view_schema.rollback()
 
+    @pytest.mark.store(made_by=deployed_at(1))
     def test_newer_code_is_told_to_migrate(self, deployed: Deployments) -> None:
-        deployed.migrate(1)
         with pytest.raises(InvalidTransition, match="no newer one has been") as caught:
             deployed[2].view_schema.rollback()
         assert "sequent migrate online" in caught.value.remedy
@@ -768,9 +790,8 @@ class TestWhichCode:
         ):
             other.view_schema.rollback()
 
+    @pytest.mark.store(made_by=deployed_at(2))
     def test_old_code_is_told_of_the_way_back(self, deployed: Deployments, orders: Iterator[range]) -> None:
-        deployed.migrate(1)
-        deployed.migrate(2)
         place_orders(deployed[2], next(orders))
         status = deployed[1].view_schema.status()
         assert status.rollback is not None
@@ -787,9 +808,8 @@ class TestWhichCode:
         assert deployed[2].view_schema.status().rollback is None
         assert deployed[2].view_schema.status().next_commands == ()
 
+    @pytest.mark.store(made_by=deployed_at(2))
     def test_what_was_rolled_back_is_not_built_over(self, deployed: Deployments) -> None:
-        deployed.migrate(1)
-        deployed.migrate(2)
         deployed[1].view_schema.rollback()
         status = deployed[2].view_schema.status()
         assert status.next_commands == ("sequent migrate rollback",)
@@ -802,11 +822,10 @@ class TestWhichCode:
         deployed.migrate(3)
         deployed.check(3)
 
+    @pytest.mark.store(made_by=deployed_at(2))
     def test_it_is_built_anew_once_its_tables_are_pruned(
         self, deployed: Deployments, orders: Iterator[range]
     ) -> None:
-        deployed.migrate(1)
-        deployed.migrate(2)
         deployed[1].view_schema.rollback()
         place_orders(deployed[1], next(orders))
         deployed[1].view_schema.prune(version=2)

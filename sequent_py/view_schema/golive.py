@@ -34,7 +34,6 @@ from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS, Stall, cut_over
 from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.last_window import LastWindow, Replayed
-from sequent_py.view_schema.pace import Pace
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
 from sequent_py.view_schema.promotion import (
@@ -120,7 +119,7 @@ def run_golive(
     AggregatesQuarantined, SwapLockTimeout, StallLimitExceeded, CatchUpTooSlow, TimeLimitReached, VerificationFailed, EventsEdited, ProjectionFailed, InvalidPayload
         The old tables serve, the work is kept.
     """
-    started, limit = time.monotonic(), TimeLimit(limits.max_seconds)
+    watch, limit = Stopwatch(), TimeLimit(limits.max_seconds)
     with context.coordinating("golive") as connection:
         plan = current_plan(context, connection)
         if plan.is_noop:
@@ -135,7 +134,6 @@ def run_golive(
             progress=progress,
             limit=limit,
         )
-        watch = Stopwatch()
         golive = _Golive(
             context,
             connection,
@@ -149,32 +147,9 @@ def run_golive(
             accept_quarantined,
         )
         with context.noting_errors(connection, migration.id), golive.saying_how_far():
-            warnings = golive.promotion.enter()
             golive.verify()
             result, stall = golive.cut_over()
-        with suppress(psycopg.Error):
-            # The version is live, whatever becomes of this note.
-            context.versions.record_stall(connection, migration.id, stall.writers_milliseconds)
-        return GoliveReport(
-            migration_id=migration.id,
-            from_version=plan.from_version,
-            target_version=plan.target_version,
-            is_noop=False,
-            catch_up_events=golive.promotion.catch_up_events,
-            window_events=golive.window_events,
-            verified_aggregates=golive.promotion.verified,
-            is_window_checked=golive.is_window_checked,
-            rows=context.ledger.row_counts(connection, migration.id),
-            retired_tables=tuple(result.retired),
-            seconds=time.monotonic() - started,
-            tries=stall.tries,
-            writers_stall_milliseconds=stall.writers_milliseconds,
-            readers_stall_milliseconds=stall.readers_milliseconds,
-            step_seconds=watch.seconds,
-            warnings=(*warnings, *result.warnings, *golive.promotion.not_compared),
-            accepted_quarantined=golive.promotion.left_behind,
-            repointed_views=result.repointed_views,
-        )
+        return golive.report(result, stall)
 
 
 class _Golive:
@@ -196,15 +171,17 @@ class _Golive:
         self._context = context
         self._connection = connection
         self._migration = migration
+        self._plan = resolved.plan
         self._has_replays = bool(resolved.plan.replays)
         self._passes = passes
         self._watch = watch
         self._progress = progress
         self._limits = limits
         self._limit = limit
-        self.window_events = 0
-        self.is_window_checked = False
-        self.promotion = Promotion(
+        self._window_events = 0
+        self._is_window_checked = False
+        self._warnings: tuple[str, ...] = ()
+        self._promotion = Promotion(
             context,
             connection,
             migration,
@@ -219,11 +196,9 @@ class _Golive:
 
     def verify(self) -> None:
         """Catch up and compare with the log, while the application goes on."""
-        self.promotion.prepare()
-        self._catch_up_and_verify()
-        while self._passes.have_fallen_behind(self._limits.max_delta_events):
-            # A pause may last for hours: what has come in meanwhile is compared as well, and not left to those who will wait.
-            self._catch_up_and_verify()
+        self._warnings = self._promotion.enter()
+        self._promotion.prepare()
+        self._passes.until_near(self._limits.max_delta_events, self._catch_up_and_verify)
 
     def _catch_up_and_verify(self) -> None:
         if not self._has_replays:
@@ -231,11 +206,11 @@ class _Golive:
         self._catch_up()
         self._limit.require()
         with self._watch.step("verifying", self._progress):
-            self.promotion.verify(
+            self._promotion.verify(
                 until=self._passes.last().until, since=None, size=self._limits.verify_sample
             )
             # Exact here as under the locks: between two passes nobody writes the shadow tables.
-            self.promotion.check_counts()
+            self._promotion.check_counts()
         # Writers went on while we compared.
         self._catch_up()
 
@@ -246,7 +221,7 @@ class _Golive:
             yield
         except TimeLimitReached as error:
             doing = self._watch.latest
-            came = f"{self.promotion.catch_up_events:,} events were caught up"
+            came = f"{self._promotion.catch_up_events:,} events were caught up"
             ledger = self._context.ledger
             if self._has_replays and ledger.has_unfinished(self._connection, self._migration.id):
                 latest = self._passes.last()
@@ -270,7 +245,7 @@ class _Golive:
         """
         with self._watch.step("catching up", self._progress):
             for events in self._passes.come_near(self._limits.max_delta_events):
-                self.promotion.catch_up_events += events
+                self._promotion.catch_up_events += events
 
     def cut_over(self) -> tuple[swap.SwapResult, Stall]:
         """Lock, replay the last window, swap; whatever fails leaves ``online_done``."""
@@ -289,28 +264,28 @@ class _Golive:
                 if self._has_replays
                 else None
             )
-            self.promotion.rehearse()
+            self._promotion.rehearse()
             self._limit.require()
             with self._connection.transaction():
-                self.promotion.begin()
+                self._promotion.begin()
             try:
                 with self._within_limit() as budget_seconds, self._watch.step("cutting over", self._progress):
                     return cut_over(
                         self._context,
                         self._connection,
-                        tables=self.promotion.serving_tables(),
-                        views=self.promotion.serving_views(),
-                        outside=self.promotion.outside_tables(),
+                        tables=self._promotion.serving_tables(),
+                        views=self._promotion.serving_views(),
+                        outside=self._promotion.outside_tables(),
                         approach=lambda: self._approach(window),
                         last_window=lambda: self._replay(window),
-                        promote=lambda _connection: self.promotion.promote(),
+                        promote=lambda _connection: self._promotion.promote(),
                         lock_timeout_seconds=self._limits.lock_timeout_seconds,
                         budget_seconds=budget_seconds,
                         progress=self._progress,
                         command=Command.GOLIVE,
                     )
             except BaseException as error:
-                self.promotion.give_up(error)
+                self._promotion.give_up(error)
                 raise
 
     @contextmanager
@@ -327,38 +302,19 @@ class _Golive:
             raise reached from error
 
     def _approach(self, window: LastWindow | None) -> None:
-        """Make the last window small, with the connections that will replay it; nobody waits yet.
-
-        Raises
-        ------
-        CatchUpTooSlow
-            It does not become small, or passes do not get shorter.
-        TimeLimitReached
-            Before it is small.
-        """
+        """Make the last window small, with the connections that will replay it; nobody waits yet. Raises what :meth:`LastWindow.approach` does."""
         self._limit.require()
         if window is None:
             return
         self._catch_up()
-        pace, pending = Pace(), 0
-        for _ in range(MOST_CATCH_UP_PASSES):
-            self._limit.require()
-            found, started = pending, time.monotonic()
-            replayed = window.replay()
-            self.promotion.catch_up_events += replayed.events
+        for replayed in window.approach(most_windows=MOST_CATCH_UP_PASSES, limit=self._limit):
+            self._promotion.catch_up_events += replayed.events
             if window.check_seconds is None:
-                self.promotion.verified += self._check(window, replayed)
+                self._promotion.verified += self._check(window, replayed)
             # Before anybody waits, if it can be known before.
-            self.promotion.require_accepted()
+            self._promotion.require_accepted()
             # Here, so that the collector does not take its tens of milliseconds while everybody waits.
             gc.collect()
-            pending = self._passes.pending_events()
-            if window.is_little(pending):
-                return
-            if found:
-                # Short passes may meet a gap between writers yet; those that are long and stay so raise.
-                pace.note(found=found, left=pending, seconds=time.monotonic() - started)
-        raise window.never_little(pending, MOST_CATCH_UP_PASSES)
 
     def _replay(self, window: LastWindow | None) -> None:
         """Replay the last window, with everybody waiting, and check it if there is time."""
@@ -367,21 +323,49 @@ class _Golive:
         started = time.monotonic()
         replayed = window.replay(must_be_little=True)
         # Of a try that then did not get a lock of the swap, too: what it committed stays.
-        self.window_events += replayed.events
+        self._window_events += replayed.events
         expected = window.check_seconds
         elapsed = time.monotonic() - started
-        self.is_window_checked = expected is not None and elapsed + expected <= CHECK_WITHIN_SECONDS
-        if self.is_window_checked:
-            self.promotion.verified += self._check(window, replayed)
+        self._is_window_checked = expected is not None and elapsed + expected <= CHECK_WITHIN_SECONDS
+        if self._is_window_checked:
+            self._promotion.verified += self._check(window, replayed)
 
     def _check(self, window: LastWindow, replayed: Replayed) -> int:
-        with self.promotion.accepting():
+        with self._promotion.accepting():
             return window.check(
                 replayed,
                 sample=min(self._limits.verify_sample, WINDOW_SAMPLE),
                 most_events=WINDOW_SAMPLE_EVENTS,
             )
         return 0
+
+    def report(self, result: swap.SwapResult, stall: Stall) -> GoliveReport:
+        """Note how long writers waited, and say what was done; the version is live."""
+        with suppress(psycopg.Error):
+            # Whatever becomes of this note.
+            self._context.versions.record_stall(
+                self._connection, self._migration.id, stall.writers_milliseconds
+            )
+        return GoliveReport(
+            migration_id=self._migration.id,
+            from_version=self._plan.from_version,
+            target_version=self._plan.target_version,
+            is_noop=False,
+            catch_up_events=self._promotion.catch_up_events,
+            window_events=self._window_events,
+            verified_aggregates=self._promotion.verified,
+            is_window_checked=self._is_window_checked,
+            rows=self._context.ledger.row_counts(self._connection, self._migration.id),
+            retired_tables=tuple(result.retired),
+            seconds=self._watch.seconds_in_all,
+            tries=stall.tries,
+            writers_stall_milliseconds=stall.writers_milliseconds,
+            readers_stall_milliseconds=stall.readers_milliseconds,
+            step_seconds=self._watch.seconds,
+            warnings=(*self._warnings, *result.warnings, *self._promotion.not_compared),
+            accepted_quarantined=self._promotion.left_behind,
+            repointed_views=result.repointed_views,
+        )
 
 
 def _noop(plan: Plan) -> GoliveReport:

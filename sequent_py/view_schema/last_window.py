@@ -18,7 +18,9 @@ from sequent_py.replay.group_replayer import GroupReplayer, connect_worker
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.verification import Verification
 from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.pace import Pace
 from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.time_limit import TimeLimit
 
 LOCK_TIMEOUT_SECONDS = 0.5
 """Nothing should be in the way of a window; and where something of our own is, the server cannot see that we wait for ourselves."""
@@ -116,17 +118,40 @@ class LastWindow:
             return self._empty_seconds
         return self._latest.seconds * max(1.0, events / max(self._latest.events, 1))
 
+    def approach(self, *, most_windows: int, limit: TimeLimit) -> Iterator[Replayed]:
+        """Replay window after window until little is left, ``most_windows`` of them at most; yield each. Nobody waits yet.
+
+        Raises
+        ------
+        CatchUpTooSlow
+            It does not become little, or windows do not get shorter.
+        TimeLimitReached
+            Before a window.
+        """
+        pace, pending = Pace(), 0
+        for _ in range(most_windows):
+            limit.require()
+            found, started = pending, time.monotonic()
+            yield self.replay()
+            # What the caller did with it counts as part of the window: events come in meanwhile, too.
+            pending = self._passes.pending_events()
+            if self.is_little(pending):
+                return
+            if found:
+                # Short ones may meet a gap between writers yet; those that are long and stay so raise.
+                pace.note(found=found, left=pending, seconds=time.monotonic() - started)
+        raise self._never_little(pending, most_windows)
+
     def is_little(self, events: int) -> bool:
         """Whether everybody may wait for so many events."""
         seconds = self.expected_seconds(events)
         is_few = events <= self._max_delta_events and seconds <= SLOWEST_WINDOW_SECONDS
         return is_few or seconds <= self._max_lag_seconds
 
-    def never_little(self, pending: int, passes: int) -> CatchUpTooSlow:
-        """Return the error of a window that is not little after so many passes."""
+    def _never_little(self, pending: int, windows: int) -> CatchUpTooSlow:
         seconds = self.expected_seconds(pending)
         return CatchUpTooSlow(
-            f"{pending:,} events are pending after {passes} more passes, and would take about {seconds:.2g} s:"
+            f"{pending:,} events are pending after {windows} more passes, and would take about {seconds:.2g} s:"
             f" {'writers are as fast as the replay' if pending else 'that long takes a window without any'}.",
             remedy="Run it again when less is written, give --max-delta or --max-lag if a longer stall is all right,"
             " or: sequent migrate offline",

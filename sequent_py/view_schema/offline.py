@@ -68,7 +68,7 @@ def run_offline(
     DrainTimeout, VerificationFailed, SwapLockTimeout, ProjectionFailed, InvalidPayload
         The old tables serve, the gate is as it was found, the work is kept.
     """
-    started = time.monotonic()
+    watch = Stopwatch()
     with context.coordinating("offline") as connection:
         plan = current_plan(context, connection)
         if plan.is_noop:
@@ -82,38 +82,18 @@ def run_offline(
             group_target_events=group_target_events,
             progress=progress,
         )
-        watch = Stopwatch()
         cut_over = _CutOver(
             context, connection, migration, resolved, passes, watch, progress, accept_quarantined
         )
         with context.noting_errors(connection, migration.id):
-            warnings = cut_over.promotion.enter()
             cut_over.approach(verify_sample)
-            closed_at = time.monotonic()
             with cut_over.gate_closed(drain_timeout_seconds):
                 cut_over.finish_replay(verify_sample)
                 result = cut_over.promote(
                     LOCK_TIMEOUT_SECONDS if lock_timeout_seconds is None else lock_timeout_seconds,
                     lock_budget_seconds,
-                    closed_at,
                 )
-        return OfflineReport(
-            migration_id=migration.id,
-            from_version=plan.from_version,
-            target_version=plan.target_version,
-            is_noop=False,
-            catch_up_events=cut_over.promotion.catch_up_events,
-            window_events=cut_over.window_events,
-            verified_aggregates=cut_over.promotion.verified,
-            rows=cut_over.promotion.rows,
-            retired_tables=tuple(result.retired),
-            seconds=time.monotonic() - started,
-            closed_seconds=time.monotonic() - closed_at,
-            step_seconds=watch.seconds,
-            warnings=(*warnings, *result.warnings, *cut_over.promotion.not_compared),
-            accepted_quarantined=cut_over.promotion.left_behind,
-            repointed_views=result.repointed_views,
-        )
+        return cut_over.report(result)
 
 
 class _CutOver:
@@ -137,7 +117,7 @@ class _CutOver:
         self._passes = passes
         self._watch = watch
         self._progress = progress
-        self.promotion = Promotion(
+        self._promotion = Promotion(
             context,
             connection,
             migration,
@@ -149,44 +129,45 @@ class _CutOver:
             progress=progress,
             accept_quarantined=accept_quarantined,
         )
-        self.window_events = 0
+        self._window_events = 0
+        self._warnings: tuple[str, ...] = ()
+        self._closing = Stopwatch()
 
     def approach(self, verify_sample: int) -> None:
         """Do with the gate open whatever can be done with the gate open."""
-        self.promotion.prepare()
-        self._catch_up_and_verify(verify_sample)
-        while self._passes.have_fallen_behind(SMALL_WINDOW_EVENTS):
-            # A pause may last for hours: what has come in meanwhile is compared as well, and not left to those who will wait.
-            self._catch_up_and_verify(verify_sample)
+        self._warnings = self._promotion.enter()
+        self._promotion.prepare()
+        self._passes.until_near(SMALL_WINDOW_EVENTS, lambda: self._catch_up_and_verify(verify_sample))
 
     def _catch_up_and_verify(self, verify_sample: int) -> None:
         if not self._resolved.plan.replays:
             return
         self._catch_up()
         with self._watch.step("verifying", self._progress):
-            self.promotion.verify(until=self._passes.last().until, since=None, size=verify_sample)
+            self._promotion.verify(until=self._passes.last().until, since=None, size=verify_sample)
         # Writers went on while we compared.
         self._catch_up()
 
     def _catch_up(self) -> None:
         """Replay until only a small window is left, or writers prove to be as fast as we are."""
-        self.promotion.catch_up(lambda: self._passes.pending_events() <= SMALL_WINDOW_EVENTS)
+        self._promotion.catch_up(lambda: self._passes.pending_events() <= SMALL_WINDOW_EVENTS)
 
     @contextmanager
     def gate_closed(self, drain_timeout_seconds: float) -> Iterator[None]:
         """Close the gate and drain it; whatever fails inside reopens it and leaves ``online_done``."""
         gate = self._context.gate
+        self._closing = Stopwatch()
         # From here on writers are refused: neither a pause nor a limit makes them wait longer.
         self._passes.hurry()
         with self._connection.transaction():
-            self.promotion.begin()
+            self._promotion.begin()
             gate.close_for_migration(self._connection, self._migration.id)
         try:
             with self._watch.step("draining writers", self._progress):
                 gate.drain(self._connection, drain_timeout_seconds)
             yield
         except BaseException as error:
-            self.promotion.give_up(error)
+            self._promotion.give_up(error)
             raise
 
     def finish_replay(self, verify_sample: int) -> None:
@@ -197,27 +178,25 @@ class _CutOver:
             # The closed gate refuses edits, too: none can come after this.
             self._passes.require_unedited()
             before = self._passes.last()
-            self.window_events = self._passes.catch_up()
-            self.promotion.require_accepted()
+            self._window_events = self._passes.catch_up()
+            self._promotion.require_accepted()
         with self._watch.step("checking the last window", self._progress):
-            self.promotion.verify(
+            self._promotion.verify(
                 until=self._passes.last().until,
                 since=before.until,
-                size=min(verify_sample, WINDOW_SAMPLE) if self.window_events else 0,
+                size=min(verify_sample, WINDOW_SAMPLE) if self._window_events else 0,
                 most_events=WINDOW_SAMPLE_EVENTS,
             )
-            self.promotion.check_counts()
+            self._promotion.check_counts()
 
-    def promote(
-        self, lock_timeout_seconds: float, lock_budget_seconds: float, closed_at: float
-    ) -> swap.SwapResult:
+    def promote(self, lock_timeout_seconds: float, lock_budget_seconds: float) -> swap.SwapResult:
         """Swap in one transaction; a try that does not get its locks in time is rolled back and repeated."""
         deadline = time.monotonic() + lock_budget_seconds
         backoff = FIRST_BACKOFF_SECONDS
         with self._watch.step("swapping", self._progress):
             while True:
                 try:
-                    return self._promote_once(lock_timeout_seconds, closed_at)
+                    return self._promote_once(lock_timeout_seconds)
                 except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
                     if time.monotonic() + backoff > deadline:
                         raise SwapLockTimeout(
@@ -229,16 +208,16 @@ class _CutOver:
                     time.sleep(backoff * random.uniform(0.5, 1.5))
                     backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 
-    def _promote_once(self, lock_timeout_seconds: float, closed_at: float) -> swap.SwapResult:
+    def _promote_once(self, lock_timeout_seconds: float) -> swap.SwapResult:
         connection = self._connection
         with connection.transaction():
             connection.execute(
                 "SELECT set_config('lock_timeout', %s, true)",
                 (f"{max(round(lock_timeout_seconds * 1000), 1)}ms",),
             )
-            result = self.promotion.promote()
+            result = self._promotion.promote()
             self._context.versions.record_stall(
-                connection, self._migration.id, (time.monotonic() - closed_at) * 1000
+                connection, self._migration.id, self._closing.seconds_in_all * 1000
             )
         return result
 
@@ -253,11 +232,32 @@ class _CutOver:
         outside = outside_holders(
             self._connection,
             event_store_schema=self._context.schema,
-            outside=self.promotion.outside_tables(),
+            outside=self._promotion.outside_tables(),
         )
         if outside:
             holders.append(listed(outside))
         return "; ".join(holders) or "the holder is gone"
+
+    def report(self, result: swap.SwapResult) -> OfflineReport:
+        """Say what was done; the version is live and the gate open."""
+        plan = self._resolved.plan
+        return OfflineReport(
+            migration_id=self._migration.id,
+            from_version=plan.from_version,
+            target_version=plan.target_version,
+            is_noop=False,
+            catch_up_events=self._promotion.catch_up_events,
+            window_events=self._window_events,
+            verified_aggregates=self._promotion.verified,
+            rows=self._promotion.rows,
+            retired_tables=tuple(result.retired),
+            seconds=self._watch.seconds_in_all,
+            closed_seconds=self._closing.seconds_in_all,
+            step_seconds=self._watch.seconds,
+            warnings=(*self._warnings, *result.warnings, *self._promotion.not_compared),
+            accepted_quarantined=self._promotion.left_behind,
+            repointed_views=result.repointed_views,
+        )
 
 
 def _noop(plan: Plan) -> OfflineReport:

@@ -79,21 +79,7 @@ def run_online(
                 migration = context.versions.record_quarantine_limit(
                     connection, migration.id, quarantine_limit if quarantine else None
                 )
-            passes = Passes(
-                equipped,
-                connection,
-                migration,
-                resolved,
-                workers=workers,
-                group_target_events=group_target_events,
-                progress=progress,
-            )
-            with context.noting_errors(connection, migration.id):
-                events = _replay(equipped, connection, migration, resolved, passes, workers, progress)
-                with connection.transaction():
-                    context.versions.transition(
-                        connection, migration.id, (migration.state,), MigrationState.ONLINE_DONE
-                    )
+            events = _build(equipped, connection, migration, resolved, workers, group_target_events, progress)
         return OnlineReport(
             migration_id=migration.id,
             from_version=plan.from_version,
@@ -107,6 +93,34 @@ def run_online(
             warnings=warnings,
             quarantined=context.quarantine.listed(connection, migration.id),
         )
+
+
+def _build(
+    context: Context,
+    connection: Connection,
+    migration: ViewMigration,
+    resolved: ResolvedPlan,
+    workers: int,
+    group_target_events: int,
+    progress: Progress,
+) -> int:
+    """Take the migration to ``online_done``; return the events replayed."""
+    passes = Passes(
+        context,
+        connection,
+        migration,
+        resolved,
+        workers=workers,
+        group_target_events=group_target_events,
+        progress=progress,
+    )
+    with context.noting_errors(connection, migration.id):
+        events = _replay(context, connection, migration, resolved, passes, workers, progress)
+        with connection.transaction():
+            context.versions.transition(
+                connection, migration.id, (migration.state,), MigrationState.ONLINE_DONE
+            )
+    return events
 
 
 def _require_covered(

@@ -7,7 +7,7 @@ write all of it in one transaction. Nothing is decided twice: a pass that was wr
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from uuid import UUID
@@ -315,10 +315,15 @@ class Passes:
         self._limit.require()
         time.sleep(seconds)
 
-    def have_fallen_behind(self, most_events: int) -> bool:
-        """Wait while replays are held, before a cut-over; whether more than ``most_events`` have come in by then."""
+    def until_near(self, most_events: int, work: Callable[[], None]) -> None:
+        """Do the work of catching up before a cut-over, and again where more than ``most_events`` have come in while replays were held.
+
+        A pause may last for hours: what has come in meanwhile is compared as well, and not left to those who will wait.
+        """
+        work()
         has_replays = bool(self._resolved.plan.replays)
-        return self.wait_while_held() and has_replays and self.pending_events() > most_events
+        while self.wait_while_held() and has_replays and self.pending_events() > most_events:
+            work()
 
     def hurry(self) -> None:
         """Replay from here on whatever pause and limits say, and from the primary: writers wait for it."""

@@ -44,11 +44,17 @@ MOST_CATCH_UP_PASSES = 5
 
 @dataclass
 class Stopwatch:
-    """Seconds per named step."""
+    """Seconds per named step, and since it was made."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     latest: str = ""
     """The step that began last."""
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds_in_all(self) -> float:
+        """The time since this was made, between steps included."""
+        return time.monotonic() - self._started
 
     @contextmanager
     def step(self, name: str, progress: Progress) -> Iterator[None]:

@@ -36,12 +36,12 @@ from sequent_py.view_schema.golive import CutOverLimits
 from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.last_window import LastWindow
 from sequent_py.view_schema.moment import at_one_moment
-from sequent_py.view_schema.pace import Pace
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.return_passes import ReturnPasses, pending_return
 from sequent_py.view_schema.rollback_plan import RollbackPlan
 from sequent_py.view_schema.states import Command
+from sequent_py.view_schema.time_limit import TimeLimit
 
 MOST_CATCH_UP_PASSES = 20
 """Over the connections of the last window, after passes with all workers have come near; more would not help."""
@@ -177,27 +177,7 @@ def run_rollback(
             with _with_remedy():
                 run.prepare()
                 result, stall = run.cut_over()
-        with suppress(psycopg.Error):
-            # The version serves, whatever becomes of this note.
-            context.versions.record_stall(connection, plan.migration.id, stall.writers_milliseconds)
-        return RollbackReport(
-            migration_id=plan.migration.id,
-            from_version=plan.from_version,
-            target_version=plan.target_version,
-            is_noop=False,
-            is_forth=plan.is_forth,
-            catch_up_events=run.catch_up_events,
-            window_events=run.window_events,
-            verified_aggregates=run.verified,
-            rows=run.rows,
-            returned_tables=tuple(plan.exchange.returning),
-            retired_tables=result.retired,
-            seconds=time.monotonic() - started,
-            writers_stall_milliseconds=stall.writers_milliseconds,
-            readers_stall_milliseconds=stall.readers_milliseconds,
-            warnings=(*warnings, *result.warnings, *run.not_compared),
-            repointed_views=result.repointed_views,
-        )
+        return run.report(result, stall, seconds=time.monotonic() - started, warnings=warnings)
 
 
 class _Run:
@@ -235,11 +215,11 @@ class _Run:
             if plan.replay.replays
             else None
         )
-        self.catch_up_events = 0
-        self.window_events = 0
-        self.verified = 0
-        self.rows: dict[str, int] = {}
-        self.not_compared: tuple[str, ...] = ()
+        self._catch_up_events = 0
+        self._window_events = 0
+        self._verified = 0
+        self._rows: dict[str, int] = {}
+        self._not_compared: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         """Bring the tables up to date and compare them with the log, while writers and readers go on."""
@@ -250,11 +230,8 @@ class _Run:
         passes = self._passes
         passes.take_over()
         passes.require_unedited()
-        self._catch_up_and_verify(passes)
-        while passes.have_fallen_behind(self._limits.max_delta_events):
-            # A pause may last for hours: what has come in meanwhile is compared as well, and not left to those who will wait.
-            self._catch_up_and_verify(passes)
-        if self.catch_up_events:
+        passes.until_near(self._limits.max_delta_events, lambda: self._catch_up_and_verify(passes))
+        if self._catch_up_events:
             self._progress.step("analysing")
             names = [step.shadow_name for step in self._plan.replay.replays]
             executor.analyse(self._connection, self._context.config.view_schema, names)
@@ -265,15 +242,15 @@ class _Run:
         with _named(self._plan):
             self._verify(passes)
             # Here, and not while others wait: between two passes nobody writes to these tables.
-            self.rows = passes.verification().check_counts(self._connection, passes.expected_rows())
+            self._rows = passes.verification().check_counts(self._connection, passes.expected_rows())
 
     def _catch_up(self, passes: ReturnPasses) -> None:
         self._progress.step("catching up")
         for events in passes.come_near(self._limits.max_delta_events):
-            self.catch_up_events += events
+            self._catch_up_events += events
         if not passes.has_begun:
             # One pass there is in any case: with it the tables' row counts are recorded.
-            self.catch_up_events += passes.catch_up()
+            self._catch_up_events += passes.catch_up()
 
     def _verify(self, passes: ReturnPasses) -> None:
         if self._limits.verify_sample == 0:
@@ -284,8 +261,8 @@ class _Run:
             self._connection, until=until, size=self._limits.verify_sample, is_any_length=True
         )
         with self._context.connect("verifying") as reader:
-            self.verified = verification.check_aggregates(self._connection, reader, aggregates, until=until)
-        self.not_compared = verification.not_compared
+            self._verified = verification.check_aggregates(self._connection, reader, aggregates, until=until)
+        self._not_compared = verification.not_compared
 
     def cut_over(self) -> tuple[swap.SwapResult, Stall]:
         """Replay the last window and swap, while nobody writes.
@@ -299,27 +276,7 @@ class _Run:
         if self._passes is not None:
             # Nothing is far behind any more: from here on neither a pause nor a limit comes between the tries.
             self._passes.hurry()
-        # Read here, for writers wait later: nobody but a coordinator, which we are, can change them.
-        self._kept = retired_blueprints(context, self._connection, plan.migration.id)
-        self._live = live_blueprints(context, self._connection)
-        prepared.keep_plans(self._connection)
-        swap.rehearse(
-            self._connection, view_schema=context.config.view_schema, shadows=self._kept, live=self._live
-        )
-        self._views = swap.serving_views(
-            self._connection,
-            view_schema=context.config.view_schema,
-            tables=[step.table_name for step in plan.leaving.replays],
-            live=self._live,
-        )
-        self._outside = swap.outside(
-            self._connection,
-            view_schema=context.config.view_schema,
-            plan=plan.swap,
-            shadows=self._kept,
-            live=self._live,
-            leaving=plan.introduced,
-        )
+        self._read_ahead()
         with ExitStack() as stack:
             window = stack.enter_context(self._opened(self._passes)) if self._passes else None
             self._progress.step("cutting over")
@@ -341,6 +298,30 @@ class _Run:
                 stall_limit_seconds=self._stall_limit_seconds,
             )
 
+    def _read_ahead(self) -> None:
+        """Read what the swap goes by, and plan its statements, for writers wait later; nobody but a coordinator, which we are, can change it."""
+        context, plan = self._context, self._plan
+        self._kept = retired_blueprints(context, self._connection, plan.migration.id)
+        self._live = live_blueprints(context, self._connection)
+        prepared.keep_plans(self._connection)
+        swap.rehearse(
+            self._connection, view_schema=context.config.view_schema, shadows=self._kept, live=self._live
+        )
+        self._views = swap.serving_views(
+            self._connection,
+            view_schema=context.config.view_schema,
+            tables=[step.table_name for step in plan.leaving.replays],
+            live=self._live,
+        )
+        self._outside = swap.outside(
+            self._connection,
+            view_schema=context.config.view_schema,
+            plan=plan.swap,
+            shadows=self._kept,
+            live=self._live,
+            leaving=plan.introduced,
+        )
+
     def _opened(self, passes: Passes) -> AbstractContextManager[LastWindow]:
         return last_window.opened(
             self._context,
@@ -354,22 +335,13 @@ class _Run:
         if window is None or self._passes is None:
             return
         self._catch_up(self._passes)
-        pace, pending = Pace(), 0
-        for _ in range(MOST_CATCH_UP_PASSES):
-            found, started = pending, time.monotonic()
-            self.catch_up_events += window.replay().events
-            pending = self._passes.pending_events()
-            if window.is_little(pending):
-                return
-            if found:
-                # Short passes may meet a gap between writers yet; those that are long and stay so raise.
-                pace.note(found=found, left=pending, seconds=time.monotonic() - started)
-        raise window.never_little(pending, MOST_CATCH_UP_PASSES)
+        for replayed in window.approach(most_windows=MOST_CATCH_UP_PASSES, limit=TimeLimit(None)):
+            self._catch_up_events += replayed.events
 
     def _replay(self, window: LastWindow | None) -> None:
         # A try that does not get all of its locks is repeated: what it has committed was right, and less is left.
         if window is not None:
-            self.window_events += window.replay(must_be_little=True).events
+            self._window_events += window.replay(must_be_little=True).events
 
     def _promote(self, connection: Connection) -> swap.SwapResult:
         """Swap and record, in the caller's transaction: from its commit on the code of the target version may append."""
@@ -398,6 +370,35 @@ class _Run:
         context.versions.transition(connection, plan.migration.id, (plan.migration.state,), plan.to_state)
         serial_order.release(context, connection)
         return result
+
+    def report(
+        self, result: swap.SwapResult, stall: Stall, *, seconds: float, warnings: tuple[str, ...]
+    ) -> RollbackReport:
+        """Note how long writers waited, and say what was done; the version serves."""
+        plan = self._plan
+        with suppress(psycopg.Error):
+            # Whatever becomes of this note.
+            self._context.versions.record_stall(
+                self._connection, plan.migration.id, stall.writers_milliseconds
+            )
+        return RollbackReport(
+            migration_id=plan.migration.id,
+            from_version=plan.from_version,
+            target_version=plan.target_version,
+            is_noop=False,
+            is_forth=plan.is_forth,
+            catch_up_events=self._catch_up_events,
+            window_events=self._window_events,
+            verified_aggregates=self._verified,
+            rows=self._rows,
+            returned_tables=tuple(plan.exchange.returning),
+            retired_tables=result.retired,
+            seconds=seconds,
+            writers_stall_milliseconds=stall.writers_milliseconds,
+            readers_stall_milliseconds=stall.readers_milliseconds,
+            warnings=(*warnings, *result.warnings, *self._not_compared),
+            repointed_views=result.repointed_views,
+        )
 
 
 def _check(context: Context, connection: Connection, plan: RollbackPlan) -> tuple[str, ...]:

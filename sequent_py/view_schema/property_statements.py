@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, LiteralString
 
 from psycopg import sql
@@ -22,80 +22,88 @@ def statements(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> 
     kind, table_name, *rest = key
     table = sql.Identifier(schema, table_name)
     match kind, *rest:
-        case ("owner",):
-            yield sql.SQL("ALTER TABLE {} OWNER TO {}").format(table, sql.Identifier(wanted))
-        case (("routine owner" | "type owner"),):
-            yield sql.SQL("ALTER {} {} OWNER TO {}").format(_standing(kind), table, sql.Identifier(wanted))
-        case (("routine comment" | "type comment"),):
-            yield sql.SQL("COMMENT ON {} {} IS {}").format(_standing(kind), table, sql.Literal(wanted))
+        case (("routine owner" | "type owner" | "routine comment" | "type comment"),):
+            yield _of_standing(kind, table, wanted)
         case (("routine grant" | "type grant"), grantee_kind, grantee, privilege):
-            yield from _grant(
-                _privilege(privilege),
-                sql.SQL("{} {}").format(_standing(kind), table),
-                (grantee_kind, grantee),
-                present,
-                wanted,
-            )
-        case "sequence option", name, option:
-            yield sql.SQL("ALTER SEQUENCE {} {}").format(
-                sql.Identifier(schema, name), _sequence_option(option, wanted)
-            )
+            on = sql.SQL("{} {}").format(_standing(kind), table)
+            yield from _grant(_privilege(privilege), on, (grantee_kind, grantee), present, wanted)
         case "grant", *_:
             yield from _grants(schema, key, present, wanted)
         case "comment", of, name:
             yield sql.SQL("COMMENT ON {} IS {}").format(
                 _commented(schema, table, of, name), sql.Literal(wanted)
             )
+        case "sequence option", name, option:
+            yield sql.SQL("ALTER SEQUENCE {} {}").format(
+                sql.Identifier(schema, name), _sequence_option(option, wanted)
+            )
         case "option", of, name, option:
-            what = sql.SQL(of.upper())
-            target = sql.SQL("ALTER {} {}").format(what, sql.Identifier(schema, name))
+            target = sql.SQL("ALTER {} {}").format(sql.SQL(of.upper()), sql.Identifier(schema, name))
             yield sql.SQL("{} {}").format(target, _option(option, wanted))
-        case "column option", column, option:
-            target = sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {}").format(table, sql.Identifier(column))
-            yield sql.SQL("{} {}").format(target, _option(option, wanted))
-        case "statistics target", column:
-            yield sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {} SET STATISTICS {}").format(
-                table, sql.Identifier(column), sql.Literal(wanted)
+        case (("column option" | "statistics target" | "storage" | "compression"), column, *option):
+            yield sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {} {}").format(
+                table, sql.Identifier(column), _column_setting(kind, option, wanted)
             )
-        case "storage", column:
-            yield sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {} SET STORAGE {}").format(
-                table, sql.Identifier(column), sql.SQL(_STORAGE[wanted])
-            )
-        case "compression", column:
-            yield sql.SQL("ALTER TABLE ONLY {} ALTER COLUMN {} SET COMPRESSION {}").format(
-                table, sql.Identifier(column), sql.SQL(_COMPRESSION[wanted])
-            )
-        case ("replica identity",):
-            yield sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}").format(table, _replica_identity(*wanted))
-        case ("clustered",):
-            if wanted is None:
-                yield sql.SQL("ALTER TABLE {} SET WITHOUT CLUSTER").format(table)
-            else:
-                yield sql.SQL("ALTER TABLE {} CLUSTER ON {}").format(table, sql.Identifier(wanted))
-        case ("row security",):
-            verb = sql.SQL("ENABLE" if wanted else "DISABLE")
-            yield sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(table, verb)
-        case ("forced row security",):
-            verb = sql.SQL("FORCE" if wanted else "NO FORCE")
-            yield sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(table, verb)
+        case (("owner" | "replica identity" | "clustered" | "row security" | "forced row security"),):
+            yield sql.SQL("ALTER TABLE {} {}").format(table, _table_setting(kind, wanted))
         case "statistics", name:
             yield from _extended_statistics(schema, name, present, wanted)
         case "publication", name:
             yield from _publication(table, name, present, wanted)
         case (("policy" | "trigger" | "rule"), name):
-            if present is not None:
-                yield sql.SQL("DROP {} {} ON {}").format(sql.SQL(kind.upper()), sql.Identifier(name), table)
-            if wanted is not None and kind == "policy":
-                yield _policy(table, name, wanted)
-            elif wanted is not None:
-                definition, fires = wanted
-                yield sql.SQL("{}").format(sql.SQL(definition))
-                if fires != "O":
-                    yield sql.SQL(_FIRE[fires]).format(
-                        table=table, kind=sql.SQL(kind.upper()), name=sql.Identifier(name)
-                    )
+            yield from _on_table(kind, table, name, present, wanted)
         case _:
             raise ValueError(f"unknown property {key}")
+
+
+def _of_standing(kind: str, name: sql.Identifier, wanted: Any) -> sql.Composed:
+    """Return what gives a function or type its owner or comment."""
+    if kind.endswith(" owner"):
+        return sql.SQL("ALTER {} {} OWNER TO {}").format(_standing(kind), name, sql.Identifier(wanted))
+    return sql.SQL("COMMENT ON {} {} IS {}").format(_standing(kind), name, sql.Literal(wanted))
+
+
+def _table_setting(kind: str, wanted: Any) -> sql.Composable:
+    match kind:
+        case "owner":
+            return sql.SQL("OWNER TO {}").format(sql.Identifier(wanted))
+        case "replica identity":
+            return sql.SQL("REPLICA IDENTITY {}").format(_replica_identity(*wanted))
+        case "clustered" if wanted is None:
+            return sql.SQL("SET WITHOUT CLUSTER")
+        case "clustered":
+            return sql.SQL("CLUSTER ON {}").format(sql.Identifier(wanted))
+        case "row security":
+            return sql.SQL("ENABLE ROW LEVEL SECURITY" if wanted else "DISABLE ROW LEVEL SECURITY")
+    return sql.SQL("FORCE ROW LEVEL SECURITY" if wanted else "NO FORCE ROW LEVEL SECURITY")
+
+
+def _column_setting(kind: str, option: Sequence[str], wanted: Any) -> sql.Composable:
+    match kind:
+        case "column option":
+            return _option(option[0], wanted)
+        case "statistics target":
+            return sql.SQL("SET STATISTICS {}").format(sql.Literal(wanted))
+        case "storage":
+            return sql.SQL("SET STORAGE {}").format(sql.SQL(_STORAGE[wanted]))
+    return sql.SQL("SET COMPRESSION {}").format(sql.SQL(_COMPRESSION[wanted]))
+
+
+def _on_table(
+    kind: str, table: sql.Identifier, name: str, present: Any, wanted: Any
+) -> Iterator[sql.Composed]:
+    """Yield what replaces a policy, trigger or rule."""
+    if present is not None:
+        yield sql.SQL("DROP {} {} ON {}").format(sql.SQL(kind.upper()), sql.Identifier(name), table)
+    if wanted is not None and kind == "policy":
+        yield _policy(table, name, wanted)
+    elif wanted is not None:
+        definition, fires = wanted
+        yield sql.SQL("{}").format(sql.SQL(definition))
+        if fires != "O":
+            yield sql.SQL(_FIRE[fires]).format(
+                table=table, kind=sql.SQL(kind.upper()), name=sql.Identifier(name)
+            )
 
 
 def _grants(schema: str, key: tuple[str, ...], present: Any, wanted: Any) -> Iterator[sql.Composed]:

@@ -18,7 +18,14 @@ from psycopg import sql
 from sequent_py.errors import TableFileError
 from sequent_py.view_schema import prepared
 from sequent_py.view_schema.blueprints import ON_TABLE_KINDS, RELATION_KINDS, CatalogObject, Key
-from sequent_py.view_schema.catalog_queries import DEFINITION_OF, DEFINITIONS, IS_OWN, OBJECTS, UNSUPPORTED
+from sequent_py.view_schema.catalog_queries import (
+    DEFINITION_OF,
+    DEFINITIONS,
+    IS_MADE,
+    IS_OWN,
+    OBJECTS,
+    UNSUPPORTED,
+)
 from sequent_py.view_schema.script import searching
 
 Connection = psycopg.Connection[Any]
@@ -26,7 +33,7 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What there was before a file ran."""
+    """What there was before a file ran, but for what came with the server."""
 
     oids: frozenset[tuple[str, int]]
     relations: Mapping[int, str]
@@ -36,7 +43,7 @@ class Inventory:
 def take_inventory(connection: Connection, view_schema: str) -> Inventory:
     """Read what exists; assigns the transaction its id."""
     connection.execute("SELECT pg_catalog.pg_current_xact_id()")
-    rows = connection.execute(_objects("SELECT o.kind, o.oid FROM {objects}")).fetchall()
+    rows = connection.execute(_objects("SELECT o.kind, o.oid FROM {objects} WHERE {made}")).fetchall()
     relations = connection.execute(_RELATIONS, (view_schema,)).fetchall()
     return Inventory(
         oids=frozenset((*rows, *((kind, oid) for kind, oid, _ in _unsupported(connection)))),
@@ -63,7 +70,7 @@ def created_since(
         Something was created outside ``schema``, or of a kind that no swap renames, or this transaction changed or dropped another relation.
     """
     query = _objects(
-        "SELECT o.kind, o.oid, o.name, n.nspname, coalesce(t.oid, 0), coalesce(t.relname, ''), o.detail, o.source FROM {joined} WHERE {own}"
+        "SELECT o.kind, o.oid, o.name, n.nspname, coalesce(t.oid, 0), coalesce(t.relname, ''), o.detail, o.source FROM {joined} WHERE {own} AND {made}"
     )
     new = [
         row
@@ -185,11 +192,16 @@ def _objects(query: LiteralString) -> sql.Composed:
         "{} JOIN pg_catalog.pg_namespace n ON n.oid = o.namespace LEFT JOIN pg_catalog.pg_class t ON t.oid = o.table_oid"
     ).format(objects)
     own = sql.SQL(IS_OWN).format(xmin=sql.SQL("o.xid"))
-    return sql.SQL("{} ORDER BY o.oid").format(sql.SQL(query).format(objects=objects, joined=joined, own=own))
+    made = sql.SQL(IS_MADE).format(oid=sql.SQL("o.oid"))
+    return sql.SQL("{} ORDER BY o.oid").format(
+        sql.SQL(query).format(objects=objects, joined=joined, own=own, made=made)
+    )
 
 
 def _unsupported(connection: Connection, *, own: bool = False) -> list[tuple[str, int, str]]:
-    condition = sql.SQL(IS_OWN).format(xmin=sql.SQL("x.xmin")) if own else sql.SQL("true")
+    condition = sql.SQL(IS_MADE).format(oid=sql.SQL("x.oid"))
+    if own:
+        condition = sql.SQL("{} AND {}").format(condition, sql.SQL(IS_OWN).format(xmin=sql.SQL("x.xmin")))
     query = sql.SQL(" UNION ALL ").join(
         sql.SQL("SELECT {kind}, x.oid, x.{name}::text FROM pg_catalog.{catalog} x WHERE {condition}").format(
             kind=sql.Literal(kind),

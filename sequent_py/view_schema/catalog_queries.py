@@ -10,6 +10,9 @@ from typing import LiteralString
 IS_OWN: LiteralString = """(CASE WHEN pg_catalog.age({xmin}) <= 0 THEN pg_catalog.pg_xact_status(
     ((pg_catalog.pg_current_xact_id()::text::int8 - pg_catalog.age({xmin}))::text)::xid8) = 'in progress' ELSE false END)"""
 
+# What came with the server has lower ids (FirstNormalObjectId); there are thousands, and no file makes any of them.
+IS_MADE: LiteralString = "{oid} >= 16384"
+
 OBJECTS: LiteralString = """
     SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view'
                WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'

@@ -7,11 +7,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import Popen
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-from library_project import IMPORT, Library, eventually
+from library_project import IMPORT, VERSION_1, Library, eventually
+from stores import Clones
 
 BOOKS = 40
 LENDINGS = 300
@@ -20,11 +23,20 @@ EVENTS = BOOKS * (2 * LENDINGS + 2)
 
 
 @pytest.fixture
-def shelves(project: Library) -> Library:
+def shelves(tmp_path: Path, clones: Clones) -> Iterator[Library]:
     """A library with forty books that were much read, and nothing migrated."""
-    project.sequent("init")
-    project.python(IMPORT, str(BOOKS), str(LENDINGS))
-    return project
+    with clones.fresh(with_shelves) as url:
+        library = Library(tmp_path, url)
+        library.write(VERSION_1)
+        yield library
+
+
+def with_shelves(database_url: str) -> None:
+    with TemporaryDirectory() as directory:
+        library = Library(Path(directory), database_url)
+        library.write(VERSION_1)
+        library.sequent("init")
+        library.python(IMPORT, str(BOOKS), str(LENDINGS))
 
 
 @contextmanager

@@ -5,20 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
 from library_project import VERSION_1, VERSION_2, Library, eventually
 
 SELECT_BOOKS = "SELECT title, reader FROM view_schema.book_records ORDER BY title"
-
-
-@pytest.fixture
-def at_2(library: Library) -> Library:
-    """Version 2 is live, with a book that version 1 has never seen."""
-    library.migrate()
-    library.write(VERSION_2)
-    library.migrate()
-    library.append("Dracula")
-    return library
 
 
 def titles(library: Library) -> list[str]:

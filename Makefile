@@ -46,7 +46,7 @@ test: $(READY) ## the tests, in parallel and in random order
 	$(BIN)/pytest $(PYTEST_ARGUMENTS) -m "not slow"
 
 test-all: $(READY) ## the slow tests, too; the whole crash matrix is a target of its own
-	$(BIN)/pytest $(PYTEST_ARGUMENTS) -m "not matrix"
+	DECLARED_EXAMPLES=$${DECLARED_EXAMPLES:-1000} $(BIN)/pytest $(PYTEST_ARGUMENTS) -m "not matrix"
 
 model: $(READY) ## the protocol as a model: every order of its steps, and every guard taken away
 	$(BIN)/pytest -q -p no:randomly -s tests/model

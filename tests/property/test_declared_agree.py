@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -426,8 +427,14 @@ def store(server_url: str, database_prefix: str) -> Iterator[Store]:
     assert not ways or ways["sql"] > max(ways["given back"] / 2, ways["not compiled"]), ways
 
 
+EXAMPLES = int(os.environ.get("DECLARED_EXAMPLES", "200"))
+"""Others in every run; ``make test-all`` tries more of them."""
+
+
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data(), record=st.sampled_from(list(KEYS)), history=histories())
 def test_handlers_live_replay_and_sql_give_the_same_rows(

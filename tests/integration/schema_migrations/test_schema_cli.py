@@ -230,16 +230,12 @@ def test_a_plan_runs_nothing(sequent: Sequent, db, files):
 
 
 @pytest.mark.rows(296, 297)
-def test_help():
+def test_help(capsys: pytest.CaptureFixture[str]):
     for command in ("migrate", "status", "check", "dump", "new"):
-        done = subprocess.run(
-            [sys.executable, "-m", "sequent_py", "schema", command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert f"sequent schema {command}" in done.stdout
-        assert done.stderr == ""
+        assert cli.run(["schema", command, "--help"]) == 0
+        captured = capsys.readouterr()
+        assert f"sequent schema {command}" in captured.out
+        assert captured.err == ""
 
 
 @pytest.mark.rows(164, 166, 169)

@@ -537,6 +537,20 @@ class TestFailures:
         assert actual_rows(connection) == expected_rows(connection)
 
 
+def stopped_by_time(
+    app: Sequent, match: str, *max_seconds: float, **limits: float
+) -> tuple[TimeLimitReached, re.Match[str]]:
+    """Run a golive that its time ends where it says so; a busy machine takes longer to come as far."""
+    for seconds in max_seconds:
+        began = time.monotonic()
+        with pytest.raises(TimeLimitReached) as caught:
+            app.view_schema.golive(max_seconds=seconds, **limits)
+        assert time.monotonic() - began < seconds + 28
+        if found := re.search(match, caught.value.message):
+            return caught.value, found
+    pytest.fail(caught.value.message)
+
+
 class TestTimeInAll:
     """``max_seconds``: it stops where nothing is lost, says how far it came, and goes on from there."""
 
@@ -551,23 +565,24 @@ class TestTimeInAll:
         with shop(store_database_url, Slow, group_target_events=20) as app:
             app.view_schema.online()
             place_orders(app, range(200))
-            with pytest.raises(TimeLimitReached) as caught:
-                app.view_schema.golive(max_seconds=1.0)
-            message, remedy = caught.value.message, caught.value.remedy
-            found = re.search(r"while catching up: 0 events were caught up, (\d+) of (\d+) groups", message)
-            assert found is not None, message
+            error, found = stopped_by_time(
+                app, r"while catching up: 0 events were caught up, (\d+) of (\d+) groups", 1.0, 2.0, 3.0
+            )
+            message, remedy = error.message, error.remedy
             done, total = map(int, found.groups())
             assert 0 < done < total
-            assert "1 s at most" in message
+            assert re.search(r"[123] s at most", message)
             assert "--max-time" in remedy
             assert "sequent migrate golive" in remedy
             status = app.view_schema.status()
             assert status.state == "online_done"
             assert status.migration is not None
-            assert status.migration.error == str(caught.value)
+            assert status.migration.error == str(error)
             place_orders(app, [1_000])
             report = app.view_schema.golive()
-        assert report.catch_up_events < 200 * 4
+        pending = connection.execute("SELECT count(*) FROM sequent_schema.events").fetchone()
+        assert pending is not None
+        assert report.catch_up_events < pending[0], "finished groups are not replayed again"
         assert actual_rows(connection) == expected_rows(connection)
 
     def test_whoever_keeps_it_from_its_locks_is_named(
@@ -577,10 +592,7 @@ class TestTimeInAll:
         app.view_schema.online()
         with psycopg.connect(store_database_url, application_name="long report") as reader:
             reader.execute("SELECT FROM view_schema.order_records")
-            began = time.monotonic()
-            with pytest.raises(TimeLimitReached, match="long report"):
-                app.view_schema.golive(max_seconds=2.0, lock_budget_seconds=60.0)
-            assert time.monotonic() - began < 30
+            stopped_by_time(app, "long report", 2.0, 8.0, 30.0, lock_budget_seconds=60.0)
         assert app.view_schema.status().state == "online_done"
         app.view_schema.golive(max_seconds=60.0, lock_timeout_seconds=1.0)
         assert actual_rows(connection) == expected_rows(connection)

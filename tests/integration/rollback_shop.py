@@ -28,6 +28,7 @@ from shop import (
     OrderPlaced,
     OrderProjector,
     expected_rows,
+    place_orders,
     shop,
 )
 from sqlalchemy import BigInteger, DateTime
@@ -223,11 +224,12 @@ class Deployments:
 
 
 @cache
-def deployed_at(version: int) -> Maker:
-    """The making of a store without events on which the versions up to this one went live; for ``@pytest.mark.store(made_by=…)``."""
+def deployed_at(version: int, orders: int = 0) -> Maker:
+    """The making of a store with that many orders, on which the versions up to this one went live; for ``@pytest.mark.store(made_by=…)``."""
 
     def make(database_url: str) -> None:
         with TemporaryDirectory() as directory, deployments(database_url, Path(directory)) as deployed:
+            place_orders(deployed[1], range(orders))
             for each in range(1, version + 1):
                 deployed.migrate(each)
 

@@ -16,6 +16,7 @@ from shop import (
     ShopFailing,
     actual_rows,
     expected_rows,
+    live_shop,
     place_orders,
     shop,
 )
@@ -74,17 +75,16 @@ def code_findings(app: Sequent, verdict: Verdict = Verdict.PROBLEM) -> list[str]
     return [it.message for it in examine(app).findings if it.subject == "code" and it.verdict is verdict]
 
 
+@pytest.mark.store(made_by=live_shop(3))
 def test_unchanged_code_is_current(app: Sequent) -> None:
-    place_orders(app, range(3))
-    migrate(app)
     assert app.view_schema.check().is_current
     assert code_findings(app) == []
 
 
+@pytest.mark.store(made_by=live_shop())
 def test_a_changed_handler_is_named_by_check_plan_and_doctor_until_it_is_accepted(
     app: Sequent, edit: Any
 ) -> None:
-    migrate(app)
     edit(*CHANGE)
     check = app.view_schema.check()
     assert not check.is_current
@@ -117,11 +117,10 @@ def test_a_changed_table_file_is_named(store_database_url: str, tmp_path: Path) 
         assert "line_records.sql" in app.view_schema.check().problems[0]
 
 
+@pytest.mark.store(made_by=live_shop(3))
 def test_a_new_version_that_lists_the_projector_needs_nothing_more(
     app: Sequent, store_database_url: str, edit: Any
 ) -> None:
-    place_orders(app, range(3))
-    migrate(app)
     edit(*CHANGE)
     with shop(store_database_url, Shop2) as newer:
         assert newer.view_schema.plan().warnings == ()
@@ -130,10 +129,10 @@ def test_a_new_version_that_lists_the_projector_needs_nothing_more(
         assert code_findings(newer) == []
 
 
+@pytest.mark.store(made_by=live_shop())
 def test_what_an_earlier_release_built_is_recorded_by_accepting_it(
     app: Sequent, connection: psycopg.Connection[Any]
 ) -> None:
-    migrate(app)
     connection.execute("UPDATE sequent_schema.view_tables SET code = NULL")
     assert app.view_schema.check().is_current
     assert "an earlier release" in code_findings(app, Verdict.NOTICE)[0]

@@ -8,7 +8,14 @@ from typing import Any
 import psycopg
 import pytest
 from login_roles import login_url
-from shop import LineAdded, Shop1, Shop2, place_orders, shop
+from shop import (
+    LineAdded,
+    Shop1,
+    Shop2,
+    live_shop,
+    place_orders,
+    shop,
+)
 
 from sequent_py import Sequent
 from sequent_py.doctor import DoctorReport, Finding, Verdict, examine
@@ -330,11 +337,10 @@ def roles_of(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 class TestTables:
+    @pytest.mark.store(made_by=live_shop(3))
     def test_missing_unlogged_orphaned_and_retired_tables_are_told_apart(
         self, app: Sequent, store_database_url: str, connection: psycopg.Connection[Any]
     ) -> None:
-        place_orders(app, range(3))
-        migrate(app)
         with shop(store_database_url, Shop2) as newer:
             migrate(newer)
             assert "order_records_1" in finding(examine(newer), "retired tables").message

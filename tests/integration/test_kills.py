@@ -21,11 +21,11 @@ from shop import (
     SQL_DIRECTORY,
     LineAdded,
     OrderPlaced,
-    Shop1,
     ShopEnding,
     ShopExiting,
     actual_rows,
     expected_rows,
+    shop,
 )
 from waiting import wait_until
 
@@ -40,10 +40,16 @@ LINES = 8
 GROUP_EVENTS = 1_000
 
 
+def with_history(database_url: str) -> None:
+    with application(database_url) as app:
+        app.store.import_history(history())
+
+
+pytestmark = pytest.mark.store(made_by=with_history)
+
+
 @pytest.fixture
 def url(store_database_url: str) -> str:
-    with application(store_database_url) as app:
-        app.store.import_history(history())
     return store_database_url
 
 
@@ -56,19 +62,22 @@ def history() -> Iterator[tuple[UUID, Any, None]]:
 
 
 def application(url: str, sql_directory: Path | str = SQL_DIRECTORY) -> Sequent:
-    config = Config(
-        database_url=url, sql_directory=Path(sql_directory), workers=2, group_target_events=GROUP_EVENTS
+    return shop(
+        url,
+        as_login=False,
+        sql_directory=Path(sql_directory),
+        workers=2,
+        group_target_events=GROUP_EVENTS,
     )
-    return Sequent(config, migrations=Shop1)
 
 
 SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
-from test_kills import application
+from shop import shop
 from sequent_py.replay import replayer
 replayer.HELPED_TIMES = {helped}
-with application({url!r}, {sql!r}) as app:
+with shop({url!r}, as_login=False, sql_directory={sql!r}, group_target_events={group_events}) as app:
     app.view_schema.{command}(workers={workers})
 """
 
@@ -84,6 +93,7 @@ def start(
         workers=workers,
         helped=helped,
         sql=str(sql_directory),
+        group_events=GROUP_EVENTS,
     )
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
 
@@ -136,7 +146,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.stderr.close()
 
 
-@pytest.mark.parametrize("after_groups", [0, 1, 5, 12])
+@pytest.mark.parametrize(
+    "after_groups", [0, 5, *(pytest.param(groups, marks=pytest.mark.slow) for groups in (1, 12))]
+)
 def test_a_killed_coordinator_leaves_finished_groups_and_nothing_else(
     url: str, connection: psycopg.Connection[Any], after_groups: int
 ) -> None:

@@ -18,6 +18,8 @@ from shop import (
     ShopForgetful,
     actual_rows,
     expected_rows,
+    live_shop,
+    order_id,
     place_orders,
     shop,
 )
@@ -114,13 +116,13 @@ class TestOnline:
             failing.view_schema.offline()
         assert len(actual_rows(connection)["order_records"]) == 1
 
+    @pytest.mark.store(made_by=live_shop())
     def test_when_the_version_is_live_there_is_nothing_to_do(self, app: Sequent) -> None:
-        migrate(app)
         assert app.view_schema.online().is_noop
         assert app.view_schema.offline().is_noop
 
+    @pytest.mark.store(made_by=live_shop())
     def test_an_older_version_is_refused(self, app: Sequent, store_database_url: str) -> None:
-        migrate(app)
         with shop(store_database_url, Shop2) as newer:
             migrate(newer)
         for command in (app.view_schema.online, app.view_schema.offline):
@@ -266,20 +268,19 @@ class TestOffline:
         assert actual_rows(connection) == expected_rows(connection)
         assert app.view_schema.status().live_version == 1
 
+    @pytest.mark.store(made_by=live_shop(5))
     def test_live_projection_goes_on_from_the_swapped_tables(
         self, app: Sequent, connection: psycopg.Connection[Any]
     ) -> None:
-        ids = place_orders(app, range(5))
-        migrate(app)
+        ids = list(map(order_id, range(5)))
         app.store.append(ids[0], [LineAdded(product="live", cents=3)])
         place_orders(app, range(5, 12))
         assert actual_rows(connection) == expected_rows(connection)
 
+    @pytest.mark.store(made_by=live_shop(5))
     def test_the_old_table_is_retired_and_old_code_refused(
         self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
     ) -> None:
-        place_orders(app, range(5))
-        migrate(app)
         with shop(store_database_url, Shop2) as newer:
             with pytest.raises(VersionMismatch):
                 place_orders(newer, [50])
@@ -320,11 +321,10 @@ class TestOffline:
         app.maintenance.off()
         place_orders(app, [1])
 
+    @pytest.mark.store(made_by=live_shop(3))
     def test_a_reader_that_holds_the_table_stops_the_swap_and_nothing_is_lost(
         self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
     ) -> None:
-        place_orders(app, range(3))
-        migrate(app)
         with shop(store_database_url, Shop2, lock_timeout_seconds=0.1) as newer:
             newer.view_schema.online()
             with psycopg.connect(store_database_url, application_name="long report") as reader:
@@ -360,10 +360,10 @@ class TestOffline:
             app.view_schema.offline(lock_timeout_seconds=given)
         assert seen == [(expected,)]
 
+    @pytest.mark.store(made_by=live_shop())
     def test_who_has_locked_the_record_of_a_table_is_named(
         self, app: Sequent, connection: psycopg.Connection[Any], store_database_url: str
     ) -> None:
-        migrate(app)
         with shop(store_database_url, Shop2, lock_timeout_seconds=0.1) as newer:
             newer.view_schema.online()
             with psycopg.connect(store_database_url, application_name="by hand") as other:
@@ -485,8 +485,8 @@ class TestDryRun:
             copy.view_schema.dry_run()
         assert table_names(connection) == set()
 
+    @pytest.mark.store(made_by=live_shop())
     def test_with_nothing_to_do_it_does_nothing(self, app: Sequent) -> None:
-        migrate(app)
         assert app.view_schema.dry_run().events == 0
 
 
@@ -574,8 +574,8 @@ class TestStatus:
         assert (status.state, status.live_version, status.next_commands) == ("live", 1, ())
         assert app.view_schema.check().is_current
 
+    @pytest.mark.store(made_by=live_shop())
     def test_reports_a_dropped_live_table(self, app: Sequent, connection: psycopg.Connection[Any]) -> None:
-        migrate(app)
         connection.execute("DROP TABLE view_schema.line_records")
         check = app.view_schema.check()
         assert not check.is_current

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from rollback_shop import Deployments, deployments
-from shop import place_orders
+from rollback_shop import Deployments, deployed_at, deployments
 
 from sequent_py.doctor import examine
 from sequent_py.errors import (
@@ -21,14 +20,12 @@ from sequent_py.errors import (
 
 SERVING = {"order_records", "line_records", "cancellation_records"}
 """Of version 3 and 4."""
+pytestmark = pytest.mark.store(made_by=deployed_at(3, 8))
 
 
 @pytest.fixture
 def deployed(store_database_url: str, tmp_path: Path) -> Iterator[Deployments]:
     with deployments(store_database_url, tmp_path) as deployed:
-        place_orders(deployed[1], range(8))
-        for version in (1, 2, 3):
-            deployed.migrate(version)
         assert deployed.tables() == {*SERVING, "order_records_1", "order_records_2", "line_records_2"}
         yield deployed
 
@@ -52,8 +49,6 @@ def test_the_newest_generation_is_kept_unless_said_otherwise(deployed: Deploymen
 
 def test_the_setting_says_how_many(store_database_url: str, tmp_path: Path) -> None:
     with deployments(store_database_url, tmp_path, retired_versions_to_keep=2) as deployed:
-        for version in (1, 2, 3):
-            deployed.migrate(version)
         assert deployed[3].view_schema.prune().dropped_tables == ()
         assert deployed[3].view_schema.prune(keep=0).dropped_tables == (
             "line_records_2",
@@ -124,6 +119,7 @@ class TestOrphaned:
         assert report.ended_ways == ("from version 4 back to 3",)
         assert "orphaned tables" not in {it.subject for it in examine(deployed[4]).findings}
 
+    @pytest.mark.store(made_by=None)
     def test_a_generation_of_the_same_table_is_not_taken_for_it(
         self, store_database_url: str, tmp_path: Path
     ) -> None:

@@ -15,7 +15,17 @@ import pytest
 from login_roles import PASSWORD, Login, login_url
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from shop import LineAdded, OrderPlaced, Shop1, Shop2, actual_rows, expected_rows, place_orders, shop
+from shop import (
+    LineAdded,
+    OrderPlaced,
+    Shop1,
+    Shop2,
+    actual_rows,
+    expected_rows,
+    live_shop,
+    place_orders,
+    shop,
+)
 
 from sequent_py import Event, Sequent
 from sequent_py.doctor import Verdict, examine
@@ -214,11 +224,10 @@ FORBIDDEN: dict[Login, list[str]] = {
 }
 
 
+@pytest.mark.store(made_by=live_shop(3))
 def test_what_a_role_must_not_do_it_cannot(
     app: Sequent, store_database_url: str, database_prefix: str
 ) -> None:
-    place_orders(app, range(3))
-    migrate(app)
     allowed: list[str] = []
     for login, statements in FORBIDDEN.items():
         with as_login(store_database_url, login) as connection:

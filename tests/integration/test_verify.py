@@ -24,6 +24,8 @@ from shop import (
     Shop1,
     Shop2,
     ShopFailing,
+    live_shop,
+    order_id,
     place_orders,
     shop,
 )
@@ -187,31 +189,30 @@ def test_any_mixture_of_tamperings_is_found_and_undoing_it_is_seen(
 
 
 class TestWhatIsSaid:
+    @pytest.mark.store(made_by=live_shop(3))
     def test_a_changed_row_is_shown_with_both_values_and_its_aggregate(
         self, app: Sequent, connection: Connection
     ) -> None:
-        ids = place_orders(app, range(3))
-        migrate(app)
+        ids = list(map(order_id, range(3)))
         connection.execute("UPDATE view_schema.order_records SET total = 7 WHERE aggregate_id = %s", [ids[1]])
         [example] = of(everything(app), "order_records").examples_changed
         assert example == f'aggregate_id="{ids[1]}": total: 7 -> 33'
         assert of(everything(app), "order_records").changed_columns == {"total": 1}
 
+    @pytest.mark.store(made_by=live_shop(3))
     def test_a_sample_finds_rows_of_aggregates_that_have_no_events(
         self, app: Sequent, connection: Connection
     ) -> None:
-        place_orders(app, range(3))
-        migrate(app)
         connection.execute("INSERT INTO view_schema.line_records VALUES (%s, 1, 'p', 1)", [uuid4()])
         report = app.view_schema.verify(sample=1, is_once=True)
         assert of(report, "line_records").only_in_table == 1
         assert not report.is_complete
 
+    @pytest.mark.store(made_by=live_shop(5))
     def test_only_the_aggregates_and_tables_that_were_asked_for_are_compared(
         self, app: Sequent, connection: Connection
     ) -> None:
-        ids = place_orders(app, range(5))
-        migrate(app)
+        ids = list(map(order_id, range(5)))
         connection.execute("UPDATE view_schema.order_records SET total = 7 WHERE aggregate_id = %s", [ids[1]])
         connection.execute("UPDATE view_schema.line_records SET cents = 7 WHERE aggregate_id = %s", [ids[2]])
         assert app.view_schema.verify(aggregate_ids=[ids[0]]).is_correct
@@ -233,11 +234,10 @@ class TestWhatIsSaid:
         connection.execute("DELETE FROM view_schema.line_records_1")
         assert not of(app.view_schema.verify(sample=0), "line_records").is_correct
 
+    @pytest.mark.store(made_by=live_shop(5))
     def test_verifying_draws_no_number_from_live_sequences(
         self, app: Sequent, connection: Connection
     ) -> None:
-        place_orders(app, range(5))
-        migrate(app)
         query = "SELECT last_value FROM view_schema.order_records_id_seq"
         before = connection.execute(query).fetchone()
         assert everything(app).is_correct
@@ -258,11 +258,10 @@ class TestWhatIsSaid:
 
 
 class TestSchema:
+    @pytest.mark.store(made_by=live_shop(2))
     def test_what_is_missing_is_a_failure_and_what_was_added_by_hand_is_not(
         self, app: Sequent, connection: Connection
     ) -> None:
-        place_orders(app, range(2))
-        migrate(app)
         connection.execute("CREATE INDEX by_hand ON view_schema.order_records (total)")
         connection.execute("GRANT SELECT ON view_schema.order_records TO PUBLIC")
         connection.execute("ALTER TABLE view_schema.order_records ADD COLUMN by_hand text DEFAULT 'x'")
@@ -272,9 +271,8 @@ class TestSchema:
         connection.execute("ALTER INDEX view_schema.order_records_aggregate RENAME TO elsewhere")
         assert everything(app).is_correct
 
+    @pytest.mark.store(made_by=live_shop(2))
     def test_each_difference_is_named(self, app: Sequent, connection: Connection) -> None:
-        place_orders(app, range(2))
-        migrate(app)
         changes = {
             "DROP INDEX view_schema.order_records_aggregate": "index order_records_aggregate: missing",
             "ALTER TABLE view_schema.order_records DROP CONSTRAINT order_records_pkey": "order_records_pkey: missing",
@@ -293,12 +291,12 @@ class TestSchema:
 
 
 class TestWhileTheApplicationWrites:
+    @pytest.mark.store(made_by=live_shop(40))
     @pytest.mark.parametrize("workers", [0, 2])
     def test_nothing_is_found_on_live_tables(
         self, app: Sequent, store_database_url: str, workers: int
     ) -> None:
-        ids = place_orders(app, range(40))
-        migrate(app)
+        ids = list(map(order_id, range(40)))
         with writing(store_database_url, ids) as written:
             for _ in range(3):
                 before = written()
@@ -306,11 +304,11 @@ class TestWhileTheApplicationWrites:
                 assert report.is_correct, report
                 assert written() > before
 
+    @pytest.mark.store(made_by=live_shop(20))
     def test_nothing_is_found_on_shadow_tables_while_they_catch_up(
         self, app: Sequent, store_database_url: str
     ) -> None:
-        ids = place_orders(app, range(20))
-        migrate(app)
+        ids = list(map(order_id, range(20)))
         failures: list[BaseException] = []
         with shop(store_database_url, Shop2) as newer:
             newer.view_schema.online()

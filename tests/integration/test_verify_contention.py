@@ -8,7 +8,14 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors as pg
-from shop import LineAdded, OrderProjector, Shop1, place_orders, shop
+from shop import (
+    LineAdded,
+    OrderProjector,
+    Shop1,
+    live_shop,
+    place_orders,
+    shop,
+)
 
 from sequent_py import Sequent, on
 from sequent_py.checks import contention
@@ -16,23 +23,18 @@ from sequent_py.cli.failures import failure_of
 from sequent_py.errors import ProjectionFailed, WorkerFailed
 
 Connection = psycopg.Connection[Any]
+pytestmark = pytest.mark.store(made_by=live_shop(4))
 
 
 @pytest.fixture
 def app(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url) as app:
-        place_orders(app, range(4))
         yield app
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "BACKOFF_SECONDS", 0.001)
-
-
-def migrate(app: Sequent) -> None:
-    app.view_schema.online()
-    app.view_schema.offline(verify_sample=0)
 
 
 def let_the_server_fail(connection: Connection, sqlstate: str, times: int, suffix: str = "") -> None:
@@ -68,7 +70,6 @@ def wrap_once(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
 
 @pytest.mark.parametrize("sqlstate", ["40P01", "40001", "55P03"])
 def test_verify_tries_again(app: Sequent, connection: Connection, sqlstate: str) -> None:
-    migrate(app)
     let_the_server_fail(connection, sqlstate, times=2)
     report = app.view_schema.verify(is_all=True, is_once=True)
     assert [table.differences for table in report.tables] == [0, 0]
@@ -78,20 +79,20 @@ def test_verify_tries_again(app: Sequent, connection: Connection, sqlstate: str)
 def test_an_error_that_a_handler_wrapped_is_tried_again_too(
     app: Sequent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrate(app)
     calls = wrap_once(monkeypatch, times=1)
     assert app.view_schema.verify(is_all=True).is_correct
     assert len(calls) > 12
 
 
 def test_the_folds_that_look_for_moods_try_again(app: Sequent, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate(app)
     calls = wrap_once(monkeypatch, times=1)
     report = app.view_schema.verify(sample=0)
     assert (report.is_correct, report.nondeterminism, calls != []) == (True, (), True)
 
 
+@pytest.mark.store(made_by=None)
 def test_a_promotion_tries_its_comparison_again(app: Sequent, connection: Connection) -> None:
+    place_orders(app, range(4))
     app.view_schema.online()
     let_the_server_fail(connection, "40001", times=2, suffix="_1")
     # The function is beside the files; what it does to the comparison is what counts here.
@@ -100,7 +101,6 @@ def test_a_promotion_tries_its_comparison_again(app: Sequent, connection: Connec
 
 
 def test_what_fails_each_time_comes_out_as_itself(app: Sequent, connection: Connection) -> None:
-    migrate(app)
     let_the_server_fail(connection, "40P01", times=1_000)
     with pytest.raises(pg.DeadlockDetected) as caught:
         app.view_schema.verify(is_all=True)
@@ -112,7 +112,6 @@ def test_what_fails_each_time_comes_out_as_itself(app: Sequent, connection: Conn
 def test_a_process_says_so_as_well(
     store_database_url: str, app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrate(app)
     let_the_server_fail(connection, "40P01", times=1_000)
     # One process per slice at most.
     monkeypatch.setattr("sequent_py.view_schema.log_comparison.SLICE_EVENTS", 5)
@@ -125,7 +124,6 @@ def test_a_process_says_so_as_well(
 
 
 def test_a_handlers_own_fault_is_still_the_handlers(app: Sequent, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate(app)
 
     def line_added(self: OrderProjector, event: LineAdded) -> None:
         raise LookupError(event.product)

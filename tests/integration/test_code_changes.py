@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,6 @@ from sequent_py.cli.descriptions import plan as describe_plan
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import ProjectionFailed
 from sequent_py.view_schema import fingerprints
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 class Notes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,12 +20,6 @@ class ShopIgnoring(Migrations):
     version = 1
     versions = {1: [OrderProjector, LineProjector]}
     ignored_event_types = ('Renamed "é%',)
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 def append_raw(connection: psycopg.Connection[Any], name: str, payload: str = "{}") -> UUID:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from shop import OrderPlaced, live_shop, shop
+from shop import OrderPlaced, live_shop
 
 from sequent_py import Sequent
 from sequent_py.errors import StallLimitExceeded, SwapLockTimeout
@@ -23,12 +23,6 @@ TABLES = ("order_records", "line_records")
 
 
 pytestmark = pytest.mark.store(made_by=live_shop(3))
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 def nothing() -> None:

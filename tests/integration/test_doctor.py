@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -26,18 +25,6 @@ from sequent_py.errors import (
     MigrationError,
     UnsoundInstallation,
 )
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
-
-
-@pytest.fixture
-def admin(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url, as_login=False) as admin:
-        yield admin
 
 
 def migrate(app: Sequent) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,12 +24,6 @@ from sequent_py.errors import EventsEdited, MaintenanceModeActive
 from sequent_py.replay.ledger import Ledger
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 def noted(connection: Connection) -> list[tuple[str, UUID | None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -56,12 +56,6 @@ class Both(LineProjector):
 
 
 SECRET = "Rumpelstiltskin"
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 def place_secret(app: Sequent, number: int = 1) -> UUID:

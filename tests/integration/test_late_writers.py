@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,12 +12,6 @@ from shop import LineAdded, OrderPlaced, Shop2, actual_rows, expected_rows, plac
 from sequent_py import Sequent
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 def add_line(app: Sequent, order: UUID, product: str, connection: Connection) -> None:

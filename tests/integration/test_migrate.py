@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -42,12 +41,6 @@ from sequent_py.errors import (
     VersionMismatch,
 )
 from sequent_py.view_schema.promotion import Promotion
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 def table_names(connection: psycopg.Connection[Any]) -> set[str]:

@@ -40,12 +40,6 @@ class OnlyLines(Migrations):
 
 
 @pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
-
-
-@pytest.fixture
 def lines(store_database_url: str) -> Iterator[Sequent]:
     with shop(store_database_url, OnlyLines) as app:
         yield app

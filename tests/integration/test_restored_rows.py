@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -35,18 +34,6 @@ Connection = psycopg.Connection[Any]
 pytestmark = pytest.mark.store(made_by=live_shop(4))
 GATE = "SELECT live_version, serial_appends, maintenance FROM sequent_schema.gate"
 DELETE_LINE = "DELETE FROM sequent_schema.append_order"
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
-
-
-@pytest.fixture
-def admin(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url, as_login=False) as admin:
-        yield admin
 
 
 def problem(app: Sequent, subject: str) -> Finding:

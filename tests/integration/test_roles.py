@@ -47,12 +47,6 @@ from sequent_py.schema_migrations.event_store import (
 from sequent_py.schema_migrations.integer import IntegerMigrator
 
 
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
-
-
 def as_login(database_url: str, login: Login) -> psycopg.Connection[Any]:
     return psycopg.connect(login_url(database_url, login), autocommit=True)
 

@@ -43,12 +43,6 @@ from sequent_py.view_schema.verify import TableVerification, VerifyReport
 Connection = psycopg.Connection[Any]
 
 
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
-
-
 def migrate(app: Sequent) -> None:
     app.view_schema.online()
     app.view_schema.offline()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -24,12 +23,6 @@ from sequent_py.errors import ProjectionFailed, WorkerFailed
 
 Connection = psycopg.Connection[Any]
 pytestmark = pytest.mark.store(made_by=live_shop(4))
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 @pytest.fixture(autouse=True)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from shop import order_id, place_orders, shop
+from shop import order_id, place_orders
 
 from sequent_py import Sequent
 from sequent_py.errors import VerificationFailed
-
-
-@pytest.fixture
-def app(store_database_url: str) -> Iterator[Sequent]:
-    with shop(store_database_url) as app:
-        yield app
 
 
 def test_where_all_aggregates_are_long_the_shortest_is_compared_before_a_promotion(

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from sequent_py.checks.comparison import RelationComparison, compare
 from sequent_py.checks.omissions import Omissions, tables_of_projector
-from sequent_py.checks.plain_fold import MOST_EVENTS, PlainFold
+from sequent_py.checks.plain_fold import PlainFold
 from sequent_py.checks.scratch import ScratchTable, create_scratch_table
 from sequent_py.checks.scratch_fold import ScratchFold
 from sequent_py.checks.slices import Slice
@@ -115,8 +115,8 @@ class SliceChecker:
     def _folded_in_memory(
         self, which: Slice, records: Sequence[type[Record]], staged: Staged
     ) -> SliceResult | None:
-        """Return what the plain fold of a range shows; None where it is none, is too long, or the fold fails."""
-        if not which.is_range or staged.events > MOST_EVENTS:
+        """Return what the plain fold of a range shows; None where it is none, or the fold fails."""
+        if not which.is_range:
             return None
         fold = PlainFold(
             self._connection,

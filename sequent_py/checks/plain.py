@@ -1,12 +1,14 @@
 """The plain persistor: rows in dictionaries, for a fold that checks what another persistor has written.
 
-A third implementation beside the live persistor and the replay's memory, and deliberately the simplest: no C, no generated stores, no eviction, nothing read ahead, no row
+A third implementation beside the live persistor and the replay's memory, and deliberately the simplest: no C, no generated stores, nothing read ahead, no row
 that is shared with a handler's block. What it has in common with the live persistor is what makes values and filters of what handlers give
-(``operations``); what it has in common with the replay is nothing else. Some forty microseconds per event instead of the four hundred that
-the live persistor and the server spend on its statements.
+(``operations``); with the replay it has no more in common than that. Some fifty microseconds per event instead of the three hundred that the live persistor and
+the server spend on its statements.
 
-All rows stay in memory until :meth:`PlainPersistor.flush` copies them into the tables as text: so it is for slices of bounded size, into scratch tables that nobody
-else writes. What only the server can know (constraints other than the primary key) is said then.
+:meth:`PlainPersistor.flush` copies all rows into the tables, as text. They are taken to be empty, and nobody else writes them meanwhile. So when memory is full, the rows of a
+table are copied there before, and whatever a handler may ask for comes back first: rows that match its filters are deleted from the table and put into
+memory, where the question is then answered. What only the server can know (constraints other than the primary key, and that a key is taken by a row that
+was copied) is said by the copying.
 """
 
 from __future__ import annotations
@@ -21,25 +23,38 @@ from typing import Any, TypeVar, cast
 import psycopg
 from psycopg import sql
 
+from sequent_py.column_types import is_same
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.persistors.operations import Filter, Key, RowOperations, Values, Where, operations_of
-from sequent_py.persistors.statements import dump_parameter
+from sequent_py.persistors.statements import Statements, statements_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.records import Record
 from sequent_py.row_classes import Row
 
 R = TypeVar("R", bound=Record)
 
+MOST_ROWS = 100_000
+"""Of one table in memory: some fifty megabytes."""
+MOST_ROUNDS = 10
+"""So often on average a row may come back into memory."""
+
+
+class OutOfRoom(Exception):
+    """Handlers ask for all rows again and again, and memory does not hold them."""
+
 
 class PlainPersistor:
-    """Projects into memory; the tables are taken to be empty."""
+    """Projects into memory, and into tables that are empty at first."""
 
     def __init__(
-        self, connection: psycopg.Connection[Any], tables: Mapping[type[Record], TableShape]
+        self,
+        connection: psycopg.Connection[Any],
+        tables: Mapping[type[Record], TableShape],
+        *,
+        most_rows: int = MOST_ROWS,
     ) -> None:
-        self._connection = connection
-        self._tables = {record: PlainTable(connection, table) for record, table in tables.items()}
+        self._tables = {record: PlainTable(connection, table, most_rows) for record, table in tables.items()}
 
     def create_record(self, record: type[R], values: Mapping[str, Any]) -> R:
         return cast(R, self._table(record).create([values])[0])
@@ -95,7 +110,7 @@ class PlainPersistor:
         return len(keys)
 
     def flush(self) -> None:
-        """Copy all rows into the tables, in the caller's transaction, and forget them.
+        """Copy all rows into the tables, and forget them.
 
         Raises
         ------
@@ -103,7 +118,7 @@ class PlainPersistor:
             The server refuses a row.
         """
         for table in self._tables.values():
-            table.flush(self._connection)
+            table.flush()
 
     def _table(self, record: type[Record]) -> PlainTable:
         found = self._tables.get(record)
@@ -115,12 +130,18 @@ class PlainPersistor:
 class PlainTable:
     """The rows of one table by primary key, and for each combination of columns that was filtered by, the keys of the rows with each of its values."""
 
-    def __init__(self, connection: psycopg.Connection[Any], table: TableShape) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], table: TableShape, most_rows: int) -> None:
         self.operations: RowOperations = operations_of(table)
         self.name = self.operations.name
         self.rows: dict[Key, Row] = {}
         self.defaults = DefaultSource(connection, table)
+        self._cursor = OwnCursor(connection)
         self._relation = sql.Identifier(table.schema, table.name)
+        self._statements: Statements = statements_of(table)
+        self._most_rows = most_rows
+        self._is_divided = False
+        """Whether there are rows in the table."""
+        self._made = self._recalled = 0
         self._value_keys = {name: self.operations.value_key(name) for name in self.operations.columns}
         self._indexes: dict[tuple[str, ...], dict[tuple[Any, ...], list[Key]]] = {}
 
@@ -136,9 +157,15 @@ class PlainTable:
 
     def insert(self, row: Row) -> None:
         """Store a new locked row; DuplicateRecord if its key is taken."""
+        if len(self.rows) >= self._most_rows:
+            self.flush()
         key = self.key_of(row)
         if key in self.rows:
             raise self.operations.duplicate(row)
+        self._made += 1
+        self._adopt(key, row)
+
+    def _adopt(self, key: Key, row: Row) -> None:
         self.rows[key] = row
         for attributes, entries in self._indexes.items():
             insort(entries.setdefault(self._values_of(row, attributes), []), key)
@@ -159,8 +186,7 @@ class PlainTable:
         if indexed.isdisjoint(changed) and not set(self.operations.key_attributes).intersection(changed):
             self.rows[key] = after
             return
-        new_key = self.key_of(after)
-        if new_key != key and new_key in self.rows:
+        if self.key_of(after) != key and self._is_taken(after):
             raise self.operations.duplicate(after)
         self.remove(key)
         self.insert(after)
@@ -176,7 +202,12 @@ class PlainTable:
         ]
         found = self._finder(attributes)
         if all(len(values) == 1 for values in wanted):
-            return found(tuple([values[0] for values in wanted]))
+            one = tuple([values[0] for values in wanted])
+            if self._is_divided and (attributes != self.operations.key_attributes or one not in self.rows):
+                self._recall(filters)
+            return found(one)
+        if self._is_divided:
+            self._recall(filters)
         return sorted({key for values in product(*wanted) for key in found(values)})
 
     def _finder(self, attributes: tuple[str, ...]) -> Callable[[tuple[Any, ...]], Sequence[Key]]:
@@ -188,6 +219,18 @@ class PlainTable:
             for key in sorted(self.rows):
                 entries.setdefault(self._values_of(self.rows[key], attributes), []).append(key)
         return lambda values: entries.get(values, ())
+
+    def _recall(self, filters: Sequence[Filter]) -> None:
+        """Take the rows that match back from the table."""
+        query, parameters = self._statements.delete(filters, returning=True)
+        for values in self._cursor.execute(query, parameters).fetchall():
+            row = self.operations.load(values)
+            self._adopt(self.key_of(row), row)
+            self._recalled += 1
+        if self._recalled > MOST_ROUNDS * self._made:
+            raise OutOfRoom(
+                f"{self._recalled} rows of {self.name} were taken back into memory, {self._made} made"
+            )
 
     def read(self, key: Key) -> Row:
         """Return a stored row for a reader."""
@@ -225,7 +268,7 @@ class PlainTable:
         moved = set()
         for row in after.values():
             key = self.key_of(row)
-            if key in moved or (key in self.rows and key not in after):
+            if key in moved or (key not in after and self._is_taken(row)):
                 raise self.operations.duplicate(row)
             moved.add(key)
         for key in keys:
@@ -233,6 +276,10 @@ class PlainTable:
         for row in after.values():
             self.insert(row)
         return len(keys)
+
+    def _is_taken(self, row: Row) -> bool:
+        """Whether there is a row with this one's primary key."""
+        return bool(self.matches(self.operations.filters(self.operations.key_values(row))))
 
     def _with(self, before: Row, values: Mapping[str, Any]) -> Row:
         """Return a copy of a stored row with other values, which it shares with nobody."""
@@ -250,19 +297,20 @@ class PlainTable:
         RecordNotFound
             There is none any longer.
         """
-        key = self.key_of(before)
-        if key not in self.rows:
-            raise RecordNotFound(self.name, self.operations.key_values(before))
-        self.replace(key, self._with(self.rows[key], values), values)
+        where = self.operations.key_values(before)
+        keys = self.matches(self.operations.filters(where))
+        if not keys:
+            raise RecordNotFound(self.name, where)
+        self.replace(keys[0], self._with(self.rows[keys[0]], values), values)
 
-    def flush(self, connection: psycopg.Connection[Any]) -> None:
+    def flush(self) -> None:
         """Copy all rows into the table, as text, and forget them."""
         columns = self.operations.columns.values()
         statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
             self._relation, sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
         )
-        dumps = [(column.attribute, dump_parameter(column)) for column in columns]
-        with OwnCursor(connection).copy(statement) as copy:
+        dumps = [(column.attribute, self._statements.dumpers[column.attribute]) for column in columns]
+        with self._cursor.copy(statement) as copy:
             for row in self.rows.values():
                 copy.write_row(
                     [
@@ -270,8 +318,10 @@ class PlainTable:
                         for name, dump in dumps
                     ]
                 )
+        self._is_divided = bool(self.rows) or self._is_divided
         self.rows.clear()
-        self._indexes.clear()
+        for entries in self._indexes.values():
+            entries.clear()
 
 
 class PlainUpdate:
@@ -301,11 +351,26 @@ class PlainUpdate:
     ) -> None:
         table, operations, after, before = self._table, self._table.operations, self._after, self._before
         try:
-            if kind is None:
+            if kind is not None:
+                return
+            if before is None:
                 operations.check_draft(after)
-                if before is None:
-                    table.insert(operations.lock(operations.shape.clone(after)))
-                elif changed := operations.changed(before, after):
-                    table.write(before, {name: getattr(after, name) for name in changed})
+                table.insert(operations.lock(operations.shape.clone(after)))
+            elif changed := _changed(operations, before, after):
+                table.write(before, changed)
         finally:
             operations.lock(after)
+
+
+def _changed(operations: RowOperations, before: Row, after: Row) -> Values:
+    """Convert what a block has set, in place, and return it where it is not what was stored."""
+    changed = {}
+    for name, column in operations.columns.items():
+        stored, value = getattr(before, name), getattr(after, name)
+        # A mutable value is a copy of the stored one in any case.
+        if value is not stored:
+            value = column.coerce(value)
+            setattr(after, name, value)
+            if not is_same(stored, value):
+                changed[name] = value
+    return changed

@@ -18,9 +18,6 @@ from sequent_py.records import Record
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.reader import RawEvent
 
-MOST_EVENTS = 200_000
-"""A slice with more, which is one long aggregate, is not folded in memory: each may make a row, and half a kilobyte a row is enough."""
-
 
 class PlainFold:
     """One fold of events into the scratch tables of a connection, which nobody else uses meanwhile and which is in autocommit."""
@@ -56,6 +53,5 @@ class PlainFold:
             for table in self._scratch.values():
                 table.empty(connection)
         events = sum(self._fold.apply(chunk) for chunk in chunks)
-        with connection.transaction():
-            self._persistor.flush()
+        self._persistor.flush()
         return events

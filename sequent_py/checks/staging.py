@@ -67,8 +67,6 @@ class Staged:
     omissions: Omissions
     """Aggregates of which a table is known not to be the fold: set aside by a replay, or, of all shadow tables, edited since their last
     pass, for the next one to re-fold."""
-    events: int = 0
-    """How many of a slice were copied."""
 
 
 class Staging:
@@ -123,7 +121,7 @@ class Staging:
         connection = self._connection
         with self._one_snapshot(records) as staged:
             ids = sorted(handled_type_ids(self._projectors, staged.event_types))
-            copied = connection.execute(
+            connection.execute(
                 sql.SQL(
                     "INSERT INTO {} SELECT {} FROM {} WHERE {} AND event_type_id = ANY({}::int[]) AND {} AND {}"
                 ).format(
@@ -145,7 +143,7 @@ class Staging:
                         _but_for(staged.omissions.of(self._name(record)), owner),
                     ),
                 )
-        return replace(staged, events=copied.rowcount)
+        return staged
 
     def stage_whole(self, records: Sequence[type[Record]]) -> Staged:
         """Copy whole tables, without events; none of those that lack an aggregate."""

@@ -278,7 +278,7 @@ class PlainTable:
         return len(keys)
 
     def _is_taken(self, row: Row) -> bool:
-        """Whether there is a row with this one's primary key."""
+        """Whether there is a row with this one's primary key; it is in memory then."""
         return bool(self.matches(self.operations.filters(self.operations.key_values(row))))
 
     def _with(self, before: Row, values: Mapping[str, Any]) -> Row:
@@ -297,11 +297,10 @@ class PlainTable:
         RecordNotFound
             There is none any longer.
         """
-        where = self.operations.key_values(before)
-        keys = self.matches(self.operations.filters(where))
-        if not keys:
-            raise RecordNotFound(self.name, where)
-        self.replace(keys[0], self._with(self.rows[keys[0]], values), values)
+        key = self.key_of(before)
+        if key not in self.rows and not self._is_taken(before):
+            raise RecordNotFound(self.name, self.operations.key_values(before))
+        self.replace(key, self._with(self.rows[key], values), values)
 
     def flush(self) -> None:
         """Copy all rows into the table, as text, and forget them."""

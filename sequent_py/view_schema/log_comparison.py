@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from psycopg import sql
@@ -43,6 +44,8 @@ SLICE_EVENTS = 20_000
 SLICES_PER_WORKER = 4
 """Of a small store, so that no worker waits long for the last one."""
 LEAST_SLICE_EVENTS = 2_000
+STATEMENTS_EVENTS = 4_000
+"""Of the sample that is folded by statements after all was folded in memory: one or two seconds."""
 LIST_SIZE = 25
 """Aggregates of a sample that are folded at once."""
 DETERMINISM_AGGREGATES = 100
@@ -214,13 +217,9 @@ class LogComparison:
         self.aggregates = len(chosen)
         return in_lists(chosen, LIST_SIZE)
 
-    def _sample(self, size: int, *, is_any_length: bool = False) -> list[UUID]:
-        return self._verification().sample(
-            self._connection,
-            until=current_snapshot(self._connection),
-            size=size,
-            is_any_length=is_any_length,
-        )
+    def _sample(self, size: int, **options: Any) -> list[UUID]:
+        until = current_snapshot(self._connection)
+        return self._verification().sample(self._connection, until=until, size=size, **options)
 
     def _orphans(self, tables: Sequence[str]) -> list[UUID]:
         """Return some aggregates that have rows, as far as a sample of pages shows, and no event."""
@@ -285,7 +284,7 @@ class LogComparison:
 
     def _check_sample(self, tables: Sequence[str], size: int) -> None:
         """Fold a sample of what was folded in memory by statements as well; what differs in a table that seemed right is added."""
-        slices = in_lists(self._sample(size), LIST_SIZE)
+        slices = in_lists(self._sample(size, most_events=STATEMENTS_EVENTS), LIST_SIZE)
         found: dict[str, RelationComparison] = {}
         for result in self._checked(slices, tables) if tables else ():
             for table, comparison in result.comparisons.items():

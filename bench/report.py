@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +201,12 @@ def _size_rows(found: dict[str, Any]) -> list[list[str]]:
     by_contender: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {}
     for stage in found["stages"]:
         for item in stage["contenders"]:
-            if item["events"] == stage["events"] and item["median"]["rows_seconds"]:
+            if "beside packages" not in stage["name"] and item["median"]["rows_seconds"]:
                 key = stage["workload"], item["name"]
                 by_contender.setdefault(key, []).append((stage["events"], item["median"]))
     rows = []
     for (workload, name), sizes in by_contender.items():
-        # Of two stages of one size, one is beside the packages.
-        ordered = sorted(dict(sizes).items())
-        for (fewer, small), (events, large) in pairwise(ordered):
+        for (fewer, small), (events, large) in pairwise(sorted(sizes, key=itemgetter(0))):
             rates = [(events / large[key]) / (fewer / small[key]) for key in ("seconds", "rows_seconds")]
             rows.append(
                 [
@@ -272,7 +271,8 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, float]]:
                 )
             if kind == "ours":
                 replays[stage["name"]] = rows[name]
-                best_by_stage[stage["workload"], stage["events"]] = ours[name]
+                if "beside packages" not in stage["name"]:
+                    best_by_stage[stage["workload"], stage["events"]] = ours[name]
     for (workload, events), rate in best_by_stage.items():
         for (other, fewer), base in best_by_stage.items():
             if other == workload and fewer < events:

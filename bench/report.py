@@ -197,11 +197,11 @@ def _window_table(windows: list[dict[str, Any]]) -> str:
 
 
 def _size_rows(found: dict[str, Any]) -> list[list[str]]:
-    """Return how rate and memory change with the size, of workloads that were measured at several; in each line beside the next smaller size."""
+    """Return how our rate and memory change with the size, of workloads that were measured at several; in each line beside the next smaller size."""
     by_contender: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {}
     for stage in found["stages"]:
         for item in stage["contenders"]:
-            if "beside packages" not in stage["name"] and item["median"]["rows_seconds"]:
+            if "beside packages" not in stage["name"] and item["name"].startswith("ours"):
                 key = stage["workload"], item["name"]
                 by_contender.setdefault(key, []).append((stage["events"], item["median"]))
     rows = []

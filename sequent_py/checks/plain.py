@@ -157,13 +157,16 @@ class PlainTable:
 
     def insert(self, row: Row) -> None:
         """Store a new locked row; DuplicateRecord if its key is taken."""
-        if len(self.rows) >= self._most_rows:
-            self.flush()
         key = self.key_of(row)
         if key in self.rows:
             raise self.operations.duplicate(row)
         self._made += 1
         self._adopt(key, row)
+
+    def make_room(self) -> None:
+        """Copy all rows into the table if memory is full; before rows are made, and never while several are being changed."""
+        if len(self.rows) >= self._most_rows:
+            self.flush()
 
     def _adopt(self, key: Key, row: Row) -> None:
         self.rows[key] = row
@@ -244,6 +247,7 @@ class PlainTable:
         operations = self.operations
         completed = [operations.completed(values) for values in rows]
         made = [operations.fill(values, self.defaults.draw) for values in completed]
+        self.make_room()
         keys = set()
         for row in made:
             key = self.key_of(row)
@@ -354,6 +358,7 @@ class PlainUpdate:
                 return
             if before is None:
                 operations.check_draft(after)
+                table.make_room()
                 table.insert(operations.lock(operations.shape.clone(after)))
             elif changed := _changed(operations, before, after):
                 table.write(before, changed)

@@ -57,7 +57,7 @@ def test_an_aggregate_that_is_too_long_for_the_sample_is_counted_in_a_warning(ap
 def test_a_very_long_aggregate_is_compared_without_its_statements(
     app: Sequent, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sequent_py.verification.SAMPLED_EVENTS", 2_000)
+    monkeypatch.setattr("sequent_py.verification.LONG_EVENTS", 2_000)
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("folded by statements")

@@ -16,9 +16,18 @@ from sequent_py.progress import ReplayProgress
 _REPLAY_SECONDS = """
     SELECT extract(epoch FROM max(done_at) - min(done_at - make_interval(secs => seconds)))
     FROM sequent_schema.replay_groups
-    WHERE migration_id = (SELECT max(migration_id) FROM sequent_schema.replay_groups) AND pass = 0
+    WHERE (migration_id, pass) = (
+        SELECT migration_id, pass FROM sequent_schema.replay_groups WHERE events > 0 ORDER BY migration_id DESC, pass DESC LIMIT 1
+    )
 """
-"""From the first group's claim to the last one's commit, of the newest migration's first pass."""
+
+
+def replay_seconds(url: str) -> float:
+    """Return how long the newest pass with events took, from its first group's claim to the last one's commit."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(_REPLAY_SECONDS).fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 class LastProgress:
@@ -68,10 +77,7 @@ class Ours(Contender):
 
     def run(self) -> float | None:
         self._app.view_schema.online(workers=self._workers)
-        with psycopg.connect(self._url, autocommit=True) as connection:
-            row = connection.execute(_REPLAY_SECONDS).fetchone()
-        assert row is not None
-        return float(row[0])
+        return replay_seconds(self._url)
 
     def differences(self) -> int | None:
         version = _version_of(self._workload)

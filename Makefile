@@ -60,7 +60,7 @@ state-machine: $(READY) ## lives of a view schema at random, many; STATE_MACHINE
 demo: $(READY) ## a view migration of 200 000 events under a writer, and its proof
 	$(BIN)/sequent demo
 
-bench: ## rebuilds, windows and appends beside plain SQL and two packages of PyPI; BENCH_ARGUMENTS="--events 200000 1000000 10000000"
+bench: ## rebuilds, windows and appends beside plain SQL and two packages of PyPI; BENCH_ARGUMENTS="--rounds 1"
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) INSTALL="--editable '.[bench]'" venv
 	$(BENCH_VENV)/bin/python -m bench --docs docs $(BENCH_ARGUMENTS)
 

@@ -1,18 +1,24 @@
-"""Run the suite: every contender in turn, round after round; then windows, appends, and the proof that the tables are right.
+"""Run the suite: appends; every contender in turn, round after round; then windows, and the proof that the tables are right.
 
     python -m bench [--events 200000 1000000] [--other-events 200000] [--rounds 3] [--docs docs]
 
-The bank is measured at each of ``--events``; the wide and the long-stream workload at each of ``--other-events``; the packages of PyPI, where they are installed, beside
-ours on a store of ``--package-events``. 10 M events by ``--events 200000 1000000 10000000``: allow two hours and 30 GB. A server is started for the run unless SEQUENT_DATABASE_URL names one,
-which nothing else may use meanwhile.
+The bank is measured at each of ``--events``; the wide and the long-stream workload at each of ``--other-events``; one aggregate of ``--one-stream-events``; the packages of PyPI, where
+they are installed, beside ours on a store of ``--package-events``. That takes some twenty minutes on two quiet cores. 10 M events are a part of their own, some forty minutes and 20 GB, which is
+shown together with what an earlier run found:
+
+    python -m bench --events 1000000 10000000 --workers 2 --rounds 1 --workloads --one-stream-events 0 --no-packages --appends 0 --beside docs/performance/results.json --docs docs
+
+A server is started for the run unless SEQUENT_DATABASE_URL names one, which nothing else may use meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +27,7 @@ import psycopg
 
 from bench.appending import measure_appends
 from bench.measure import Meter
-from bench.report import machine, markdown, results, write_between_markers
+from bench.report import beside, machine, markdown, results, write_between_markers
 from bench.server import say, server
 from bench.stages import Sizes, Stage, has_packages, prepare, prove, run_rounds
 from bench.windows import run_windows
@@ -36,6 +42,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--events", type=int, nargs="*", default=[200_000, 1_000_000])
     parser.add_argument("--other-events", type=int, nargs="*", default=[200_000])
     parser.add_argument("--workloads", nargs="*", default=["wide", "long-streams"], choices=list(workloads()))
+    parser.add_argument(
+        "--one-stream-events", type=int, default=1_000_000, help="of the store with one aggregate; 0: none"
+    )
     parser.add_argument("--package-events", type=int, default=Sizes.package_events)
     parser.add_argument("--per-event-events", type=int, default=Sizes.per_event_events)
     parser.add_argument("--windows", type=int, nargs="*", default=[10_000, 100_000])
@@ -43,6 +52,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-packages", action="store_true", help="leave the packages of PyPI out")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        help="figures of an earlier run (JSON), shown with what this one does not measure",
+    )
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument(
         "--docs", type=Path, help="write performance.md, and figures and plots under performance/, here"
@@ -61,6 +75,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         meter = Meter(url)
         with psycopg.connect(url) as connection:
             about = machine(str(connection.info.parameter_status("server_version")))
+        # First, for they are soon done, and need nothing of the stages.
+        appends = []
+        if options.appends:
+            appends = measure_appends(url, options.appends, sizes.rounds, with_packages=with_packages)
         stages = _prepared(stack, url, options, sizes, with_packages=with_packages)
         run_rounds(stages, meter, sizes.rounds)
         workers = max(sizes.workers)
@@ -69,10 +87,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             banks = [stage for stage in stages if stage.workload.name == "bank" and not stage.with_packages]
             windows = run_windows(banks, meter, options.windows, sizes.rounds, workers)
         for stage in stages:
-            prove(stage, workers)
-        appends = []
-        if options.appends:
-            appends = measure_appends(url, options.appends, sizes.rounds, with_packages=with_packages)
+            prove(stage, os.cpu_count() or 1)
         return results(about, sizes.rounds, stages, windows, appends)
 
 
@@ -86,6 +101,10 @@ def _prepared(
         for name in options.workloads
         for events in options.other_events
     ]
+    if options.one_stream_events:
+        # One worker has it all, however many there are.
+        alone = replace(sizes, workers=(max(sizes.workers),))
+        stages.append(prepare(stack, url, known["one-stream"], options.one_stream_events, alone))
     if with_packages and sizes.package_events:
         stages.append(prepare(stack, url, known["bank"], sizes.package_events, sizes, with_packages=True))
     return stages
@@ -94,7 +113,11 @@ def _prepared(
 def main(argv: list[str] | None = None) -> None:
     """Parse, measure, print, write."""
     options = arguments(argv)
+    # Read before the run: what was misspelt need not wait for its end.
+    earlier = json.loads(options.beside.read_text(encoding="utf-8")) if options.beside else None
     found = run(options)
+    if earlier is not None:
+        found = beside(found, earlier)
     text = markdown(found)
     sys.stdout.write(text + "\n")
     if options.json:

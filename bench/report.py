@@ -7,6 +7,8 @@ import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ COLUMNS = (
     "read, MiB",
     "rows that differ",
 )
+
+
+SIZE_COLUMNS = ("rebuilt by", "events", "ratio of rates", "rows only", "peak RSS before, MiB", "then, MiB")
 
 
 def machine(server_version: str) -> dict[str, Any]:
@@ -61,6 +66,24 @@ def results(
         "stages": [_stage(stage) for stage in stages],
         "windows": _windows(list(windows)),
         "appends": appends,
+    }
+
+
+def beside(found: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return what was found, with what an earlier run found and this one did not look at; that is marked with its date."""
+    stages = {stage["name"] for stage in found["stages"]}
+    windows = {(item["stage"], item["events"]) for item in found["windows"]}
+    when = earlier["machine"]["date"]
+    kept = [stage for stage in earlier["stages"] if stage["name"] not in stages]
+    return found | {
+        "stages": [{"measured": when} | stage for stage in kept] + found["stages"],
+        "windows": [
+            {"measured": when} | item
+            for item in earlier["windows"]
+            if (item["stage"], item["events"]) not in windows
+        ]
+        + found["windows"],
+        "appends": found["appends"] or [{"measured": when} | item for item in earlier["appends"]],
     }
 
 
@@ -107,15 +130,21 @@ def markdown(found: dict[str, Any]) -> str:
     for stage in found["stages"]:
         parts += [
             f"### {stage['name']}",
-            f"{stage['describes'].capitalize()}. {stage['proof']}.",
+            f"{stage['describes'].capitalize()}. {stage['proof']}.{_measured(stage)}",
             stage_table(stage),
         ]
+    if sizes := _size_rows(found):
+        parts += ["### Sizes", _table(SIZE_COLUMNS, sizes)]
     if found["windows"]:
         parts += ["### Windows of new events", _window_table(found["windows"])]
     if found["appends"]:
         parts += ["### Appends and loads", _append_table(found["appends"])]
     parts += ["### Ratios", _ratio_table(found)]
     return "\n\n".join(parts)
+
+
+def _measured(part: dict[str, Any]) -> str:
+    return f" Measured in an earlier run, {part['measured']}." if "measured" in part else ""
 
 
 def stage_table(stage: dict[str, Any]) -> str:
@@ -167,6 +196,31 @@ def _window_table(windows: list[dict[str, Any]]) -> str:
     return _table(head, rows)
 
 
+def _size_rows(found: dict[str, Any]) -> list[list[str]]:
+    """Return how our rate and memory change with the size, of workloads that were measured at several; in each line beside the next smaller size."""
+    by_contender: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {}
+    for stage in found["stages"]:
+        for item in stage["contenders"]:
+            if "beside packages" not in stage["name"] and item["name"].startswith("ours"):
+                key = stage["workload"], item["name"]
+                by_contender.setdefault(key, []).append((stage["events"], item["median"]))
+    rows = []
+    for (workload, name), sizes in by_contender.items():
+        for (fewer, small), (events, large) in pairwise(sorted(sizes, key=itemgetter(0))):
+            rates = [(events / large[key]) / (fewer / small[key]) for key in ("seconds", "rows_seconds")]
+            rows.append(
+                [
+                    f"{workload}: {name}",
+                    f"{fewer:,} to {events:,}",
+                    f"{rates[0]:.2f}",
+                    f"{rates[1]:.2f}",
+                    _number(small["peak_rss_mib"], 0),
+                    _number(large["peak_rss_mib"], 0),
+                ]
+            )
+    return rows
+
+
 def _append_table(appends: list[dict[str, Any]]) -> str:
     rows = (
         [
@@ -190,6 +244,7 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, float]]:
     """Compare rates within the run: ours with plain SQL, with the packages, and with ours at other sizes."""
     pairs: list[tuple[str, float]] = []
     best_by_stage: dict[tuple[str, int], float] = {}
+    replays: dict[str, float] = {}
     for stage in found["stages"]:
         rates = {item["name"]: item["events"] / item["median"]["seconds"] for item in stage["contenders"]}
         rows = {
@@ -209,12 +264,24 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, float]]:
                     pairs.append((f"{stage['name']}: {name} / {other}", ours[name] / rate))
             if INSERT in rows:
                 pairs.append((f"{stage['name']}: {name} / {INSERT}, rows only", rows[name] / rows[INSERT]))
+            if kind == "ours, declared":
+                by_handlers = name.replace(", declared", "")
+                pairs.append(
+                    (f"{stage['name']}: {name} / {by_handlers}, rows only", rows[name] / rows[by_handlers])
+                )
             if kind == "ours":
-                best_by_stage[stage["workload"], stage["events"]] = ours[name]
+                replays[stage["name"]] = rows[name]
+                if "beside packages" not in stage["name"]:
+                    best_by_stage[stage["workload"], stage["events"]] = ours[name]
     for (workload, events), rate in best_by_stage.items():
         for (other, fewer), base in best_by_stage.items():
             if other == workload and fewer < events:
                 pairs.append((f"{workload}: rate at {events:,} / rate at {fewer:,} events", rate / base))
+    for item in found["windows"]:
+        rows_seconds = item["median"]["rows_seconds"]
+        if item["stage"] in replays and rows_seconds:
+            what = f"window of {item['events']:,}, {item['stage']}: rate of its rows / that of the replay"
+            pairs.append((what, item["events"] / rows_seconds / replays[item["stage"]]))
     for large in found["windows"]:
         for small in found["windows"]:
             if small["events"] == large["events"] and small["store_events"] < large["store_events"]:

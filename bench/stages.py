@@ -140,6 +140,7 @@ def prove(stage: Stage, workers: int, tell: Callable[[str], None] = say) -> None
     stage.app.view_schema.online(workers=workers)
     stage.app.view_schema.offline(workers=workers)
     report = stage.app.view_schema.verify(is_all=True, workers=workers, is_once=True)
+    rate = report.events / report.seconds
     with psycopg.connect(stage.url, autocommit=True) as connection:
         events = _count(connection)
         differences = sum(
@@ -148,7 +149,7 @@ def prove(stage: Stage, workers: int, tell: Callable[[str], None] = say) -> None
         )
     if differences or not (report.is_correct and report.is_complete):
         raise TablesDiffer(f"{stage.name}: {differences} rows differ from plain SQL; verify --all: {report}")
-    stage.proof = f"verify --all of {report.events:,} events and plain SQL: no row differs"
+    stage.proof = f"verify --all of {report.events:,} events ({report.seconds:.0f} s, {rate:,.0f} events/s) and plain SQL: no row differs"
     tell(f"{stage.name}: {stage.proof}")
 
 

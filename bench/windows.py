@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from bench.contenders.ours import LastProgress
+from bench.contenders.ours import replay_seconds
 from bench.measure import Cost, Meter
 from bench.server import say
 from bench.stages import Stage
@@ -53,10 +53,9 @@ def run_windows(
         for events in windows:
             for stage in stages:
                 _extend(stage.url, events, salt=f"{number} {events}")
-                progress = LastProgress()
                 with meter.measuring() as result:
-                    stage.app.view_schema.online(workers=workers, progress=progress)
-                    result.rows_seconds = progress.replayed.seconds if progress.replayed else None
+                    stage.app.view_schema.online(workers=workers)
+                    result.rows_seconds = replay_seconds(stage.url)
                 found.append(Window(stage.name, stage.events, events, result.cost))
         say(f"windows, round {number + 1} of {rounds}")
     return found

@@ -1,7 +1,8 @@
 """Every kind of persistor on tables of its own, for suites that must hold for all of them.
 
 The kinds differ in where rows are between two operations: in the table (live), in memory (replay), in a temporary table for want of memory
-(spill), in the table and in memory both (catch_up), and all of that at once (catch_up_tiny).
+(spill), in the table and in memory both (catch_up), and all of that at once (catch_up_tiny); and, for checks, in plain
+dictionaries (plain), of which the table takes what is too much (plain_tiny).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sqlalchemy import Computed, Date, DateTime, Enum, Float, Integer, Numeric, 
 from sqlalchemy.dialects.postgresql import CHAR, JSON, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
+from sequent_py.checks.plain import PlainPersistor
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -28,6 +30,8 @@ from sequent_py.records import Record, record_shape
 Tables = Mapping[type[Record], TableShape]
 KINDS: dict[str, Callable[[psycopg.Connection[Any], Tables], Any]] = {
     "live": LivePersistor,
+    "plain": PlainPersistor,
+    "plain_tiny": lambda connection, tables: PlainPersistor(connection, tables, most_rows=2),
     "replay": ReplayPersistor,
     "spill": lambda connection, tables: ReplayPersistor(connection, tables, max_rows_in_memory=3),
     "catch_up": lambda connection, tables: ReplayPersistor(connection, tables, backing="table"),

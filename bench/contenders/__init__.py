@@ -49,17 +49,19 @@ def rows_that_differ(
     connection: psycopg.Connection[tuple[int]], table: ReadTable, found: sql.Composable, events: int
 ) -> int:
     """Compare a table with plain SQL over the first ``events`` events, whole rows, in both directions."""
+    # One aggregation over both sides: EXCEPT ALL in both directions takes twice as long, and several times the disk.
     query = sql.SQL(
-        "WITH expected AS MATERIALIZED (SELECT {columns} FROM ({select}) s),"
-        " found AS MATERIALIZED (SELECT {columns} FROM {found})"
-        " SELECT (SELECT count(*) FROM (TABLE expected EXCEPT ALL TABLE found) a)"
-        " + (SELECT count(*) FROM (TABLE found EXCEPT ALL TABLE expected) b)"
+        "SELECT coalesce(sum(abs(surplus)), 0)::bigint FROM (SELECT sum(side) AS surplus FROM ("
+        "SELECT 1 AS side, {columns} FROM ({select}) s UNION ALL SELECT -1, {columns} FROM {found}"
+        ") AS sides GROUP BY {columns} HAVING sum(side) <> 0) AS differing"
     ).format(
         columns=columns_of(table),
         select=sql.SQL(table.select).format(**store_names(events)),
         found=found,
     )
-    row = connection.execute(query).fetchone()
+    with connection.transaction():
+        connection.execute("SET LOCAL work_mem = '256MB'")
+        row = connection.execute(query).fetchone()
     assert row is not None
     return row[0]
 

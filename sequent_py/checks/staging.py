@@ -39,6 +39,8 @@ from sequent_py.windows import window_condition
 
 CHUNK_EVENTS = 20_000
 """Staged events that are in memory at once."""
+INDEXED_EVENTS = 10 * CHUNK_EVENTS
+"""With more, staged events are indexed, so that what a chunk costs does not grow with their number."""
 POLL_SECONDS = 0.1
 
 _EVENTS = sql.Identifier("pg_temp", "sequent_staged_events")
@@ -121,7 +123,7 @@ class Staging:
         connection = self._connection
         with self._one_snapshot(records) as staged:
             ids = sorted(handled_type_ids(self._projectors, staged.event_types))
-            connection.execute(
+            copied = connection.execute(
                 sql.SQL(
                     "INSERT INTO {} SELECT {} FROM {} WHERE {} AND event_type_id = ANY({}::int[]) AND {} AND {}"
                 ).format(
@@ -143,7 +145,17 @@ class Staging:
                         _but_for(staged.omissions.of(self._name(record)), owner),
                     ),
                 )
+        if copied.rowcount > INDEXED_EVENTS:
+            self._index_events()
         return staged
+
+    def _index_events(self) -> None:
+        """Let each chunk of a long aggregate be found without a look at all of them."""
+        self._connection.execute(
+            sql.SQL("CREATE INDEX IF NOT EXISTS sequent_staged_positions ON {} (position)").format(_EVENTS)
+        )
+        # Else nothing tells the planner that the events lie in this order.
+        self._connection.execute(sql.SQL("ANALYZE {}").format(_EVENTS))
 
     def stage_whole(self, records: Sequence[type[Record]]) -> Staged:
         """Copy whole tables, without events; none of those that lack an aggregate."""

@@ -258,6 +258,7 @@ def _result(answer: Mapping[str, Any]) -> SliceResult:
         {table: tuple(names) for table, names in answer["uncompared"].items()},
         {table: tuple(aggregates) for table, aggregates in answer["left_out"].items()},
         tuple(answer["strayed"]),
+        answer["is_disputed"],
     )
 
 

@@ -282,15 +282,15 @@ class _Compiler:
         return oddities + [beyond for life in self._lives if (beyond := life.is_beyond()) is not None]
 
     def _signs_of_life(self) -> list[sql.Composable]:
-        signs: list[sql.Composable] = [sql.SQL("bool_or(NOT {})").format(is_of(self._ids(*_ENDS)))]
-        if self._has_ends:
-            signs += [
-                sql.SQL("life_of_all = max(life_of_all) OVER (PARTITION BY aggregate_id)"),
-                sql.SQL("life_of_key = max(life_of_key) OVER (PARTITION BY {})").format(
-                    self._names_of(self._key_names)
-                ),
-            ]
-        return signs
+        if not self._has_ends:
+            return [sql.SQL("true")]
+        return [
+            sql.SQL("bool_or(NOT {})").format(is_of(self._ids(*_ENDS))),
+            sql.SQL("life_of_all = max(life_of_all) OVER (PARTITION BY aggregate_id)"),
+            sql.SQL("life_of_key = max(life_of_key) OVER (PARTITION BY {})").format(
+                self._names_of(self._key_names)
+            ),
+        ]
 
     def _insert(self) -> sql.Composable:
         columns = self._table.record_shape.by_attribute

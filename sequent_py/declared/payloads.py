@@ -120,7 +120,12 @@ class PayloadField:
         if self.default is not REQUIRED and self.is_default_known:
             test = sql.SQL("(({}) IS NULL OR {})").format(json, test)
         form = self._form(kind)
-        return sql.SQL("{}").format(test) if form is None else sql.SQL("{} AND {}").format(test, form)
+        if form is None:
+            return sql.SQL("{}").format(test)
+        if kind == "uuid" and not self.can_be_none and self.default is REQUIRED:
+            # Nothing but a string has this form: an object or an array of 36 characters would fail the cast.
+            return form
+        return sql.SQL("{} AND {}").format(test, form)
 
     def _form(self, kind: str) -> sql.Composed | None:
         text = sql.SQL("(e.payload->>{})").format(sql.Literal(self.name))

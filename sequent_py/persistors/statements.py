@@ -169,11 +169,12 @@ class Statements:
 
         return self._once(("update", tuple(changed), _shape_of(filters)), compose), self.parameters(filters)
 
-    def delete(self, filters: Sequence[Filter]) -> tuple[Query, list[Any]]:
+    def delete(self, filters: Sequence[Filter], *, returning: bool = False) -> tuple[Query, list[Any]]:
         """Delete matching rows."""
+        end = sql.SQL(" RETURNING {}").format(self._selected) if returning else sql.SQL("")
         return self._once(
-            ("delete", _shape_of(filters)),
-            lambda: sql.SQL("DELETE FROM {} {}").format(self.relation, self.condition(filters)),
+            ("delete", _shape_of(filters), returning),
+            lambda: sql.SQL("DELETE FROM {} {}{}").format(self.relation, self.condition(filters), end),
         ), self.parameters(filters)
 
     def delete_keys(self, keys: Sequence[Mapping[str, Any]]) -> tuple[Query, list[Any]]:

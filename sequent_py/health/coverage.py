@@ -25,7 +25,7 @@ from sequent_py.events import EventTypes, describe_cause
 from sequent_py.progress import SILENT, Progress, ReplayProgress
 from sequent_py.replay.groups import PARTITION_COUNT
 from sequent_py.replay.reader import RawEvent, read_events
-from sequent_py.store import LATER_THAN_WRITER
+from sequent_py.transaction_ids import LATER_THAN_WRITER
 
 Connection = psycopg.Connection[Any]
 

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from sequent_py.health.findings import Finding, ok, problem
 from sequent_py.home import IS_MARKED_HERE, Home
-from sequent_py.store import LATER_THAN_WRITER, foreign_transaction_ids
+from sequent_py.transaction_ids import LATER_THAN_WRITER, foreign_transaction_ids
 
 Connection = psycopg.Connection[Any]
 
@@ -103,7 +103,7 @@ def check_view_schema(connection: Connection, schema: str, view_schema: str) -> 
 
 
 def _later(transaction_id: LiteralString, writer: LiteralString) -> sql.Composable:
-    """Compare by the low 32 bits, within half the circle, as :data:`~sequent_py.store.LATER_THAN_WRITER`."""
+    """Compare by the low 32 bits, within half the circle, as :data:`~sequent_py.transaction_ids.LATER_THAN_WRITER`."""
     return sql.SQL(
         f"mod({transaction_id}::text::numeric - {writer}::text::numeric + 4294967296, 4294967296) BETWEEN 1 AND 2147483647"
     )

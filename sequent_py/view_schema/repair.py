@@ -12,7 +12,7 @@ from sequent_py.health.store_objects import Divergence, divergences
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.roles.rules import RoleKind
-from sequent_py.store import has_foreign_transaction_ids, repair_transaction_ids
+from sequent_py.transaction_ids import has_foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema.context import Context
 
 

@@ -33,7 +33,8 @@ from sequent_py.errors import (
 from sequent_py.events import Envelope, Event, EventTypes, envelope_of, is_recorded
 from sequent_py.gate import Gate
 from sequent_py.schema_migrations.event_store import install_event_store
-from sequent_py.store import EventStore, foreign_transaction_ids, repair_transaction_ids
+from sequent_py.store import EventStore
+from sequent_py.transaction_ids import foreign_transaction_ids, repair_transaction_ids
 
 SCHEMA = "sequent_schema"
 

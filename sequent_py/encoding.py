@@ -21,13 +21,12 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from sequent_py.arguments import checked_aggregate_id
 from sequent_py.errors import InvalidEvent
 from sequent_py.events import (
-    Envelope,
     Event,
     EventTypes,
     describe_cause,
     event_type_of,
     is_recorded,
-    recorded,
+    set_envelope,
 )
 
 
@@ -43,22 +42,19 @@ class Batch:
     created_at: datetime | None
 
     def recorded(
-        self, first_sequence_number: int, positions: Sequence[int], created_at: datetime
+        self, first_sequence_number: int, positions: Sequence[int], created_at_us: int
     ) -> list[Event]:
-        """Return the events with their envelopes."""
-        return [
-            recorded(
-                event,
-                Envelope(
-                    self.aggregate_id,
-                    first_sequence_number + index,
-                    created_at,
-                    position,
-                    from_json(self.metadata),
-                ),
-            )
-            for index, (event, position) in enumerate(zip(self.decoded, positions, strict=True))
-        ]
+        """Return the events with their envelopes; the time in microseconds since 2000."""
+        aggregate_id, metadata = self.aggregate_id, self.metadata
+        for number, (event, position) in enumerate(
+            zip(self.decoded, positions, strict=True), first_sequence_number
+        ):
+            set_envelope(event, aggregate_id, number, created_at_us, position, metadata)
+        return list(self.decoded)
+
+    def expected_at(self, first_sequence_number: int) -> Sequence[Event]:
+        """Return the events as they will be if nothing comes between: of their envelopes only aggregate and numbers are true."""
+        return self.recorded(first_sequence_number, [0] * len(self.decoded), 0)
 
 
 def encode_batch(
@@ -139,15 +135,15 @@ def checked_time(created_at: datetime | None) -> datetime | None:
         ) from None
 
 
-def jsonb_array_text(payloads: Iterable[bytes]) -> str:
+def jsonb_array_text(payloads: Iterable[bytes]) -> bytes:
     """Return JSON texts as the text of a ``jsonb[]``. The driver's own lists cost three times as much: it looks for each one's type."""
-    quoted = (payload.decode().replace("\\", "\\\\").replace('"', '\\"') for payload in payloads)
-    return '{"' + '","'.join(quoted) + '"}'
+    quoted = [payload.replace(b"\\", b"\\\\").replace(b'"', b'\\"') for payload in payloads]
+    return b'{"' + b'","'.join(quoted) + b'"}'
 
 
-def array_text(numbers: Iterable[int]) -> str:
+def array_text(numbers: Iterable[int]) -> bytes:
     """Return numbers as the text of an ``integer[]``."""
-    return "{" + ",".join(map(str, numbers)) + "}"
+    return b"{%s}" % ",".join(map(str, numbers)).encode()
 
 
 _EXPONENT = re.compile(rb"e[-+]?[0-9]")

@@ -18,10 +18,15 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import sql
 
+from sequent_py.appending import Ahead
+from sequent_py.cursors import OwnCursor
 from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
 from sequent_py.events import Event
+from sequent_py.exchange import Exchange
 from sequent_py.home import Home
-from sequent_py.persistors.live import LivePersistor
+from sequent_py.persistors.lines import Failure, Foreseen, Line
+from sequent_py.persistors.live import LivePersistor, sent
+from sequent_py.persistors.lookups import Foresight, LookUps
 from sequent_py.persistors.refusals import Origin, circumstance_of, constraint_violated, refusal_of
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Dispatcher, Projector
@@ -49,8 +54,11 @@ class LiveProjection:
         self._left_behind: frozenset[UUID] = frozenset()
         """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
         self._tables: Mapping[type[Record], TableShape] = {}
+        self._at_once: frozenset[str] = frozenset()
+        """Tables where a write can have effects on other rows, or on its own."""
+        self._look_ups = LookUps()
         self._cut_overs: int | None = None
-        """As of when the two above are known."""
+        """As of when the four above are known."""
         self._prepared: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
         """As of when each connection may have prepared statements."""
         self._lock = threading.Lock()
@@ -72,7 +80,65 @@ class LiveProjection:
             Neither is this: a deadlock or a serialization failure, after which the caller may try again, a lock that could not be had…
         """
         tables = self._live_tables(connection, live_version, cut_overs)
-        persistor = LivePersistor(connection, tables)
+        self._run(LivePersistor(connection, tables), events, live_version, tables)
+
+    # Along a line
+
+    def ahead(self, exchange: Exchange, event: Event) -> Sequence[Ahead]:
+        """Return the look-ups to send along with an event that knows its aggregate and its number, and nothing else of its envelope."""
+        found: list[Ahead] = []
+        for foresight in self._look_ups.foresights(type(event)):
+            composed = foresight.of(event)
+            if composed is not None:
+                query, parameters = composed
+                statement = sent(foresight.look_up.statements.table, query)
+                found.append(Ahead(foresight, (query, *parameters), statement, exchange.dump(parameters)))
+        return found
+
+    def give_up(self, foresight: Foresight) -> None:
+        """Send this look-up along no longer."""
+        self._look_ups.give_up(foresight)
+
+    def project_and_commit(
+        self,
+        exchange: Exchange,
+        events: Sequence[Event],
+        live_version: int,
+        cut_overs: int,
+        foreseen: Sequence[Foreseen],
+    ) -> None:
+        """As :meth:`project`, and commit, on a connection of the store's own; ``foreseen`` came back with the events.
+
+        Raises
+        ------
+        psycopg.Error
+            Besides the above: the transaction was not committed, and never will be.
+        DatabaseUnavailable
+            Besides: the connection was lost, and nobody knows whether it was committed.
+        """
+        look_ups = self._look_ups
+        tables = self._live_tables(exchange.connection, live_version, cut_overs, exchange)
+        if look_ups is not self._look_ups:
+            # Read for tables that were live before.
+            foreseen, look_ups = (), self._look_ups
+        line = Line(exchange, foreseen, at_once=self._at_once, look_ups=look_ups)
+        persistor = LivePersistor(exchange.connection, tables, line)
+        if self._run(persistor, events, live_version, tables, line):
+            for foresight in line.in_vain:
+                look_ups.give_up(foresight)
+
+    # Inside
+
+    def _run(
+        self,
+        persistor: LivePersistor,
+        events: Sequence[Event],
+        live_version: int,
+        tables: Mapping[type[Record], TableShape],
+        line: Line | None = None,
+    ) -> bool:
+        """Run the handlers, and commit along a line; return whether all of them were to run."""
+        connection = persistor.connection
         projectors = self._definitions[live_version].projectors
         behind = self._tables_left_behind(connection, {event.aggregate_id for event in events})
         if behind:
@@ -83,8 +149,11 @@ class LiveProjection:
             )
         dispatcher = Dispatcher([item.projector(persistor) for item in projectors])
         try:
-            for event in events:
-                dispatcher.dispatch(event)
+            if line is None:
+                for event in events:
+                    dispatcher.dispatch(event)
+            else:
+                _dispatch(dispatcher, events, line)
         except ProjectionFailed as failed:
             if connection.closed:
                 raise DatabaseUnavailable(
@@ -95,6 +164,7 @@ class LiveProjection:
             if circumstance is not None:
                 raise circumstance from circumstance.__cause__
             raise _with_table(failed, [item.projector for item in projectors], tables) from failed.__cause__
+        return not behind
 
     def _tables_left_behind(
         self, connection: psycopg.Connection[Any], aggregate_ids: set[UUID]
@@ -107,7 +177,11 @@ class LiveProjection:
         return frozenset(table for tables in found.values() for table in tables)
 
     def _live_tables(
-        self, connection: psycopg.Connection[Any], live_version: int, cut_overs: int
+        self,
+        connection: psycopg.Connection[Any],
+        live_version: int,
+        cut_overs: int,
+        exchange: Exchange | None = None,
     ) -> Mapping[type[Record], TableShape]:
         """Read the tables' shapes, and who was left behind, once per cut-over: a version that comes back may have been built anew."""
         with self._lock:
@@ -116,6 +190,8 @@ class LiveProjection:
                 # what became of a text that is new to it only; one that it has counted before, another application's on the same connection,
                 # say, it would not see deallocate anything.
                 connection.execute(sql.SQL("DEALLOCATE ALL -- {}").format(sql.Literal(uuid4().hex)))
+                if exchange is not None:
+                    exchange.forget()
                 self._prepared[connection] = cut_overs
             if self._cut_overs != cut_overs:
                 if self._home is not None:
@@ -133,9 +209,56 @@ class LiveProjection:
                 left_behind = frozenset(
                     self._quarantine.unprojected(connection) if self._quarantine is not None else ()
                 )
-                # All or nothing: one without the other would be believed until the next cut-over.
+                at_once = tables_with_effects(
+                    connection, self._view_schema, [table.name for table in tables.values()]
+                )
+                # All or nothing: one without the others would be believed until the next cut-over.
                 self._tables, self._left_behind, self._cut_overs = tables, left_behind, cut_overs
+                self._at_once, self._look_ups = at_once, LookUps()
             return self._tables
+
+
+def _dispatch(dispatcher: Dispatcher, events: Sequence[Event], line: Line) -> None:
+    """Call the handlers, then commit. What the server has against a write is the fault of the handler that wrote, not of the one that it is noticed in."""
+    for event in events:
+        for handler in dispatcher.handlers.get(type(event), ()):
+            line.at = handler, event
+            try:
+                handler(event)
+            except Exception as error:
+                found = line.failure or Failure(handler, event, error)
+                raise dispatcher.failure(found.handler, found.event, found.error) from found.error
+    try:
+        line.commit()
+    except Exception:
+        if line.failure is None:
+            raise
+        found = line.failure
+        raise dispatcher.failure(found.handler, found.event, found.error) from found.error
+
+
+_WITH_EFFECTS = """
+SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = ANY (%s) AND EXISTS (
+    SELECT FROM pg_catalog.pg_class r
+    WHERE (r.oid = c.oid OR r.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))) AND (
+        r.relhasrules
+        OR EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = r.oid AND NOT t.tgisinternal)
+        OR EXISTS (
+            SELECT FROM pg_catalog.pg_constraint k
+            WHERE k.confrelid = r.oid AND k.contype = 'f' AND k.confupdtype NOT IN ('a', 'r')
+        )
+    )
+)
+"""
+
+
+def tables_with_effects(
+    connection: psycopg.Connection[Any], schema: str, names: Sequence[str]
+) -> frozenset[str]:
+    """Return those of the tables where a write can have effects on other rows, or on its own: by triggers, rules, foreign keys that cascade updates."""
+    with OwnCursor(connection) as cursor:
+        return frozenset(name for (name,) in cursor.execute(_WITH_EFFECTS, (schema, list(names))))
 
 
 def _with_table(

@@ -17,25 +17,25 @@ caller learns that the outcome is unknown, and an ``expected_version`` makes the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
-from typing import Any, LiteralString, Protocol, cast
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
 import sqlalchemy
 from psycopg import sql
-from psycopg.pq import PipelineStatus, TransactionStatus
 from pydantic_core import from_json
 
+from sequent_py.appending import Appender, Projection
 from sequent_py.arguments import checked_aggregate_id, checked_count, checked_event_classes
 from sequent_py.cursors import EventCursor, EventServerCursor, OwnCursor
 from sequent_py.database import for_parameters, preparing, raw_connection
-from sequent_py.encoding import Batch, array_text, encode_batch, jsonb_array_text
-from sequent_py.errors import InvalidEnvelope, SequentError, StoreError, VersionMismatch, WrongExpectedVersion
+from sequent_py.encoding import encode_batch
+from sequent_py.errors import InvalidEnvelope, SequentError, StoreError, WrongExpectedVersion
 from sequent_py.event_types import EventTypeIds
 from sequent_py.events import Envelope, Event, EventTypes, aliases_of, event_type_of
+from sequent_py.own_connections import OwnConnections
 from sequent_py.roles.lacking import Deed, lacking
 from sequent_py.store_errors import translated
 from sequent_py.windows import window_condition
@@ -44,22 +44,6 @@ WINDOW_FETCH_EVENTS = 2_000
 """Rows per fetch of a window's cursor: past it the round trips no longer show, and the memory would."""
 
 AnyConnection = sqlalchemy.Connection | psycopg.Connection
-
-
-class Projection(Protocol):
-    """What append calls with the events it recorded, in their transaction, once a version is live."""
-
-    @property
-    def versions(self) -> Sequence[int]:
-        """The view-schema versions that this code serves."""
-
-    def project(
-        self, connection: psycopg.Connection, events: Sequence[Event], live_version: int, cut_overs: int
-    ) -> None:
-        """Apply the events to the live tables of that version; whatever it raises undoes the append.
-
-        ``cut_overs`` is how often the live version was set: what is known of its tables holds until it rises.
-        """
 
 
 class EventStore:
@@ -77,11 +61,11 @@ class EventStore:
         self.event_types = event_types
         self.projection = projection
         self._queries: dict[str, bytes] = {}
+        self._connections = OwnConnections(engine)
         self._may_not_append = partial(self._explained, Deed.APPEND)
         self._may_not_read = partial(self._explained, Deed.READ)
-        self._may_project = projection is not None
-        """Whether the next append needs a transaction, to project in. A guess from the last one, which the server corrects."""
-        self._ids = EventTypeIds(schema, lambda: self._own_connection(autocommit=True))
+        self._appender = Appender(self._connections, schema, projection, self._may_not_append)
+        self._ids = EventTypeIds(schema, lambda: self._connections.lend(autocommit=True))
 
     # Writing
 
@@ -141,9 +125,9 @@ class EventStore:
         if connection is not None:
             raw = raw_connection(connection)
             with preparing(raw):
-                return self._append(raw, batch, type_ids, expected_version, partition_key)
+                return self._appender.append_on(raw, batch, type_ids, expected_version, partition_key)
         try:
-            return self._append_and_commit(batch, type_ids, expected_version, partition_key)
+            return self._appender.append(batch, type_ids, expected_version, partition_key)
         except WrongExpectedVersion as error:
             if error.actual is not None:
                 raise
@@ -177,7 +161,7 @@ class EventStore:
         """
         from sequent_py.history import import_history
 
-        with self._own_connection() as own:
+        with self._connections.lend() as own:
             return import_history(
                 own,
                 self.schema,
@@ -274,7 +258,7 @@ class EventStore:
 
     def snapshot(self) -> str:
         """Return the present snapshot, as text to be kept."""
-        with self._own_connection(autocommit=True) as own:
+        with self._connections.lend(autocommit=True) as own:
             return str(_one(OwnCursor(own).execute("SELECT pg_current_snapshot()::text")))
 
     def version_of(self, aggregate_id: UUID) -> int:
@@ -286,101 +270,13 @@ class EventStore:
             It is no UUID.
         """
         checked_aggregate_id(aggregate_id)
-        with self._own_connection(autocommit=True) as own, self._translated():
+        with self._connections.lend(autocommit=True) as own, self._translated():
             query = self._query(
                 "SELECT coalesce(max(sequence_number), 0) FROM {events} WHERE aggregate_id = %s"
             )
             return int(_one(OwnCursor(own).execute(query, [aggregate_id])))
 
     # Inside
-
-    def _append_and_commit(
-        self, batch: Batch, type_ids: list[int], expected_version: int | None, partition_key: str | None
-    ) -> list[Event]:
-        if not self._may_project:
-            try:
-                with self._own_connection(autocommit=True) as own:
-                    row = self._record(own, batch, type_ids, expected_version, partition_key, ())
-                return batch.recorded(*row[:3])
-            except VersionMismatch:
-                # Serving no version, it is refused as soon as one is live: nothing was written.
-                if self.projection is None:
-                    raise
-        with self._own_connection() as own:
-            return self._append(own, batch, type_ids, expected_version, partition_key)
-
-    def _append(
-        self,
-        connection: psycopg.Connection,
-        batch: Batch,
-        type_ids: list[int],
-        expected_version: int | None,
-        partition_key: str | None,
-    ) -> list[Event]:
-        code_versions = self.projection.versions if self.projection is not None else ()
-        is_idle = connection.info.transaction_status == TransactionStatus.IDLE
-        is_pipelined = connection.info.pipeline_status != PipelineStatus.OFF
-        needs_transaction = self.projection is not None and connection.autocommit and is_idle
-        begins = is_idle and not connection.autocommit and psycopg.Pipeline.is_supported()
-        try:
-            with connection.transaction() if needs_transaction else nullcontext():
-                row = self._record(
-                    connection, batch, type_ids, expected_version, partition_key, code_versions, begins=begins
-                )
-                *envelope, live_version, cut_overs = row
-                recorded = batch.recorded(*envelope)
-                self._may_project = self.projection is not None and live_version > 0
-                if self.projection is not None and live_version > 0:
-                    self.projection.project(connection, recorded, live_version, cut_overs)
-                return recorded
-        except BaseException as error:
-            # Whatever it is, an alarm between two lines of this method included: the server may have recorded the events.
-            _abort(connection, is_pipelined=is_pipelined)
-            interruption = error.__context__
-            if (
-                isinstance(error, psycopg.OperationalError)
-                and error.sqlstate is None
-                and interruption is not None
-            ):
-                # The driver left a pipeline in vain, because of an exception that came from elsewhere.
-                raise interruption from None
-            raise
-
-    def _record(
-        self,
-        connection: psycopg.Connection,
-        batch: Batch,
-        type_ids: list[int],
-        expected_version: int | None,
-        partition_key: str | None,
-        code_versions: Sequence[int],
-        *,
-        begins: bool = False,
-    ) -> tuple[Any, ...]:
-        """Call ``append_events``. ``begins``: the driver sends BEGIN before it, and a pipeline does not wait for the answer to that."""
-        with translated(
-            self.schema,
-            connection,
-            aggregate_id=batch.aggregate_id,
-            expected_version=expected_version,
-            code_versions=code_versions,
-            explain_refusal=self._may_not_append,
-        ):
-            with connection.pipeline() if begins else nullcontext():
-                cursor = EventCursor(connection).execute(
-                    self._query("SELECT * FROM {append_events}(%b, %b, %s, %s, %s, %b, %s, %b)"),
-                    [
-                        batch.aggregate_id,
-                        expected_version,
-                        array_text(type_ids),
-                        jsonb_array_text(batch.payloads),
-                        batch.metadata.decode(),
-                        batch.created_at,
-                        array_text(code_versions),
-                        partition_key,
-                    ],
-                )
-            return cast(tuple[Any, ...], cursor.fetchone())
 
     def _stored_type_ids(self, names: Sequence[str]) -> list[int]:
         with translated(self.schema, None, explain_refusal=self._may_not_append):
@@ -403,7 +299,7 @@ class EventStore:
             with self._translated(raw), preparing(raw):
                 rows = EventCursor(raw).execute(query, parameters).fetchall()
         else:
-            with self._own_connection(autocommit=True) as own, self._translated(own):
+            with self._connections.lend(autocommit=True) as own, self._translated(own):
                 rows = EventCursor(own).execute(query, parameters).fetchall()
         return [self._decoded(row) for row in rows]
 
@@ -412,7 +308,7 @@ class EventStore:
             sql.SQL(_SELECT).format(events=for_parameters(sql.Identifier(self.schema, "events"))) + condition
         )
         with (
-            self._own_connection() as own,
+            self._connections.lend() as own,
             self._translated(own),
             EventServerCursor(own, "sequent_window") as cursor,
         ):
@@ -442,7 +338,6 @@ class EventStore:
         if query is None:
             composed = sql.SQL(text).format(
                 events=for_parameters(sql.Identifier(self.schema, "events")),
-                append_events=for_parameters(sql.Identifier(self.schema, "append_events_v3")),
             )
             query = self._queries[text] = composed.as_bytes(None)
         return query
@@ -455,70 +350,17 @@ class EventStore:
     ) -> SequentError | None:
         """Say which role the login lacks; None where nobody can be asked. The transaction that was refused cannot: it is aborted."""
         try:
-            with self._own_connection(autocommit=True) as own:
+            with self._connections.lend(autocommit=True) as own:
                 login = refused.info.user if refused is not None and not refused.closed else None
                 return lacking(own, self.schema, deed, error, login=login)
         except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, SequentError):
             return None
-
-    @contextmanager
-    def _own_connection(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
-        """Lend a pooled connection: committed at the end, rolled back on any exception."""
-        pooled = self.engine.raw_connection()
-        connection = cast(psycopg.Connection, pooled.driver_connection)
-        try:
-            connection.autocommit = autocommit
-            with preparing(connection):
-                yield connection
-            if not autocommit:
-                connection.commit()
-        finally:
-            if connection.info.transaction_status == TransactionStatus.ACTIVE:
-                # An exception came while the driver waited for the server: nothing more can be sent.
-                connection.close()
-                pooled.invalidate()
-            elif connection.closed:
-                pooled.invalidate()
-                # The others in the pool were probably cut off by the same event, and each would fail one append.
-                self.engine.dispose()
-            else:
-                if connection.info.transaction_status != TransactionStatus.IDLE:
-                    connection.rollback()
-                connection.autocommit = False
-                pooled.close()
 
 
 _SELECT: LiteralString = (
     "SELECT aggregate_id, sequence_number, created_at, position, metadata::text, event_type_id, payload::text"
     " FROM {events} WHERE "
 )
-
-
-def _abort(connection: psycopg.Connection, *, is_pipelined: bool) -> None:
-    """Leave the transaction aborted: a caller that goes on after any exception must not commit events without their projection.
-
-    ``is_pipelined``: the caller had opened a pipeline. Where an exception came in the middle of what the driver was doing, it may wait for the
-    server for ever, and the connection is closed.
-    """
-    status = connection.info.transaction_status
-    if not is_pipelined:
-        if connection.info.pipeline_status != PipelineStatus.OFF or status == TransactionStatus.ACTIVE:
-            connection.close()
-            return
-        if status != TransactionStatus.INTRANS:
-            return
-    try:
-        # In a pipeline this is only queued, before any COMMIT.
-        OwnCursor(connection).execute(
-            "DO $$ BEGIN RAISE 'an append failed: this transaction cannot commit'; END $$"
-        )
-    except psycopg.errors.RaiseException:
-        return
-    except psycopg.Error:
-        connection.close()
-    except BaseException:
-        connection.close()
-        raise
 
 
 def _one(cursor: psycopg.Cursor[Any]) -> Any:

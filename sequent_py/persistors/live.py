@@ -1,5 +1,8 @@
 """The live persistor: straight SQL, one statement per operation, inside the transaction of the events.
 
+On a caller's connection every statement is sent when it is due. On one of the store's own a :class:`~sequent_py.persistors.lines.Line` carries them, which can have
+answered some already, and sends others later; rows and errors are the same.
+
 Locks the rows it updates, from the read at the start of an update's block to the end of the transaction, so that two transactions that
 add to one row do so one after the other. Takes no other locks and commits nothing. After an error of the server the transaction is the
 caller's to roll back, as ever.
@@ -7,7 +10,7 @@ caller's to roll back, as ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -17,7 +20,9 @@ from psycopg import errors
 
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
+from sequent_py.exchange import Statement, numbered
 from sequent_py.persistors import DuplicateRecord
+from sequent_py.persistors.lines import Answer, Line
 from sequent_py.persistors.operations import Filter, RowOperations, Values, operations_of
 from sequent_py.persistors.statements import Statements, statements_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
@@ -34,9 +39,12 @@ class LivePersistor:
     """Projects straight into the tables over ``connection``. Cheap to make: what can be prepared lives with the tables."""
 
     def __init__(
-        self, connection: psycopg.Connection[Any], tables: Mapping[type[Record], TableShape]
+        self,
+        connection: psycopg.Connection[Any],
+        tables: Mapping[type[Record], TableShape],
+        line: Line | None = None,
     ) -> None:
-        self._connection = connection
+        self.connection, self._line = connection, line
         self._tables = tables
         self._live: dict[type[Record], LiveTable] = {}
 
@@ -88,36 +96,60 @@ class LivePersistor:
     def delete_all_records(self, record: type[Record], where: Mapping[str, Any]) -> int:
         table = self._table(record)
         query, parameters = table.statements.delete(table.operations.filters(where))
-        return table.run(query, parameters).rowcount
+        return table.change(query, parameters).rowcount
 
     def _table(self, record: type[Record]) -> LiveTable:
         found = self._live.get(record)
         if found is None:
             if record not in self._tables:
                 raise RecordNotManaged("This persistor", getattr(record, "__name__", repr(record)))
-            found = self._live[record] = LiveTable(self._connection, self._tables[record])
+            found = self._live[record] = LiveTable(self.connection, self._tables[record], self._line)
         return found
 
 
 class LiveTable:
-    """One table over one connection."""
+    """One table over one connection, or along a line."""
 
-    def __init__(self, connection: psycopg.Connection[Any], table: TableShape) -> None:
-        self.name, self.connection = table.record_shape.name, connection
+    def __init__(
+        self, connection: psycopg.Connection[Any], table: TableShape, line: Line | None = None
+    ) -> None:
+        self.name, self.connection, self.line = table.record_shape.name, connection, line
         self.operations: RowOperations = operations_of(table)
         self.statements: Statements = statements_of(table)
+        self.writes = 0
+        """How many statements have changed rows, or will."""
+        self._table = table
         # Drawn singly: live transactions are short, and a block would be thrown away with each.
-        self.defaults = DefaultSource(connection, table, block_size=1)
-        self._cursor = OwnCursor(connection)
+        self._defaults = DefaultSource(connection, table, block_size=1)
+        self._cursor = OwnCursor(connection) if line is None else None
 
-    def run(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+    def run(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]] | Answer:
         """Execute a statement; the primary key's violation is told apart by the callers that can cause it."""
+        if self.line is not None:
+            return self.line.run(sent(self._table, query), parameters)
+        assert self._cursor is not None
         return self._cursor.execute(query, parameters)
+
+    def change(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]] | Answer:
+        """Execute a statement that changes rows, and whose outcome is wanted at once."""
+        self._note_written()
+        return self.run(query, parameters)
+
+    def draw(self, attribute: str) -> Any:
+        """Return the next default of an attribute that has a drawn one."""
+        if self.line is not None:
+            self.line.flush()
+        return self._defaults.draw(attribute)
 
     def first(self, filters: Sequence[Filter], order: str, *, lock: bool = False) -> Row | None:
         """Return the first row in the order of the primary key, ``order`` being "ASC" or "DESC"."""
-        query, parameters = self.statements.select(filters, order=order, limit=True, lock=lock)
-        values = self.run(query, [*parameters, 1, 0]).fetchone()
+        query, parameters = self.statements.select(filters, order=order, is_first=True, lock=lock)
+        if self.line is not None and all(item.is_scalar for item in filters):
+            rows = self.line.foreseen((query, *parameters))
+            if rows is not None:
+                return self.operations.load(rows[0]) if rows else None
+            self.line.learn(self.statements, filters, order, lock)
+        values = self.run(query, parameters).fetchone()
         return None if values is None else self.operations.load(values)
 
     def create(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -130,10 +162,14 @@ class LiveTable:
 
     def _insert(self, rows: Sequence[Values]) -> list[Row]:
         given = tuple(rows[0])
-        query = self.statements.insert(given, 1 if not given else len(rows), returning=True)
         parameters = [self.statements.dump(name, row[name]) for row in rows for name in given]
+        if len(given) == len(self.operations.columns) and self.may_wait:
+            # Nothing that the server knows and we don't.
+            self.insert_later(given, parameters, rows)
+            return [self.operations.fill(dict(row), self.draw) for row in rows]
+        query = self.statements.insert(given, 1 if not given else len(rows), returning=True)
         try:
-            return [self.operations.load(values) for values in self.run(query, parameters)]
+            return [self.operations.load(values) for values in self.change(query, parameters)]
         except errors.UniqueViolation as error:
             raise self.translated(error, rows[0] if len(rows) == 1 else {}) from error
 
@@ -142,13 +178,54 @@ class LiveTable:
         if not values:
             query, parameters = self.statements.count(filters)
             return int(cast(tuple[Any], self.run(query, parameters).fetchone())[0])
-        changed = tuple(values)
-        query, parameters = self.statements.update(changed, filters)
-        given = [self.statements.dump(name, values[name]) for name in changed]
+        query, parameters = self._update(filters, values)
         try:
-            return self.run(query, [*given, *parameters]).rowcount
+            return self.change(query, parameters).rowcount
         except errors.UniqueViolation as error:
             raise self.translated(error, values) from error
+
+    def _update(self, filters: Sequence[Filter], values: Values) -> tuple[bytes, list[Any]]:
+        query, parameters = self.statements.update(tuple(values), filters)
+        return query, [*(self.statements.dump(name, value) for name, value in values.items()), *parameters]
+
+    # Later
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether a write whose outcome is known can be sent later."""
+        return self.line is not None and self.line.may_wait(self._table.name)
+
+    def insert_later(self, given: Sequence[str], parameters: Sequence[Any], rows: Sequence[Values]) -> None:
+        """Insert rows of which every value is known, when it suits the line."""
+        query = self.statements.insert(given, len(rows), returning=False)
+        self._later(query, parameters, rows[0] if len(rows) == 1 else {})
+
+    def update_later(
+        self, filters: Sequence[Filter], values: Values, missing: Callable[[], Exception]
+    ) -> None:
+        """Set columns of a row that is there, when it suits the line."""
+        query, parameters = self._update(filters, values)
+        self._later(query, parameters, values, missing)
+
+    def _later(
+        self,
+        query: bytes,
+        parameters: Sequence[Any],
+        values: Values,
+        missing: Callable[[], Exception] | None = None,
+    ) -> None:
+        assert self.line is not None
+        self._note_written()
+
+        def explain(error: psycopg.Error) -> Exception:
+            return self.translated(error, values) if isinstance(error, errors.UniqueViolation) else error
+
+        self.line.write(sent(self._table, query), parameters, explain, missing)
+
+    def _note_written(self) -> None:
+        self.writes += 1
+        if self.line is not None:
+            self.line.note_written(self._table.name)
 
     def translated(self, error: errors.UniqueViolation, values: Values) -> Exception:
         """Return DuplicateRecord if it was the primary key; other constraints are the table file's, and speak as the server does."""
@@ -180,7 +257,7 @@ def _runs(rows: Sequence[Values]) -> Iterable[Sequence[Values]]:
 class LiveUpdate:
     """The block of an update: reads and locks the row, yields a writable copy, writes what changed."""
 
-    __slots__ = ("_after", "_before", "_may_create", "_table", "_touched", "_where")
+    __slots__ = ("_after", "_before", "_may_create", "_table", "_touched", "_where", "_writes")
 
     def __init__(
         self, table: LiveTable, where: Mapping[str, Any], touched: Mapping[str, Any], may_create: bool
@@ -194,10 +271,11 @@ class LiveUpdate:
         if self._before is not None:
             self._after = operations.shape.clone(self._before)
         elif self._may_create:
-            self._after = operations.draft(filters, table.defaults.draw)
+            self._after = operations.draft(filters, table.draw)
         else:
             raise RecordNotFound(table.name, self._where)
         operations.touch(self._after, self._touched)
+        self._writes = table.writes
         return self._after
 
     def __exit__(
@@ -214,9 +292,13 @@ class LiveUpdate:
         table, operations = self._table, self._table.operations
         operations.check_draft(after)
         values = {name: getattr(after, name) for name in operations.columns}
+        parameters = [table.statements.dump(name, value) for name, value in values.items()]
+        if table.may_wait:
+            table.insert_later(tuple(values), parameters, [values])
+            return
         query = table.statements.insert(tuple(values), 1, returning=False)
         try:
-            table.run(query, [table.statements.dump(name, value) for name, value in values.items()])
+            table.change(query, parameters)
         except errors.UniqueViolation as error:
             raise table.translated(error, values) from error
 
@@ -227,5 +309,18 @@ class LiveUpdate:
         if not changed:
             return
         key = operations.key_values(before)
-        if table.update(operations.filters(key), {name: getattr(after, name) for name in changed}) == 0:
+        filters, values = operations.filters(key), {name: getattr(after, name) for name in changed}
+        if table.may_wait and table.writes == self._writes:
+            # The row is locked, and the block has written to no row of the table.
+            table.update_later(filters, values, lambda: RecordNotFound(table.name, key))
+        elif table.update(filters, values) == 0:
             raise RecordNotFound(table.name, key)
+
+
+def sent(table: TableShape, query: bytes) -> Statement:
+    """Return a query on a table as it is sent along a line; the same statement for the same query."""
+    found = table.memo.get(query)
+    if found is None:
+        found = table.memo[query] = numbered(query)
+    assert isinstance(found, Statement)
+    return found

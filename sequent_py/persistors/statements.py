@@ -43,9 +43,15 @@ class Statements:
         return value if value is None or dump is None else dump(value)
 
     def select(
-        self, filters: Sequence[Filter], *, order: str = "", limit: bool = False, lock: bool = False
+        self,
+        filters: Sequence[Filter],
+        *,
+        order: str = "",
+        limit: bool = False,
+        is_first: bool = False,
+        lock: bool = False,
     ) -> tuple[Query, list[Any]]:
-        """Select matching rows; ``order`` is "ASC", "DESC" or none, ``limit`` appends parameters for LIMIT and OFFSET."""
+        """Select matching rows, or the first of them; ``order`` is "ASC", "DESC" or none, ``limit`` appends parameters for LIMIT and OFFSET."""
 
         def compose() -> sql.Composable:
             parts: list[sql.Composable] = [
@@ -58,14 +64,17 @@ class Statements:
                 parts.append(sql.SQL("ORDER BY {}").format(sql.SQL(", ").join(terms)))
             if limit:
                 parts.append(sql.SQL("LIMIT %s OFFSET %s"))
+            if is_first:
+                # Not a parameter: the server would guess that a tenth of the rows is wanted, and plan anew every time.
+                parts.append(sql.SQL("LIMIT 1"))
             if lock:
                 # Two appends that update one row must not both start from the same values. No key: foreign keys may be checked meanwhile.
                 parts.append(sql.SQL("FOR NO KEY UPDATE"))
             return sql.SQL(" ").join(parts)
 
-        return self._once(("select", _shape_of(filters), order, limit, lock), compose), self.parameters(
-            filters
-        )
+        return self._once(
+            ("select", _shape_of(filters), order, limit, is_first, lock), compose
+        ), self.parameters(filters)
 
     def select_keys(
         self,

@@ -1,0 +1,380 @@
+"""Appending: a batch's way to ``append_events`` and, once a version is live, through the projection to COMMIT.
+
+On a connection of the store's own that is as few round trips as can be (:mod:`sequent_py.exchange`): one where nothing is projected, in which the server commits; else
+one with BEGIN, the events and the look-ups that are foreseen, and one with what the handlers wrote and COMMIT. On a caller's connection statements go through cursors, one
+by one, as the caller has set up the connection to send them.
+
+Guarantees: between the first statement and COMMIT no exception, wherever it comes from, leaves a transaction that can commit. On a connection of the store's own it is rolled
+back, or the connection is closed. What was sent ahead in vain costs a second try and nothing else: the first one is rolled back whole.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import cache
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+
+from sequent_py.cursors import EventCursor, OwnCursor
+from sequent_py.database import for_parameters
+from sequent_py.encoding import Batch, array_text, jsonb_array_text
+from sequent_py.errors import ProjectionFailed, VersionMismatch
+from sequent_py.events import POSTGRES_EPOCH, Event
+from sequent_py.exchange import BEGIN, Exchange, Statement, Texts, is_lost, numbered
+from sequent_py.own_connections import OwnConnections
+from sequent_py.persistors.lines import Foreseen
+from sequent_py.persistors.lookups import Foresight
+from sequent_py.store_errors import Explain, translated
+
+_CALL = "SELECT * FROM {}(%b, %b, %s, %s, %s, %b, %s, %b)"
+
+
+class Projection(Protocol):
+    """What append calls with the events it recorded, in their transaction, once a version is live."""
+
+    @property
+    def versions(self) -> Sequence[int]:
+        """The view-schema versions that this code serves."""
+
+    def project(
+        self, connection: psycopg.Connection, events: Sequence[Event], live_version: int, cut_overs: int
+    ) -> None:
+        """Apply the events to the live tables of that version; whatever it raises undoes the append.
+
+        ``cut_overs`` is how often the live version was set: what is known of its tables holds until it rises.
+        """
+
+
+class Ahead(NamedTuple):
+    """A look-up to be sent along with an event."""
+
+    foresight: Foresight
+    key: tuple[Any, ...]
+    statement: Statement
+    values: Texts
+
+
+@runtime_checkable
+class LineProjection(Projection, Protocol):
+    """One that can send its statements along a line, and foresees some of them."""
+
+    def ahead(self, exchange: Exchange, event: Event) -> Sequence[Ahead]:
+        """Return the look-ups to send along with an event that knows its aggregate and its number, and nothing else of its envelope."""
+
+    def give_up(self, foresight: Foresight) -> None:
+        """Send this look-up along no longer: it cannot be made."""
+
+    def project_and_commit(
+        self,
+        exchange: Exchange,
+        events: Sequence[Event],
+        live_version: int,
+        cut_overs: int,
+        foreseen: Sequence[Foreseen],
+    ) -> None:
+        """As ``project``, and commit, on a connection of the store's own."""
+
+
+class _Recorded(NamedTuple):
+    """What ``append_events`` answers. ``created_at`` in microseconds since 2000."""
+
+    first_sequence_number: int
+    positions: Sequence[int]
+    created_at_us: int
+    live_version: int
+    cut_overs: int
+
+
+class _InVain(Exception):
+    """What was sent along with the events failed, and with it all of the transaction."""
+
+
+class Appender:
+    """Appends to one store."""
+
+    def __init__(
+        self,
+        connections: OwnConnections,
+        schema: str,
+        projection: Projection | None,
+        explain_refusal: Explain,
+    ) -> None:
+        self.projection = projection
+        self._connections, self._schema, self._explain_refusal = connections, schema, explain_refusal
+        self._along_a_line = projection if isinstance(projection, LineProjection) else None
+        self._may_project = projection is not None
+        """Whether the next append needs a transaction, to project in. A guess from the last one, which the server corrects."""
+        function = for_parameters(sql.Identifier(schema, "append_events_v3"))
+        self._query = sql.SQL(_CALL).format(function).as_bytes(None)
+        self._call = numbered(self._query)
+
+    def append(
+        self, batch: Batch, type_ids: list[int], expected_version: int | None, partition_key: str | None
+    ) -> list[Event]:
+        """Record and project on a connection of the store's own, and commit."""
+        with self._connections.lend_exchange() as exchange:
+            if exchange is not None:
+                return self._append_by(exchange, batch, type_ids, expected_version, partition_key)
+        if not self._may_project:
+            try:
+                with self._connections.lend(autocommit=True) as own:
+                    row = self._record(own, batch, type_ids, expected_version, partition_key, ())
+                return _noted(batch, row)
+            except VersionMismatch:
+                # Serving no version, it is refused as soon as one is live: nothing was written.
+                if self.projection is None:
+                    raise
+        with self._connections.lend() as own:
+            return self.append_on(own, batch, type_ids, expected_version, partition_key)
+
+    # By exchanges
+
+    def _append_by(
+        self,
+        exchange: Exchange,
+        batch: Batch,
+        type_ids: list[int],
+        expected_version: int | None,
+        partition_key: str | None,
+    ) -> list[Event]:
+        """Try until nothing that was only believed stands in the way: each of these at most once."""
+        sends_ahead, may_be_lost = True, True
+        while True:
+            versions = self.projection.versions if self.projection is not None and self._may_project else ()
+            values: Texts = (
+                b"%032x" % batch.aggregate_id.int,
+                None if expected_version is None else b"%d" % expected_version,
+                array_text(type_ids),
+                jsonb_array_text(batch.payloads),
+                batch.metadata,
+                None if batch.created_at is None else str(batch.created_at).encode(),
+                array_text(versions),
+                None if partition_key is None else partition_key.encode(),
+            )
+            try:
+                if not self._may_project:
+                    return self._append_alone(exchange, batch, values, expected_version)
+                return self._append_in_transaction(exchange, batch, values, expected_version, sends_ahead)
+            except VersionMismatch:
+                # Serving no version, it is refused as soon as one is live: nothing was written.
+                if self.projection is None or self._may_project:
+                    raise
+                self._may_project = True
+            except _InVain:
+                sends_ahead = False
+            except (psycopg.Error, ProjectionFailed) as error:
+                if not may_be_lost or not is_lost(error):
+                    raise
+                may_be_lost = False
+                exchange.forget()
+            exchange.roll_back()
+
+    def _append_alone(
+        self, exchange: Exchange, batch: Batch, values: Texts, expected_version: int | None
+    ) -> list[Event]:
+        """One round trip: the call is a transaction of its own."""
+        with self._translated(exchange.connection, batch, expected_version, ()):
+            answers = exchange.ask((self._call, values))
+            for answer in answers:
+                exchange.checked(answer)
+        return batch.recorded(*_recorded(answers[0])[:3])
+
+    def _append_in_transaction(
+        self,
+        exchange: Exchange,
+        batch: Batch,
+        values: Texts,
+        expected_version: int | None,
+        sends_ahead: bool,
+    ) -> list[Event]:
+        projection = self.projection
+        assert projection is not None
+        along = self._along_a_line
+        ahead: Sequence[Ahead] = ()
+        if along is not None and sends_ahead and expected_version is not None and len(batch.decoded) == 1:
+            ahead = along.ahead(exchange, batch.expected_at(expected_version + 1)[0])
+        with self._translated(exchange.connection, batch, expected_version, projection.versions):
+            answers = exchange.ask(
+                (BEGIN, ()), (self._call, values), *((item.statement, item.values) for item in ahead)
+            )
+            exchange.checked(answers[0])
+            recorded = _recorded(exchange.checked(answers[1]))
+        foreseen = [
+            Foreseen(item.foresight, item.key, self._loaded(exchange, item, answer))
+            for item, answer in zip(ahead, answers[2:], strict=True)
+        ]
+        events = batch.recorded(*recorded[:3])
+        if recorded.live_version == 0:
+            self._may_project = False
+            exchange.commit()
+        elif along is not None:
+            along.project_and_commit(exchange, events, recorded.live_version, recorded.cut_overs, foreseen)
+        else:
+            projection.project(exchange.connection, events, recorded.live_version, recorded.cut_overs)
+            exchange.commit()
+        return events
+
+    def _loaded(self, exchange: Exchange, item: Ahead, answer: PGresult) -> list[tuple[Any, ...]]:
+        """Return the rows of what was sent ahead."""
+        try:
+            return exchange.load(exchange.checked(answer))
+        except psycopg.Error as error:
+            if is_lost(error):
+                raise
+            if self._along_a_line is not None and not isinstance(error, psycopg.OperationalError):
+                self._along_a_line.give_up(item.foresight)
+            raise _InVain from error
+
+    # By cursors
+
+    def append_on(
+        self,
+        connection: psycopg.Connection,
+        batch: Batch,
+        type_ids: list[int],
+        expected_version: int | None,
+        partition_key: str | None,
+    ) -> list[Event]:
+        """Record and project in the connection's transaction, or in one of its own where it commits by itself."""
+        code_versions = self.projection.versions if self.projection is not None else ()
+        is_idle = connection.info.transaction_status == TransactionStatus.IDLE
+        is_pipelined = connection.info.pipeline_status != PipelineStatus.OFF
+        needs_transaction = self.projection is not None and connection.autocommit and is_idle
+        begins = is_idle and not connection.autocommit and psycopg.Pipeline.is_supported()
+        try:
+            with connection.transaction() if needs_transaction else nullcontext():
+                row = self._record(
+                    connection, batch, type_ids, expected_version, partition_key, code_versions, begins=begins
+                )
+                recorded = _noted(batch, row)
+                *_, live_version, cut_overs = row
+                self._may_project = self.projection is not None and live_version > 0
+                if self.projection is not None and live_version > 0:
+                    self.projection.project(connection, recorded, live_version, cut_overs)
+                return recorded
+        except BaseException as error:
+            # Whatever it is, an alarm between two lines of this method included: the server may have recorded the events.
+            _abort(connection, is_pipelined=is_pipelined)
+            interruption = error.__context__
+            if (
+                isinstance(error, psycopg.OperationalError)
+                and error.sqlstate is None
+                and interruption is not None
+            ):
+                # The driver left a pipeline in vain, because of an exception that came from elsewhere.
+                raise interruption from None
+            raise
+
+    def _record(
+        self,
+        connection: psycopg.Connection,
+        batch: Batch,
+        type_ids: list[int],
+        expected_version: int | None,
+        partition_key: str | None,
+        code_versions: Sequence[int],
+        *,
+        begins: bool = False,
+    ) -> tuple[Any, ...]:
+        """Call ``append_events``. ``begins``: the driver sends BEGIN before it, and a pipeline does not wait for the answer to that."""
+        with self._translated(connection, batch, expected_version, code_versions):
+            with connection.pipeline() if begins else nullcontext():
+                cursor = EventCursor(connection).execute(
+                    self._query,
+                    [
+                        batch.aggregate_id,
+                        expected_version,
+                        array_text(type_ids).decode(),
+                        jsonb_array_text(batch.payloads).decode(),
+                        batch.metadata.decode(),
+                        batch.created_at,
+                        array_text(code_versions).decode(),
+                        partition_key,
+                    ],
+                )
+            return cast(tuple[Any, ...], cursor.fetchone())
+
+    def _translated(
+        self,
+        connection: psycopg.Connection,
+        batch: Batch,
+        expected_version: int | None,
+        code_versions: Sequence[int],
+    ) -> AbstractContextManager[None]:
+        return translated(
+            self._schema,
+            connection,
+            aggregate_id=batch.aggregate_id,
+            expected_version=expected_version,
+            code_versions=code_versions,
+            explain_refusal=self._explain_refusal,
+        )
+
+
+def _noted(batch: Batch, row: tuple[Any, ...]) -> list[Event]:
+    """Return the recorded events, by the row that a cursor has read of the answer."""
+    first_sequence_number, positions, created_at, *_ = row
+    # What nobody can have given, and no clock shows, stays a number.
+    created_at_us = (
+        created_at if isinstance(created_at, int) else (created_at - POSTGRES_EPOCH) // timedelta(0, 0, 1)
+    )
+    return batch.recorded(first_sequence_number, positions, created_at_us)
+
+
+def _recorded(answer: PGresult) -> _Recorded:
+    """Read what ``append_events`` answers, in binary."""
+    first, positions, created_at, live_version, cut_overs = (
+        cast(bytes, answer.get_value(0, number)) for number in range(5)
+    )
+    return _Recorded(
+        int.from_bytes(first, "big"),
+        _numbers((len(positions) - _ARRAY_HEADER_BYTES) // _ELEMENT_BYTES).unpack_from(
+            positions, _ARRAY_HEADER_BYTES
+        ),
+        int.from_bytes(created_at, "big", signed=True),
+        int.from_bytes(live_version, "big"),
+        int.from_bytes(cut_overs, "big"),
+    )
+
+
+_ARRAY_HEADER_BYTES, _ELEMENT_BYTES = 20, 12
+"""Of a ``bigint[]`` of one dimension without NULLs; an element is preceded by its length."""
+
+
+@cache
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct("!" + "4xq" * count)
+
+
+def _abort(connection: psycopg.Connection, *, is_pipelined: bool) -> None:
+    """Leave the transaction aborted: a caller that goes on after any exception must not commit events without their projection.
+
+    ``is_pipelined``: the caller had opened a pipeline. Where an exception came in the middle of what the driver was doing, it may wait for the
+    server for ever, and the connection is closed.
+    """
+    status = connection.info.transaction_status
+    if not is_pipelined:
+        if connection.info.pipeline_status != PipelineStatus.OFF or status == TransactionStatus.ACTIVE:
+            connection.close()
+            return
+        if status != TransactionStatus.INTRANS:
+            return
+    try:
+        # In a pipeline this is only queued, before any COMMIT.
+        OwnCursor(connection).execute(
+            "DO $$ BEGIN RAISE 'an append failed: this transaction cannot commit'; END $$"
+        )
+    except psycopg.errors.RaiseException:
+        return
+    except psycopg.Error:
+        connection.close()
+    except BaseException:
+        connection.close()
+        raise

@@ -1,0 +1,252 @@
+"""Exchanges: statements that travel to the server together, and whose answers come back together. Over ``psycopg.pq``, the driver's own layer on libpq.
+
+For connections of the engine's pool while the store has one to itself. A cursor costs ten times what is sent here by it, and every statement's way to
+the server and back as much again. Whatever anybody has set on the connection (row factory, cursor, adapters, autocommit) means nothing here: texts go to the server as
+parameters, whose types the statements name, binary values come back, and the driver's shipped conversions read both.
+
+Statements that are sent often are prepared under names of our own. They may get lost at any time: somebody else who uses the pool runs DISCARD ALL, rolls back (the
+driver deallocates everything then), or there is a pooler between us and the server. The server says so (:func:`is_lost`) and has run nothing of what came along;
+after :meth:`Exchange.forget` the same is sent again.
+
+An exception in the middle of an exchange (an alarm's, say) leaves the connection in a pipeline or waiting for the server: it can only be closed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.waiting import Ready, Wait
+
+from sequent_py.cursors import OwnCursor
+from sequent_py.database import PREPARE_AFTER
+from sequent_py.errors import DatabaseUnavailable
+
+Connection = psycopg.Connection[Any]
+Row = tuple[Any, ...]
+Texts = Sequence[Buffer | None]
+
+MOST_PREPARED = 100
+"""Statements that one connection keeps prepared; the driver's own limit. Others are sent with their text."""
+RENEWED_AT = 16
+"""A prepared statement is prepared anew after so many uses, and after as many times that. The server keeps the plan that it made when the table was empty, and
+scanned by pages, until somebody analyses the table: by then thousands of events may have gone by."""
+_LOST = frozenset({"26000", "42P05"})
+"""No such prepared statement; or there is one of that name already."""
+_PLACEHOLDER = re.compile(rb"%([%sbt])")
+_DONE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
+
+
+class Statement:
+    """A statement that is sent again and again. Its text is the server's: ``$1`` is the first parameter."""
+
+    __slots__ = ("text", "uses")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.uses = 0
+        """How often it was sent, on whatever connection; a guess where threads meet."""
+
+
+BEGIN, COMMIT = Statement(b"BEGIN"), Statement(b"COMMIT")
+
+
+def numbered(query: bytes) -> Statement:
+    """Return the statement of a query in the driver's spelling, whose placeholders are ``%s`` and whose ``%%`` is a ``%``."""
+    numbers = iter(range(1, query.count(b"%") + 1))
+    return Statement(
+        _PLACEHOLDER.sub(lambda found: b"%" if found[1] == b"%" else b"$%d" % next(numbers), query)
+    )
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether it is, or was caused by, a statement that the server has lost; nothing of what was sent took effect."""
+    while error is not None:
+        if isinstance(error, psycopg.Error) and error.sqlstate in _LOST:
+            return True
+        error = error.__cause__
+    return False
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """By which name a statement is prepared on a connection, how often it was sent by it, and when it is prepared anew."""
+
+    name: bytes
+    renewed_at: int
+    uses: int = 0
+
+
+class Exchange:
+    """What is known of one connection, as long as it lives; and sending along it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.pgconn = connection.pgconn
+        self._token = uuid4().hex.encode()
+        self._prepared: dict[Statement, _Prepared] = {}
+        self._given = 0
+        self._transformer = Transformer(OwnCursor(connection))
+
+    def ask(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
+        """Send statements with their parameters, wait, and return the answers in their order.
+
+        An answer may be an error, see :meth:`checked`; behind one nothing was run. Outside of a transaction they are one of their own; where that
+        does not commit, the reason is one more answer.
+
+        Raises
+        ------
+        psycopg.OperationalError
+            The connection was lost.
+        """
+        pgconn = self.pgconn
+        preparations: list[int] = []
+        pgconn.enter_pipeline_mode()
+        for statement, values in asked:
+            name = self._ready(statement, preparations)
+            if name is None:
+                pgconn.send_query_params(statement.text, values, result_format=Format.BINARY)
+            else:
+                pgconn.send_query_prepared(name, values, result_format=Format.BINARY)
+        pgconn.pipeline_sync()
+        answers = self.connection.wait(_answers(pgconn))
+        pgconn.exit_pipeline_mode()
+        return self._without_preparations(asked, preparations, answers) if any(preparations) else answers
+
+    def checked(self, answer: PGresult) -> PGresult:
+        """Return an answer that is no error.
+
+        Raises
+        ------
+        psycopg.Error
+            It is one; PipelineAborted where the error was that of a statement before.
+        """
+        if answer.status in _DONE:
+            return answer
+        if answer.status == ExecStatus.PIPELINE_ABORTED:
+            raise psycopg.errors.PipelineAborted("a statement before this one failed")
+        raise error_from_result(answer)
+
+    def commit(
+        self, *asked: tuple[Statement, Texts], check: Callable[[list[PGresult]], None] | None = None
+    ) -> None:
+        """Send statements, and COMMIT behind them; ``check`` looks at the statements' answers first.
+
+        Raises
+        ------
+        psycopg.Error
+            The transaction was not committed, nor will it ever be.
+        DatabaseUnavailable
+            The connection was lost, and nobody knows.
+        """
+        try:
+            *answers, committed = self.ask(*asked, (COMMIT, ()))
+        except psycopg.OperationalError as error:
+            if not self.connection.closed:
+                raise
+            raise DatabaseUnavailable(
+                "The connection was lost; whether the last statement took effect is not known.",
+                remedy="Look, and try again.",
+            ) from error
+        if check is not None:
+            check(answers)
+        if self.checked(committed).command_status != b"COMMIT":
+            raise psycopg.errors.InFailedSqlTransaction(
+                "an earlier statement had failed: the transaction was rolled back"
+            )
+
+    def roll_back(self) -> None:
+        """End a transaction, if there is one."""
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            self.connection.rollback()
+
+    def dump(self, values: Sequence[Any]) -> Texts:
+        """Return Python values as the texts of parameters."""
+        return self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+
+    def load(self, answer: PGresult) -> list[Row]:
+        """Return the rows of an answer."""
+        self._transformer.set_pgresult(answer)
+        return self._transformer.load_rows(0, answer.ntuples, tuple)
+
+    def forget(self) -> None:
+        """Believe no longer that anything is prepared. Names are not used again: some of it may be."""
+        self._prepared.clear()
+
+    def _ready(self, statement: Statement, preparations: list[int]) -> bytes | None:
+        """Return the name that a statement is prepared by, None where it is to be sent with its text; adds how many answers come before its own."""
+        pgconn, known = self.pgconn, self._prepared.get(statement)
+        if known is not None:
+            known.uses += 1
+            if known.uses < known.renewed_at:
+                preparations.append(0)
+                return known.name
+            pgconn.send_query_params(b"DEALLOCATE " + known.name, ())
+        else:
+            statement.uses += 1
+            if statement.uses <= PREPARE_AFTER or len(self._prepared) >= MOST_PREPARED:
+                preparations.append(0)
+                return None
+        self._given += 1
+        name = b"sequent_%s_%d" % (self._token, self._given)
+        renewed_at = RENEWED_AT if known is None else known.renewed_at * RENEWED_AT
+        self._prepared[statement] = _Prepared(name, renewed_at)
+        pgconn.send_prepare(name, statement.text)
+        preparations.append(1 if known is None else 2)
+        return name
+
+    def _without_preparations(
+        self,
+        asked: Sequence[tuple[Statement, Texts]],
+        preparations: Sequence[int],
+        answers: Sequence[PGresult],
+    ) -> list[PGresult]:
+        """Leave out the answers to preparations; an error of one is the answer to its statement."""
+        found: list[PGresult] = []
+        coming = iter(answers)
+        for (statement, _), count in zip(asked, preparations, strict=True):
+            answer, *others = islice(coming, count + 1)
+            for other in others:
+                if answer.status == ExecStatus.COMMAND_OK:
+                    answer = other
+                else:
+                    self._prepared.pop(statement, None)
+            found.append(answer)
+        return [*found, *coming]
+
+
+def _answers(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
+    """Send what is queued and collect the answers to it, up to that of the synchronisation; for ``Connection.wait``."""
+    while pgconn.flush():
+        # The server may want to be read before it reads on.
+        if (yield Wait.RW) & Ready.R:
+            pgconn.consume_input()
+    answers: list[PGresult] = []
+    while True:
+        while pgconn.is_busy():
+            if not (yield Wait.R):
+                continue
+            try:
+                pgconn.consume_input()
+            except psycopg.OperationalError:
+                # The server may have said why, before it hung up.
+                for answer in answers:
+                    if answer.status == ExecStatus.FATAL_ERROR:
+                        raise error_from_result(answer) from None
+                raise
+        found = pgconn.get_result()
+        if found is None:
+            continue
+        if found.status == ExecStatus.PIPELINE_SYNC:
+            return answers
+        answers.append(found)

@@ -1,0 +1,83 @@
+"""The store's own connections: lent by the engine's pool for as long as one call takes, and given back as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg
+import sqlalchemy
+from psycopg.pq import PipelineStatus, TransactionStatus
+
+from sequent_py.database import preparing
+from sequent_py.exchange import Exchange
+
+_KEY = "sequent_py.exchange"
+"""Where the pool keeps a connection's :class:`~sequent_py.exchange.Exchange`, as long as the connection lives."""
+
+
+class OwnConnections:
+    """Lends connections of one engine. Safe for threads, as the engine is."""
+
+    def __init__(self, engine: sqlalchemy.Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def lend(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
+        """Lend a pooled connection: committed at the end, rolled back on any exception."""
+        pooled = self._engine.raw_connection()
+        connection = cast(psycopg.Connection, pooled.driver_connection)
+        try:
+            connection.autocommit = autocommit
+            with preparing(connection):
+                yield connection
+            if not autocommit:
+                connection.commit()
+        finally:
+            self._take_back(pooled, connection)
+
+    @contextmanager
+    def lend_exchange(self) -> Iterator[Exchange | None]:
+        """Lend a pooled connection to be talked to by exchanges; None where it has to be asked through cursors.
+
+        That is where transactions are to begin in a way of their own (an isolation level, say), or nothing may be prepared, or libpq is too old. What is not
+        committed at the end is rolled back.
+        """
+        pooled = self._engine.raw_connection()
+        connection = cast(psycopg.Connection, pooled.driver_connection)
+        try:
+            exchange = cast(Exchange | None, pooled.info.get(_KEY))
+            if exchange is None:
+                exchange = pooled.info[_KEY] = Exchange(connection)
+            yield exchange if _is_plain(connection) else None
+        finally:
+            self._take_back(pooled, connection)
+
+    def _take_back(self, pooled: sqlalchemy.PoolProxiedConnection, connection: psycopg.Connection) -> None:
+        pgconn = connection.pgconn
+        status = pgconn.transaction_status
+        if status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
+            # An exception came while the driver waited for the server: nothing more can be sent.
+            connection.close()
+            pooled.invalidate()
+        elif connection.closed:
+            pooled.invalidate()
+            # The others in the pool were probably cut off by the same event, and each would fail one append.
+            self._engine.dispose()
+        else:
+            if status != TransactionStatus.IDLE:
+                connection.rollback()
+            if connection.autocommit:
+                connection.autocommit = False
+            pooled.close()
+
+
+def _is_plain(connection: psycopg.Connection[Any]) -> bool:
+    return (
+        connection.isolation_level is None
+        and connection.read_only is None
+        and connection.deferrable is None
+        and connection.prepare_threshold is not None
+        and psycopg.Pipeline.is_supported()
+    )

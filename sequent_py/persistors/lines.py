@@ -1,0 +1,192 @@
+"""Lines: how the statements of an append's handlers get to the server on a connection of the store's own, in as few round trips as possible.
+
+Two things save round trips, and handlers notice neither:
+
+* Look-ups that were foreseen (:mod:`.lookups`) have come back with the events themselves. An answer counts only as long as nothing was written to its table since.
+* Writes whose outcome is known beforehand wait: until a handler asks the server for something, or until all are done, when COMMIT travels with them. They keep
+  their order, and everything that is sent later sees them. Where they fail, the handler that wrote is to blame, whoever is at it by then.
+
+Nothing waits on tables where a write can have effects on other rows, or on its own (triggers, rules, foreign keys that cascade updates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.pq.abc import PGresult
+
+from sequent_py.events import Event
+from sequent_py.exchange import Exchange, Row, Statement, Texts
+from sequent_py.persistors.lookups import Foresight, LookUp, LookUps
+from sequent_py.persistors.operations import Filter
+from sequent_py.persistors.statements import Statements
+
+Handler = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back for a statement; read as a cursor is."""
+
+    rows: list[Row]
+    rowcount: int
+
+    def fetchone(self) -> Row | None:
+        return self.rows[0] if self.rows else None
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+@dataclass(slots=True)
+class Foreseen:
+    """A look-up that was sent ahead, and its rows."""
+
+    foresight: Foresight
+    key: tuple[Any, ...]
+    rows: list[Row]
+
+    @property
+    def table(self) -> str:
+        """The name of the table whose rows they are."""
+        return self.foresight.look_up.statements.table.name
+
+
+@dataclass(slots=True)
+class Failure:
+    """What went wrong, and at whom."""
+
+    handler: Handler
+    event: Event
+    error: Exception
+
+
+@dataclass(slots=True)
+class _Write:
+    handler: Handler
+    event: Event
+    statement: Statement
+    values: Texts
+    explain: Callable[[psycopg.Error], Exception]
+    missing: Callable[[], Exception] | None
+    """What to raise where no row was there to be written."""
+
+
+class Line:
+    """The statements of one append, along an exchange."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        foreseen: Sequence[Foreseen] = (),
+        *,
+        at_once: Collection[str] = (),
+        look_ups: LookUps | None = None,
+    ) -> None:
+        self.exchange = exchange
+        self.failure: Failure | None = None
+        """The first write that failed after its handler had gone on."""
+        self.at: tuple[Handler, Event] | None = None
+        """The handler that is at it, and the event."""
+        self._at_once = at_once
+        """Tables where nothing may wait."""
+        self._look_ups = look_ups
+        self._foreseen = {item.key: item for item in foreseen}
+        self._spoiled: list[Foreseen] = []
+        self._waiting: list[_Write] = []
+        self._swallowed: Failure | None = None
+
+    # Reading
+
+    def foreseen(self, key: tuple[Any, ...]) -> list[Row] | None:
+        """Return the rows of a look-up that was foreseen; once, and only as long as nothing was written to the table since."""
+        found = self._foreseen.pop(key, None)
+        return None if found is None else found.rows
+
+    def learn(self, statements: Statements, filters: Sequence[Filter], order: str, is_locking: bool) -> None:
+        """Take note of a look-up that was not foreseen."""
+        if self._look_ups is not None and self.at is not None:
+            look_up = LookUp(statements, tuple(item.column.attribute for item in filters), order, is_locking)
+            self._look_ups.learn(self.at[1], look_up, filters)
+
+    @property
+    def in_vain(self) -> list[Foresight]:
+        """What was foreseen, and either not asked for or no longer true when it was."""
+        return [item.foresight for item in (*self._foreseen.values(), *self._spoiled)]
+
+    # Sending
+
+    def run(self, statement: Statement, parameters: Sequence[Any]) -> Answer:
+        """Send a statement now, behind those that wait."""
+        exchange = self.exchange
+        answer = self._send((statement, exchange.dump(parameters)))[0]
+        try:
+            exchange.checked(answer)
+        except psycopg.Error as error:
+            if self.at is not None and self._swallowed is None:
+                self._swallowed = Failure(*self.at, error)
+            raise
+        return Answer(exchange.load(answer) if answer.ntuples else [], answer.command_tuples or 0)
+
+    def may_wait(self, table: str) -> bool:
+        """Whether writes to the table can be sent later."""
+        return self.at is not None and table not in self._at_once
+
+    def write(
+        self,
+        statement: Statement,
+        parameters: Sequence[Any],
+        explain: Callable[[psycopg.Error], Exception],
+        missing: Callable[[], Exception] | None = None,
+    ) -> None:
+        """Send a statement later; ``explain`` what the server says against it."""
+        assert self.at is not None
+        values = self.exchange.dump(parameters)
+        self._waiting.append(_Write(*self.at, statement, values, explain, missing))
+
+    def note_written(self, table: str) -> None:
+        """Believe no longer what was read ahead of a table's rows; of no table's, where a write to this one can have effects elsewhere."""
+        for key, item in list(self._foreseen.items()):
+            if item.table == table or table in self._at_once:
+                self._spoiled.append(self._foreseen.pop(key))
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._waiting:
+            self._send()
+
+    def commit(self) -> None:
+        """Send what waits, and COMMIT with it; raises as :meth:`.Exchange.commit`, and what the server has against what waited."""
+        if self._swallowed is not None:
+            # A handler went on after an error of the server, which has aborted the transaction.
+            self.failure = self.failure or self._swallowed
+            raise self.failure.error
+        waiting, self._waiting = self._waiting, []
+
+        def check(answers: list[PGresult]) -> None:
+            self._check(waiting, answers)
+
+        self.exchange.commit(*((write.statement, write.values) for write in waiting), check=check)
+
+    def _send(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
+        waiting, self._waiting = self._waiting, []
+        answers = self.exchange.ask(*((write.statement, write.values) for write in waiting), *asked)
+        self._check(waiting, answers)
+        return answers[len(waiting) :]
+
+    def _check(self, waiting: Sequence[_Write], answers: Sequence[PGresult]) -> None:
+        """Raise what the server has against a write, in the order in which they were made."""
+        for write, answer in zip(waiting, answers, strict=False):
+            try:
+                try:
+                    self.exchange.checked(answer)
+                except psycopg.Error as error:
+                    raise write.explain(error) from error
+                if write.missing is not None and not answer.command_tuples:
+                    raise write.missing()
+            except Exception as error:
+                self.failure = Failure(write.handler, write.event, error)
+                raise

@@ -1,6 +1,6 @@
 """Every kind of persistor on tables of its own, for suites that must hold for all of them.
 
-The kinds differ in where rows are between two operations: in the table (live), in memory (replay), in a temporary table for want of memory
+The kinds differ in where rows are between two operations: in the table (live, and line, which asks for them by exchanges), in memory (replay), in a temporary table for want of memory
 (spill), in the table and in memory both (catch_up), and all of that at once (catch_up_tiny); and, for checks, in plain
 dictionaries (plain), of which the table takes what is too much (plain_tiny).
 """
@@ -22,6 +22,8 @@ from sqlalchemy.dialects.postgresql import CHAR, JSON, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py.checks.plain import PlainPersistor
+from sequent_py.exchange import Exchange, Statement
+from sequent_py.persistors.lines import Line
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -32,6 +34,7 @@ KINDS: dict[str, Callable[[psycopg.Connection[Any], Tables], Any]] = {
     "live": LivePersistor,
     "plain": PlainPersistor,
     "plain_tiny": lambda connection, tables: PlainPersistor(connection, tables, most_rows=2),
+    "line": lambda connection, tables: along_a_line(connection, tables),
     "replay": ReplayPersistor,
     "spill": lambda connection, tables: ReplayPersistor(connection, tables, max_rows_in_memory=3),
     "catch_up": lambda connection, tables: ReplayPersistor(connection, tables, backing="table"),
@@ -39,6 +42,20 @@ KINDS: dict[str, Callable[[psycopg.Connection[Any], Tables], Any]] = {
         connection, tables, backing="table", max_rows_in_memory=2
     ),
 }
+
+
+class Unprepared(Exchange):
+    """Prepares nothing: other kinds use the connection too, and a rollback makes the driver deallocate everything. The store would try again."""
+
+    def _ready(self, statement: Statement, preparations: list[int]) -> bytes | None:
+        preparations.append(0)
+        return None
+
+
+def along_a_line(connection: psycopg.Connection[Any], tables: Tables) -> LivePersistor:
+    """A live persistor as on the store's own connections, in the connection's transaction."""
+    connection.execute("SELECT")  # begins it
+    return LivePersistor(connection, tables, Line(Unprepared(connection)))
 
 
 class Color(enum.Enum):
@@ -183,7 +200,7 @@ class Subject:
 
     def flush(self) -> None:
         """Write what is in memory."""
-        if self.kind != "live":
+        if self.kind not in ("live", "line"):
             self.persistor.flush()
 
     def between(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -78,12 +78,37 @@ def encode_batch(
         raise InvalidEvent("Events are appended as a list.", remedy="Write append(aggregate_id, [event]).")
     if not events:
         raise InvalidEvent("There is nothing to append: the list of events is empty.")
-    payloads = tuple(_encode(event_types, event) for event in events)
+    names: list[str] = []
+    payloads: list[bytes] = []
+    decoded: list[Event] = []
+    before: type | None = None
+    for event in events:
+        if event.__class__ is not before:
+            # Batches are mostly of one type.
+            before, name = event.__class__, _type_name(event)
+            decode: Callable[[bytes | memoryview], Event] | None = None
+        if is_recorded(event):
+            raise InvalidEvent(
+                f"{name} is already recorded as number {event.sequence_number} of aggregate {event.aggregate_id}.",
+                remedy="To record the same payload once more, append event.model_copy().",
+            )
+        payload = event_types.encode(event)
+        try:
+            if decode is None:
+                decode = event_types.decoder(name)
+            decoded.append(decode(as_jsonb_reads(payload)))
+        except Exception as error:
+            raise InvalidEvent(
+                f"{name} would not load again: {describe_cause(error)}.",
+                remedy="Check its upcasters and validators: they run on new payloads too.",
+            ) from error
+        names.append(name)
+        payloads.append(payload)
     return Batch(
         aggregate_id,
-        tuple(event_type_of(type(event)) for event in events),
-        payloads,
-        tuple(_decode(event_types, event, payload) for event, payload in zip(events, payloads, strict=True)),
+        tuple(names),
+        tuple(payloads),
+        tuple(decoded),
         encode_metadata(metadata),
         checked_time(created_at),
     )
@@ -146,7 +171,7 @@ def array_text(numbers: Iterable[int]) -> bytes:
     return b"{%s}" % ",".join(map(str, numbers)).encode()
 
 
-_EXPONENT = re.compile(rb"e[-+]?[0-9]")
+_finds_exponent = re.compile(rb"e[-+]?[0-9]").search
 """What every number with an exponent holds, and few texts do; looking for it costs a quarter of looking for the whole."""
 _SPELLED_ANEW = re.compile(rb"[:\[,](?:-0\.0|-?[0-9][0-9.]*e)")
 """Where there is a number that ``jsonb`` spells in another way than the encoder; within a text it costs time only."""
@@ -159,7 +184,7 @@ def as_jsonb_reads(payload: bytes) -> bytes:
     """
     is_object = payload.startswith(b"{")
     is_spelled_anew = not is_object or (
-        (_EXPONENT.search(payload) is not None or b"-0.0" in payload)
+        (_finds_exponent(payload) is not None or b"-0.0" in payload)
         and _SPELLED_ANEW.search(payload) is not None
     )
     if not is_spelled_anew and payload.find(b"{", 1) < 0:
@@ -182,29 +207,13 @@ def _as_numeric(text: str) -> float | int:
     return float(text) + 0.0  # no -0.0
 
 
-def _encode(event_types: EventTypes, event: Any) -> bytes:
+def _type_name(event: Any) -> str:
     if not isinstance(event, Event):
         what = event.__name__ if isinstance(event, type) else type(event).__name__
         raise InvalidEvent(
             f"{what} is not an event: {event!r:.80}.", remedy="Append instances of Event's subclasses."
         )
-    if is_recorded(event):
-        raise InvalidEvent(
-            f"{event_type_of(type(event))} is already recorded as number {event.sequence_number} of aggregate {event.aggregate_id}.",
-            remedy="To record the same payload once more, append event.model_copy().",
-        )
-    return event_types.encode(event)
-
-
-def _decode(event_types: EventTypes, event: Event, payload: bytes) -> Event:
-    name = event_type_of(type(event))
-    try:
-        return event_types.decoder(name)(as_jsonb_reads(payload))
-    except Exception as error:
-        raise InvalidEvent(
-            f"{name} would not load again: {describe_cause(error)}.",
-            remedy="Check its upcasters and validators: they run on new payloads too.",
-        ) from error
+    return event_type_of(type(event))
 
 
 def _ordered(value: Any) -> Any:

@@ -32,7 +32,9 @@ class EventTypeIds:
 
     def ids_of(self, names: Sequence[str]) -> list[int]:
         """Return the ids of the names in their order; new names are stored first, and committed at once."""
-        if not all(name in self._ids for name in names):
+        try:
+            return [self._ids[name] for name in names]
+        except KeyError:
             with self._autocommit_connection() as connection:
                 self._store(connection, sorted({name for name in names if name not in self._ids}))
         return [self._ids[name] for name in names]

@@ -14,11 +14,12 @@ An exception in the middle of an exchange (an alarm's, say) leaves the connectio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.abc import Buffer
@@ -61,6 +62,23 @@ class Statement:
 BEGIN, COMMIT = Statement(b"BEGIN"), Statement(b"COMMIT")
 
 
+def _text(value: str) -> bytes:
+    text = value.encode()
+    if b"\0" in text:
+        # It would end there. The driver says so.
+        raise UnicodeError
+    return text
+
+
+_TEXTS: Mapping[type, Callable[[Any], bytes]] = {
+    int: lambda value: b"%d" % value,
+    str: _text,
+    UUID: lambda value: b"%032x" % value.int,
+    datetime: lambda value: str(value).encode(),
+}
+"""The commonest types, written as the driver writes them; it takes three times as long to find out how."""
+
+
 def numbered(query: bytes) -> Statement:
     """Return the statement of a query in the driver's spelling, whose placeholders are ``%s`` and whose ``%%`` is a ``%``."""
     numbers = iter(range(1, query.count(b"%") + 1))
@@ -71,9 +89,11 @@ def numbered(query: bytes) -> Statement:
 
 def is_lost(error: BaseException | None) -> bool:
     """Whether it is, or was caused by, a statement that the server has lost; nothing of what was sent took effect."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         if isinstance(error, psycopg.Error) and error.sqlstate in _LOST:
             return True
+        seen.add(id(error))
         error = error.__cause__
     return False
 
@@ -172,7 +192,10 @@ class Exchange:
 
     def dump(self, values: Sequence[Any]) -> Texts:
         """Return Python values as the texts of parameters."""
-        return self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        try:
+            return [None if value is None else _TEXTS[value.__class__](value) for value in values]
+        except (KeyError, UnicodeError):
+            return self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
 
     def load(self, answer: PGresult) -> list[Row]:
         """Return the rows of an answer."""

@@ -25,11 +25,11 @@ from sequent_py.events import Event
 from sequent_py.exchange import Exchange
 from sequent_py.home import Home
 from sequent_py.persistors.lines import Failure, Foreseen, Line
-from sequent_py.persistors.live import LivePersistor, sent
+from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.lookups import Foresight, LookUps
 from sequent_py.persistors.refusals import Origin, circumstance_of, constraint_violated, refusal_of
 from sequent_py.persistors.tables import TableShape, read_table_shape
-from sequent_py.projectors import Dispatcher, Projector
+from sequent_py.projectors import Dispatcher, Projector, ProjectorDefinition
 from sequent_py.records import Record, record_shape
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.view_schema.migrations import MigrationsDefinition
@@ -88,11 +88,12 @@ class LiveProjection:
         """Return the look-ups to send along with an event that knows its aggregate and its number, and nothing else of its envelope."""
         found: list[Ahead] = []
         for foresight in self._look_ups.foresights(type(event)):
-            composed = foresight.of(event)
-            if composed is not None:
-                query, parameters = composed
-                statement = sent(foresight.look_up.statements.table, query)
-                found.append(Ahead(foresight, (query, *parameters), statement, exchange.dump(parameters)))
+            parameters = foresight.of(event)
+            if parameters is not None:
+                look_up = foresight.look_up
+                found.append(
+                    Ahead(foresight, (look_up, *parameters), look_up.statement, exchange.dump(parameters))
+                )
         return found
 
     def give_up(self, foresight: Foresight) -> None:
@@ -147,13 +148,13 @@ class LiveProjection:
                 for item in projectors
                 if behind.isdisjoint(record_shape(it).table_name for it in item.records)
             )
-        dispatcher = Dispatcher([item.projector(persistor) for item in projectors])
         try:
             if line is None:
+                dispatcher = Dispatcher([item.projector(persistor) for item in projectors])
                 for event in events:
                     dispatcher.dispatch(event)
             else:
-                _dispatch(dispatcher, events, line)
+                _dispatch(projectors, persistor, events, line)
         except ProjectionFailed as failed:
             if connection.closed:
                 raise DatabaseUnavailable(
@@ -218,23 +219,39 @@ class LiveProjection:
             return self._tables
 
 
-def _dispatch(dispatcher: Dispatcher, events: Sequence[Event], line: Line) -> None:
-    """Call the handlers, then commit. What the server has against a write is the fault of the handler that wrote, not of the one that it is noticed in."""
+def _dispatch(
+    definitions: Sequence[ProjectorDefinition], persistor: LivePersistor, events: Sequence[Event], line: Line
+) -> None:
+    """Call the handlers as a dispatcher does, then commit.
+
+    What the server has against a write is the fault of the handler that wrote, not of the one that it is noticed in.
+    """
+    event_classes = {type(event) for event in events}
+    projectors = [
+        (definition.handlers, definition.projector(persistor))
+        for definition in definitions
+        if not event_classes.isdisjoint(definition.handlers)
+    ]
     for event in events:
-        for handler in dispatcher.handlers.get(type(event), ()):
-            line.at = handler, event
-            try:
-                handler(event)
-            except Exception as error:
-                found = line.failure or Failure(handler, event, error)
-                raise dispatcher.failure(found.handler, found.event, found.error) from found.error
+        for handlers, projector in projectors:
+            for name in handlers.get(type(event), ()):
+                handler = getattr(projector, name)
+                line.at = handler, event
+                try:
+                    handler(event)
+                except Exception as error:
+                    found = line.failure or Failure(handler, event, error)
+                    raise _failed(found) from found.error
     try:
         line.commit()
     except Exception:
         if line.failure is None:
             raise
-        found = line.failure
-        raise dispatcher.failure(found.handler, found.event, found.error) from found.error
+        raise _failed(line.failure) from line.failure.error
+
+
+def _failed(failure: Failure) -> ProjectionFailed:
+    return Dispatcher(()).failure(failure.handler, failure.event, failure.error)
 
 
 _WITH_EFFECTS = """

@@ -235,6 +235,7 @@ def touched_columns(record: type[Record]) -> Mapping[str, str]:
     return {column: attribute for column, (attribute, is_there) in noted.items() if is_there}
 
 
+@functools.cache
 def _touched_by(record: type[Record]) -> Callable[[Event], Mapping[str, Any]]:
     """Return the function from an event to the columns that an update notes of it; written out, because every update calls it."""
     shape = record_shape(record)

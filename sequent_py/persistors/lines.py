@@ -21,8 +21,6 @@ from psycopg.pq.abc import PGresult
 from sequent_py.events import Event
 from sequent_py.exchange import Exchange, Row, Statement, Texts
 from sequent_py.persistors.lookups import Foresight, LookUp, LookUps
-from sequent_py.persistors.operations import Filter
-from sequent_py.persistors.statements import Statements
 
 Handler = Callable[[Event], None]
 
@@ -52,7 +50,7 @@ class Foreseen:
     @property
     def table(self) -> str:
         """The name of the table whose rows they are."""
-        return self.foresight.look_up.statements.table.name
+        return self.foresight.look_up.table
 
 
 @dataclass(slots=True)
@@ -106,11 +104,10 @@ class Line:
         found = self._foreseen.pop(key, None)
         return None if found is None else found.rows
 
-    def learn(self, statements: Statements, filters: Sequence[Filter], order: str, is_locking: bool) -> None:
+    def learn(self, look_up: LookUp, values: Sequence[Any]) -> None:
         """Take note of a look-up that was not foreseen."""
         if self._look_ups is not None and self.at is not None:
-            look_up = LookUp(statements, tuple(item.column.attribute for item in filters), order, is_locking)
-            self._look_ups.learn(self.at[1], look_up, filters)
+            self._look_ups.learn(self.at[1], look_up, values)
 
     @property
     def in_vain(self) -> list[Foresight]:
@@ -184,7 +181,10 @@ class Line:
                 try:
                     self.exchange.checked(answer)
                 except psycopg.Error as error:
-                    raise write.explain(error) from error
+                    found = write.explain(error)
+                    if found is error:
+                        raise
+                    raise found from error
                 if write.missing is not None and not answer.command_tuples:
                     raise write.missing()
             except Exception as error:

@@ -23,6 +23,7 @@ from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.exchange import Statement, numbered
 from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.lines import Answer, Line
+from sequent_py.persistors.lookups import LookUp
 from sequent_py.persistors.operations import Filter, RowOperations, Values, operations_of
 from sequent_py.persistors.statements import Statements, statements_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
@@ -72,7 +73,7 @@ class LivePersistor:
 
     def find_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
         table = self._table(record)
-        return cast("R | None", table.first(table.operations.filters(where), "ASC"))
+        return cast("R | None", table.first(where, "ASC"))
 
     def find_records(self, record: type[R], where: Mapping[str, Any]) -> list[R]:
         table = self._table(record)
@@ -81,7 +82,7 @@ class LivePersistor:
 
     def last_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
         table = self._table(record)
-        return cast("R | None", table.first(table.operations.filters(where), "DESC"))
+        return cast("R | None", table.first(where, "DESC"))
 
     def update_all_records(
         self, record: type[Record], where: Mapping[str, Any], values: Mapping[str, Any]
@@ -141,16 +142,38 @@ class LiveTable:
             self.line.flush()
         return self._defaults.draw(attribute)
 
-    def first(self, filters: Sequence[Filter], order: str, *, lock: bool = False) -> Row | None:
-        """Return the first row in the order of the primary key, ``order`` being "ASC" or "DESC"."""
-        query, parameters = self.statements.select(filters, order=order, is_first=True, lock=lock)
-        if self.line is not None and all(item.is_scalar for item in filters):
-            rows = self.line.foreseen((query, *parameters))
-            if rows is not None:
-                return self.operations.load(rows[0]) if rows else None
-            self.line.learn(self.statements, filters, order, lock)
-        values = self.run(query, parameters).fetchone()
-        return None if values is None else self.operations.load(values)
+    def first(self, where: Mapping[str, Any], order: str, *, lock: bool = False) -> Row | None:
+        """Return the first matching row in the order of the primary key, ``order`` being "ASC" or "DESC"."""
+        look_up = self._look_up(where, order, lock)
+        if look_up is None:
+            filters = self.operations.filters(where)
+            answer = self.run(*self.statements.select(filters, order=order, is_first=True, lock=lock))
+        else:
+            values = [
+                column.coerce(value) for column, value in zip(look_up.columns, where.values(), strict=True)
+            ]
+            parameters = look_up.parameters(values)
+            if self.line is not None:
+                rows = self.line.foreseen((look_up, *parameters))
+                if rows is not None:
+                    return self.operations.load(rows[0]) if rows else None
+                self.line.learn(look_up, values)
+            answer = self.run(look_up.query, parameters)
+        found = answer.fetchone()
+        return None if found is None else self.operations.load(found)
+
+    def _look_up(self, where: Mapping[str, Any], order: str, lock: bool) -> LookUp | None:
+        """Return the look-up by one value for each of these columns; None for filters that are more than that."""
+        for value in where.values():
+            if value is None or isinstance(value, list | tuple | set | frozenset):
+                return None
+        key = (LookUp, *where, order, lock)
+        found = self._table.memo.get(key)
+        if found is None:
+            columns = [item.column for item in self.operations.filters(where)]
+            found = self._table.memo[key] = LookUp(self.statements, columns, order, lock)
+        assert isinstance(found, LookUp)
+        return found
 
     def create(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         """Insert rows, every one checked before the first is sent, in as few statements as their columns allow."""
@@ -178,15 +201,12 @@ class LiveTable:
         if not values:
             query, parameters = self.statements.count(filters)
             return int(cast(tuple[Any], self.run(query, parameters).fetchone())[0])
-        query, parameters = self._update(filters, values)
+        query, parameters = self.statements.update(tuple(values), filters)
+        given = [self.statements.dump(name, value) for name, value in values.items()]
         try:
-            return self.change(query, parameters).rowcount
+            return self.change(query, [*given, *parameters]).rowcount
         except errors.UniqueViolation as error:
             raise self.translated(error, values) from error
-
-    def _update(self, filters: Sequence[Filter], values: Values) -> tuple[bytes, list[Any]]:
-        query, parameters = self.statements.update(tuple(values), filters)
-        return query, [*(self.statements.dump(name, value) for name, value in values.items()), *parameters]
 
     # Later
 
@@ -200,12 +220,30 @@ class LiveTable:
         query = self.statements.insert(given, len(rows), returning=False)
         self._later(query, parameters, rows[0] if len(rows) == 1 else {})
 
-    def update_later(
-        self, filters: Sequence[Filter], values: Values, missing: Callable[[], Exception]
-    ) -> None:
-        """Set columns of a row that is there, when it suits the line."""
-        query, parameters = self._update(filters, values)
-        self._later(query, parameters, values, missing)
+    def update_row(self, row: Row, values: Values, *, may_wait: bool) -> None:
+        """Set columns of a row that was read; when it suits the line, where nothing can have changed it since.
+
+        Raises
+        ------
+        RecordNotFound
+            There is no such row any more.
+        """
+        operations, names = self.operations, tuple(values)
+        key = operations.key_values(row)
+        query = self._table.memo.get(("update of a row", names))
+        if query is None:
+            query = self.statements.update(names, operations.filters(key))[0]
+            self._table.memo["update of a row", names] = query
+        dump = self.statements.dump
+        parameters = [dump(name, value) for each in (values, key) for name, value in each.items()]
+        if may_wait and self.may_wait:
+            self._later(query, parameters, values, lambda: RecordNotFound(self.name, key))
+            return
+        try:
+            if self.change(query, parameters).rowcount == 0:
+                raise RecordNotFound(self.name, key)
+        except errors.UniqueViolation as error:
+            raise self.translated(error, values) from error
 
     def _later(
         self,
@@ -266,12 +304,11 @@ class LiveUpdate:
 
     def __enter__(self) -> Row:
         table, operations = self._table, self._table.operations
-        filters = operations.filters(self._where)
-        self._before = table.first(filters, "ASC", lock=True)
+        self._before = table.first(self._where, "ASC", lock=True)
         if self._before is not None:
-            self._after = operations.shape.clone(self._before)
+            self._after = operations.clone(self._before)
         elif self._may_create:
-            self._after = operations.draft(filters, table.draw)
+            self._after = operations.draft(operations.filters(self._where), table.draw)
         else:
             raise RecordNotFound(table.name, self._where)
         operations.touch(self._after, self._touched)
@@ -308,13 +345,9 @@ class LiveUpdate:
         changed = operations.changed(before, after)
         if not changed:
             return
-        key = operations.key_values(before)
-        filters, values = operations.filters(key), {name: getattr(after, name) for name in changed}
-        if table.may_wait and table.writes == self._writes:
-            # The row is locked, and the block has written to no row of the table.
-            table.update_later(filters, values, lambda: RecordNotFound(table.name, key))
-        elif table.update(filters, values) == 0:
-            raise RecordNotFound(table.name, key)
+        values = {name: getattr(after, name) for name in changed}
+        # The row is locked; nothing but the block itself can have written to it meanwhile.
+        table.update_row(before, values, may_wait=table.writes == self._writes)
 
 
 def sent(table: TableShape, query: bytes) -> Statement:

@@ -8,14 +8,16 @@ it, because one that is to change a row locks it; and one that was foreseen in v
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sequent_py.events import Event
+from sequent_py.exchange import numbered
 from sequent_py.persistors.ahead import AccessPaths, Path
 from sequent_py.persistors.operations import Filter
 from sequent_py.persistors.statements import Statements
+from sequent_py.records import ColumnShape
 
 LEARNED_FROM = 3
 """So many look-ups must have come out of their events as the first one did. With fewer, a number that two events have by chance is taken for their rule."""
@@ -25,18 +27,23 @@ _UNKNOWN_BEFORE = frozenset({"created_at", "position"})
 """What an event gets from the server only."""
 
 
-@dataclass(frozen=True, slots=True)
 class LookUp:
-    """A look-up of one row: by which columns, which of the matching rows, and whether to lock it."""
+    """A look-up of one row by certain columns, which are to have a value each: which of the matching rows, and whether to lock it. Composed once."""
 
-    statements: Statements
-    columns: tuple[str, ...]
-    order: str
-    is_locking: bool
+    def __init__(
+        self, statements: Statements, columns: Sequence[ColumnShape], order: str, is_locking: bool
+    ) -> None:
+        self.table = statements.table.name
+        self.columns = tuple(columns)
+        self.query = statements.first(columns, order=order, lock=is_locking)
+        self.statement = numbered(self.query)
+        self._dumpers = [statements.dumpers[column.attribute] for column in columns]
 
-    def composed(self, filters: Sequence[Filter]) -> tuple[bytes, list[Any]]:
-        """Return the query and its parameters."""
-        return self.statements.select(filters, order=self.order, is_first=True, lock=self.is_locking)
+    def parameters(self, values: Iterable[Any]) -> list[Any]:
+        """Return the parameters for values that were converted to their columns' types."""
+        return [
+            value if dump is None else dump(value) for dump, value in zip(self._dumpers, values, strict=True)
+        ]
 
 
 @dataclass(slots=True, eq=False)
@@ -47,19 +54,15 @@ class Foresight:
     look_up: LookUp
     path: Path
 
-    def of(self, event: Event) -> tuple[bytes, list[Any]] | None:
-        """Return the look-up for an event that knows its aggregate and its number; None where it cannot be told."""
+    def of(self, event: Event) -> list[Any] | None:
+        """Return the look-up's parameters for an event that knows its aggregate and its number; None where they cannot be told."""
         path = self.path
         if path.explained < LEARNED_FROM or any(
             sources[0].attribute in _UNKNOWN_BEFORE for sources in path.sources
         ):
             return None
         values = path.guess(event)
-        if values is None:
-            return None
-        return self.look_up.composed(
-            [Filter(column, (value,), True) for column, value in zip(path.columns, values, strict=True)]
-        )
+        return None if values is None else self.look_up.parameters(values)
 
 
 @dataclass(slots=True)
@@ -75,13 +78,16 @@ class LookUps:
         """Return what is known of an event class."""
         return self._known.get(event_class, ())
 
-    def learn(self, event: Event, look_up: LookUp, filters: Sequence[Filter]) -> None:
+    def learn(self, event: Event, look_up: LookUp, values: Sequence[Any]) -> None:
         """Take note of a look-up that a handler of the event made, and that was not foreseen."""
         event_class = type(event)
         kind = (event_class, look_up)
         lessons = self._lessons.get(kind, 0)
-        if lessons >= MOST_LESSONS or not all(_is_plain(item) for item in filters):
+        if lessons >= MOST_LESSONS or not values:
             return
+        filters = [
+            Filter(column, (value,), True) for column, value in zip(look_up.columns, values, strict=True)
+        ]
         with self._lock:
             self._lessons[kind] = lessons + 1
             path = self._paths.path(event, (look_up,), filters)
@@ -94,9 +100,7 @@ class LookUps:
         with self._lock:
             self._lessons[foresight.event_class, foresight.look_up] = MOST_LESSONS
             self._known[foresight.event_class] = tuple(
-                item for item in self.foresights(foresight.event_class) if item.look_up != foresight.look_up
+                item
+                for item in self.foresights(foresight.event_class)
+                if item.look_up is not foresight.look_up
             )
-
-
-def _is_plain(item: Filter) -> bool:
-    return item.is_scalar and item.values[0] is not None

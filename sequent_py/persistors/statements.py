@@ -52,7 +52,15 @@ class Statements:
         lock: bool = False,
     ) -> tuple[Query, list[Any]]:
         """Select matching rows, or the first of them; ``order`` is "ASC", "DESC" or none, ``limit`` appends parameters for LIMIT and OFFSET."""
+        return self._select(filters, order, limit, is_first, lock), self.parameters(filters)
 
+    def first(self, columns: Sequence[ColumnShape], *, order: str, lock: bool) -> Query:
+        """Select the first row that has given values, none of them NULL, in these columns; the values are parameters in this order."""
+        return self._select([Filter(column, (...,), True) for column in columns], order, False, True, lock)
+
+    def _select(
+        self, filters: Sequence[Filter], order: str, limit: bool, is_first: bool, lock: bool
+    ) -> Query:
         def compose() -> sql.Composable:
             parts: list[sql.Composable] = [
                 sql.SQL("SELECT {} FROM {}").format(self._selected, self.relation),
@@ -72,9 +80,7 @@ class Statements:
                 parts.append(sql.SQL("FOR NO KEY UPDATE"))
             return sql.SQL(" ").join(parts)
 
-        return self._once(
-            ("select", _shape_of(filters), order, limit, is_first, lock), compose
-        ), self.parameters(filters)
+        return self._once(("select", _shape_of(filters), order, limit, is_first, lock), compose)
 
     def select_keys(
         self,

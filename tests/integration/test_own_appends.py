@@ -1,0 +1,371 @@
+"""Appends on the store's own connections: how few round trips they take, and that nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import count
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from shop import (
+    LineAdded,
+    LineProjector,
+    LineRecord,
+    OrderCancelled,
+    OrderPlaced,
+    OrderProjector,
+    OrderRecord,
+    actual_rows,
+    expected_rows,
+    shop,
+)
+from test_callers_connections import Alarm, alarm_at_line, differences
+
+from sequent_py import Migrations, Sequent, on
+from sequent_py.database import create_engine
+from sequent_py.errors import DatabaseUnavailable, DuplicateRecord, ProjectionFailed
+from sequent_py.events import envelope_of
+from sequent_py.exchange import Exchange, Statement
+from sequent_py.persistors import lookups
+from sequent_py.store import EventStore
+
+Told = list[list[str]]
+
+
+@pytest.fixture
+def app(store_database_url: str) -> Iterator[Sequent]:
+    with live(store_database_url) as app:
+        yield app
+
+
+@contextmanager
+def live(url: str, *projectors: Any) -> Iterator[Sequent]:
+    """The shop with these projectors live."""
+
+    class Declared(Migrations):
+        version = 1
+        versions = {1: list(projectors) or [OrderProjector, LineProjector]}
+
+    with shop(url, Declared, as_login=False) as app:
+        app.view_schema.online()
+        app.view_schema.golive()
+        yield app
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """What was sent: a list of statements for every round trip."""
+    exchanges: Told = []
+    ask = Exchange.ask
+
+    def noted(self: Exchange, *asked: tuple[Statement, Any]) -> Any:
+        exchanges.append([statement.text.decode() for statement, _ in asked])
+        return ask(self, *asked)
+
+    monkeypatch.setattr(Exchange, "ask", noted)
+    return exchanges
+
+
+def line(cents: int = 1) -> LineAdded:
+    return LineAdded(product="p", cents=cents)
+
+
+def placed(app: Sequent, lines: int = 0) -> UUID:
+    aggregate_id = uuid4()
+    app.store.append(aggregate_id, [OrderPlaced(customer="Ann")], 0)
+    for number in range(lines):
+        app.store.append(aggregate_id, [line()], number + 1)
+    return aggregate_id
+
+
+def agree(url: str) -> bool:
+    return not differences(url)
+
+
+# Round trips
+
+
+def test_an_append_that_projects_nothing_is_one_round_trip(store_database_url: str, told: Told) -> None:
+    with shop(store_database_url, as_login=False) as app:
+        app.install()
+        app.store.append(uuid4(), [line()], 0)
+        told.clear()
+        recorded = app.store.append(uuid4(), [line(), line()], 0)
+        assert [len(each) for each in told] == [1]
+        assert [envelope_of(event) for event in app.store.load(recorded[0].aggregate_id)] == [
+            envelope_of(event) for event in recorded
+        ]
+
+
+def test_what_handlers_look_up_is_learned_and_an_append_with_live_projections_is_two_round_trips(
+    app: Sequent, store_database_url: str, told: Told
+) -> None:
+    aggregate_id = placed(app, lines=lookups.LEARNED_FROM + 1)
+    told.clear()
+    app.store.append(aggregate_id, [line(7)], lookups.LEARNED_FROM + 2)
+    first, second = told
+    assert [text.split()[0] for text in first] == ["BEGIN", "SELECT", "SELECT"]
+    assert "FOR NO KEY UPDATE" in first[2]
+    assert [text.split()[0] for text in second] == ["UPDATE", "INSERT", "COMMIT"]
+    assert agree(store_database_url)
+
+
+def test_a_batch_of_events_sees_what_its_own_events_have_written(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=6)
+    app.store.append(aggregate_id, [line(2), line(3), OrderCancelled(), OrderPlaced(customer="again"), line(4)], 7)
+    assert agree(store_database_url)
+
+
+class LooksTwice(OrderProjector):
+    """Reads the row that it has just changed, and one that does not follow from the event."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        before = self.get_record(OrderRecord, aggregate_id=event.aggregate_id).lines
+        with self.update_record(OrderRecord, event) as order:
+            order.total += event.cents
+            order.lines += 1
+        assert self.get_record(OrderRecord, aggregate_id=event.aggregate_id).lines == before + 1
+        assert self.last_record(OrderRecord) is not None
+
+
+def test_rows_that_were_read_ahead_are_not_believed_once_they_were_written(store_database_url: str) -> None:
+    with live(store_database_url, LooksTwice, LineProjector) as app:
+        placed(app, lines=12)
+        assert agree(store_database_url)
+
+
+class LooksSometimes(OrderProjector):
+    """Looks the order up for cheap lines only."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        if event.cents < 5:
+            super().line_added(event)
+
+
+def test_a_look_up_that_was_foreseen_in_vain_is_foreseen_no_more(store_database_url: str, told: Told) -> None:
+    with live(store_database_url, LooksSometimes, LineProjector) as app:
+        aggregate_id = placed(app, lines=6)
+        for number, expected in enumerate([3, 2, 2], start=7):
+            told.clear()
+            app.store.append(aggregate_id, [line(9)], number)
+            assert len(told[0]) == expected
+        app.store.append(aggregate_id, [line(1)], 10)
+        assert app.store.version_of(aggregate_id) == 11
+
+
+def test_without_an_expected_version_nothing_is_foreseen(
+    app: Sequent, store_database_url: str, told: Told
+) -> None:
+    aggregate_id = placed(app, lines=6)
+    told.clear()
+    app.store.append(aggregate_id, [line()])
+    assert len(told[0]) == 2
+    assert agree(store_database_url)
+
+
+# Triggers
+
+
+@pytest.fixture
+def doubling(store_database_url: str) -> Iterator[Sequent]:
+    """A trigger on the lines writes to the orders, and one changes the line."""
+    with live(store_database_url, LineProjector, ReadsOrders) as app:
+        with psycopg.connect(store_database_url, autocommit=True) as connection:
+            connection.execute(
+                "CREATE FUNCTION public.doubles() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " UPDATE view_schema.order_records SET total = 1000 WHERE aggregate_id = NEW.aggregate_id;"
+                " NEW.cents := 2 * NEW.cents; RETURN NEW; END $$"
+            )
+            connection.execute(
+                "CREATE TRIGGER doubles BEFORE INSERT ON view_schema.line_records FOR EACH ROW EXECUTE FUNCTION public.doubles()"
+            )
+        # As a process that starts behind it.
+        with shop(store_database_url, app.migrations, as_login=False) as other:
+            yield other
+
+
+class ReadsOrders(OrderProjector):
+    seen: list[int] = []
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        self.seen.append(self.get_record(OrderRecord, aggregate_id=event.aggregate_id).total)
+
+
+def test_what_a_trigger_does_is_seen_by_the_handlers_that_come_later(doubling: Sequent) -> None:
+    ReadsOrders.seen.clear()
+    placed(doubling, lines=6)
+    assert ReadsOrders.seen == [1000] * 6
+
+
+# Errors
+
+
+class Refused(OrderProjector):
+    """Makes a row that the table refuses, and goes on."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        super().line_added(event)
+        if event.product == "twice":
+            self.create_record(
+                LineRecord,
+                aggregate_id=event.aggregate_id,
+                number=event.sequence_number,
+                product="x",
+                cents=0,
+            )
+
+    manages_tables = (OrderRecord, LineRecord)
+
+
+class Later(LineProjector):
+    """Asks the server for something behind whatever waits, and takes every error for an answer."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        with suppress(Exception):
+            self.find_records(LineRecord, product="x")
+
+
+@pytest.mark.parametrize("others", [[LineProjector], [LineProjector, Later]])
+def test_a_write_that_is_refused_late_is_its_writer_s_fault_and_nothing_is_recorded(
+    store_database_url: str, others: list[type[LineProjector]]
+) -> None:
+    with live(store_database_url, Refused, *others) as app:
+        aggregate_id = placed(app, lines=6)
+        with pytest.raises(ProjectionFailed) as caught:
+            app.store.append(aggregate_id, [LineAdded(product="twice", cents=1)], 7)
+        assert caught.value.projector == "LineProjector"
+        assert isinstance(caught.value.__cause__, DuplicateRecord)
+        assert app.store.version_of(aggregate_id) == 7
+        app.store.append(aggregate_id, [line()], 7)
+
+
+class Swallows(OrderProjector):
+    """Goes on after an error of the server."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        with suppress(Exception):
+            self.update_all_records(OrderRecord, {}, {"total": 2**40, "lines": -(2**31)})
+
+
+def test_a_handler_that_goes_on_after_an_error_of_the_server_has_recorded_nothing(
+    store_database_url: str,
+) -> None:
+    with live(store_database_url, Swallows, LineProjector) as app:
+        with psycopg.connect(store_database_url, autocommit=True) as connection:
+            connection.execute("ALTER TABLE view_schema.order_records ADD CHECK (lines >= 0)")
+        aggregate_id = placed(app)
+        with pytest.raises(ProjectionFailed, match="Swallows"):
+            app.store.append(aggregate_id, [line()], 1)
+        assert app.store.version_of(aggregate_id) == 1
+
+
+class CutOffAtTheEnd(LineProjector):
+    url = ""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        super().line_added(event)
+        if event.product == "cut off":
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND state = 'idle in transaction'"
+                )
+
+
+def test_a_connection_that_is_lost_at_commit_leaves_the_outcome_unknown(store_database_url: str) -> None:
+    CutOffAtTheEnd.url = store_database_url
+    with live(store_database_url, OrderProjector, CutOffAtTheEnd) as app:
+        aggregate_id = placed(app)
+        with pytest.raises(DatabaseUnavailable, match="is not known"):
+            app.store.append(aggregate_id, [LineAdded(product="cut off", cents=1)], 1)
+        assert app.store.version_of(aggregate_id) == 1
+        app.store.append(aggregate_id, [line()], 1)
+        assert agree(store_database_url)
+
+
+# Statements that get lost
+
+
+@pytest.mark.parametrize("statement", ["DISCARD ALL", "DEALLOCATE ALL"])
+def test_statements_that_somebody_deallocates_are_prepared_again(
+    app: Sequent, store_database_url: str, statement: str
+) -> None:
+    aggregate_id = placed(app, lines=20)
+    with closing(app.engine.raw_connection()) as pooled:
+        pooled.driver_connection.autocommit = True
+        pooled.driver_connection.execute(statement)
+        pooled.driver_connection.execute("SET search_path = view_schema, public")
+        pooled.driver_connection.autocommit = False
+    for number in range(21, 24):
+        app.store.append(aggregate_id, [line()], number)
+    assert agree(store_database_url)
+
+
+def test_statements_are_prepared_anew_now_and_then_and_once_each(app: Sequent) -> None:
+    placed(app, lines=80)
+    with closing(app.engine.raw_connection()) as pooled:
+        texts = pooled.driver_connection.execute(
+            "SELECT statement FROM pg_prepared_statements WHERE name ~ '^sequent_'"
+        ).fetchall()
+        [(latest,)] = pooled.driver_connection.execute(
+            "SELECT max(substring(name from '[0-9]+$')::int) FROM pg_prepared_statements WHERE name ~ '^sequent_'"
+        ).fetchall()
+    assert len(texts) == len(set(texts)) >= 5
+    assert latest > len(texts)
+
+
+# Connections that go by cursors
+
+
+@pytest.mark.parametrize("options", [{"isolation_level": "SERIALIZABLE"}, {"isolation_level": "AUTOCOMMIT"}])
+def test_an_engine_with_an_isolation_level_of_its_own_keeps_it(
+    app: Sequent, store_database_url: str, told: Told, options: dict[str, Any]
+) -> None:
+    engine = create_engine(store_database_url, "view_schema", **options)
+    store = EventStore(engine, app.config.event_store_schema, app.event_types, app.store.projection)
+    aggregate_id = uuid4()
+    store.append(aggregate_id, [OrderPlaced(customer="x"), line()], 0)
+    store.append(aggregate_id, [line()], 2)
+    assert bool(told) is (options["isolation_level"] == "AUTOCOMMIT")
+    engine.dispose()
+    assert agree(store_database_url)
+
+
+# Interruptions
+
+
+@pytest.mark.slow
+def test_wherever_an_append_of_the_store_s_own_is_interrupted_it_is_whole_or_nothing(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=8)
+    places: set[str] = set()
+    for number in count(1, 3):
+        version = app.store.version_of(aggregate_id)
+        with suppress(Alarm), alarm_at_line(number) as reached:
+            app.store.append(aggregate_id, [line()], version)
+        places.update(reached)
+        if not reached:
+            break
+        with psycopg.connect(store_database_url) as connection:
+            actual, expected = actual_rows(connection), expected_rows(connection)
+        assert actual == expected, reached
+    assert any("exchange.py" in place for place in places)
+    assert any("lines.py" in place for place in places)
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        stuck = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state ~ 'transaction'"
+        ).fetchone()
+    assert stuck == (0,)

@@ -39,6 +39,8 @@ Texts = Sequence[Buffer | None]
 
 MOST_PREPARED = 100
 """Statements that one connection keeps prepared; the driver's own limit. Others are sent with their text."""
+MOST_LOSSES = 100
+"""So often may a connection lose what was prepared. Behind a pooler that changes servers it does all the time, and would leave statements on all of them."""
 RENEWED_AT = 16
 """A prepared statement is prepared anew after so many uses, and after as many times that. The server keeps the plan that it made when the table was empty, and
 scanned by pages, until somebody analyses the table: by then thousands of events may have gone by."""
@@ -116,6 +118,7 @@ class Exchange:
         self._token = uuid4().hex.encode()
         self._prepared: dict[Statement, _Prepared] = {}
         self._given = 0
+        self._losses = 0
         self._transformer = Transformer(OwnCursor(connection))
 
     def ask(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
@@ -205,6 +208,7 @@ class Exchange:
     def forget(self) -> None:
         """Believe no longer that anything is prepared. Names are not used again: some of it may be."""
         self._prepared.clear()
+        self._losses += 1
 
     def _ready(self, statement: Statement, preparations: list[int]) -> bytes | None:
         """Return the name that a statement is prepared by, None where it is to be sent with its text; adds how many answers come before its own."""
@@ -217,7 +221,11 @@ class Exchange:
             pgconn.send_query_params(b"DEALLOCATE " + known.name, ())
         else:
             statement.uses += 1
-            if statement.uses <= PREPARE_AFTER or len(self._prepared) >= MOST_PREPARED:
+            if (
+                statement.uses <= PREPARE_AFTER
+                or len(self._prepared) >= MOST_PREPARED
+                or self._losses >= MOST_LOSSES
+            ):
                 preparations.append(0)
                 return None
         self._given += 1

@@ -1,7 +1,7 @@
 """The event store: append, load, read by range and by snapshot window.
 
-Owns ``events`` and, by triggers, ``event_edits``. Writes events through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events: one round trip,
-in autocommit, when no version is live; one transaction with one, whose BEGIN travels with the call. Locks: those of that function, and none for reading.
+Owns ``events`` and, by triggers, ``event_edits``. Writes events through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events
+(:mod:`sequent_py.appending`). Locks: those of that function, those of live projections, and none for reading.
 
 Guarantees:
 

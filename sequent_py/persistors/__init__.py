@@ -32,12 +32,14 @@ blocks         updates of rows in memory
 relations      rows in the database behind memory: the table itself, a spill
 backing        which rows of a relation memory speaks for
 live, replay   the two persistors
+lines          how a live persistor's statements travel on the store's own connections
+lookups        look-ups that can be foreseen, so that they travel with the events
 deferred       constraints that the server checks at the commit
 refusals       errors of the server that are a fault of the rows
 =============  =======================================================================================
 
 Errors are alike, too: UnknownColumn, InvalidFilter, InvalidValue, RecordNotFound, DuplicateRecord. What only the server can know (CHECK
-and UNIQUE constraints other than the primary key, triggers) speaks at once from the live persistor, and from ``flush`` in a replay.
+and UNIQUE constraints other than the primary key, triggers) speaks at once from the live persistor, later along a line, and from ``flush`` in a replay.
 """
 
 from __future__ import annotations

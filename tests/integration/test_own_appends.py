@@ -117,7 +117,9 @@ def test_a_batch_of_events_sees_what_its_own_events_have_written(
     app: Sequent, store_database_url: str
 ) -> None:
     aggregate_id = placed(app, lines=6)
-    app.store.append(aggregate_id, [line(2), line(3), OrderCancelled(), OrderPlaced(customer="again"), line(4)], 7)
+    app.store.append(
+        aggregate_id, [line(2), line(3), OrderCancelled(), OrderPlaced(customer="again"), line(4)], 7
+    )
     assert agree(store_database_url)
 
 

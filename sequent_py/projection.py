@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import InFailedSqlTransaction
+from psycopg.pq import TransactionStatus
 
 from sequent_py.appending import Ahead
 from sequent_py.cursors import OwnCursor
@@ -149,12 +151,9 @@ class LiveProjection:
                 if behind.isdisjoint(record_shape(it).table_name for it in item.records)
             )
         try:
-            if line is None:
-                dispatcher = Dispatcher([item.projector(persistor) for item in projectors])
-                for event in events:
-                    dispatcher.dispatch(event)
-            else:
-                _dispatch(projectors, persistor, events, line)
+            _dispatch(projectors, persistor, events, line)
+            if line is not None:
+                _commit(line)
         except ProjectionFailed as failed:
             if connection.closed:
                 raise DatabaseUnavailable(
@@ -220,9 +219,12 @@ class LiveProjection:
 
 
 def _dispatch(
-    definitions: Sequence[ProjectorDefinition], persistor: LivePersistor, events: Sequence[Event], line: Line
+    definitions: Sequence[ProjectorDefinition],
+    persistor: LivePersistor,
+    events: Sequence[Event],
+    line: Line | None,
 ) -> None:
-    """Call the handlers as a dispatcher does, then commit.
+    """Call the handlers as a dispatcher does.
 
     What the server has against a write is the fault of the handler that wrote, not of the one that it is noticed in.
     """
@@ -232,16 +234,24 @@ def _dispatch(
         for definition in definitions
         if not event_classes.isdisjoint(definition.handlers)
     ]
+    pgconn = persistor.connection.pgconn
     for event in events:
         for handlers, projector in projectors:
             for name in handlers.get(type(event), ()):
                 handler = getattr(projector, name)
-                line.at = handler, event
+                if line is not None:
+                    line.at = handler, event
                 try:
                     handler(event)
+                    if line is None and pgconn.transaction_status == TransactionStatus.INERROR:
+                        # Whoever commits that rolls back, and is not told.
+                        raise InFailedSqlTransaction("it went on after an error of the server")
                 except Exception as error:
-                    found = line.failure or Failure(handler, event, error)
+                    found = (line and line.failure) or Failure(handler, event, error)
                     raise _failed(found) from found.error
+
+
+def _commit(line: Line) -> None:
     try:
         line.commit()
     except Exception:

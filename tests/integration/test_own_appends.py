@@ -260,15 +260,20 @@ class Swallows(OrderProjector):
             self.update_all_records(OrderRecord, {}, {"total": 2**40, "lines": -(2**31)})
 
 
-def test_a_handler_that_goes_on_after_an_error_of_the_server_has_recorded_nothing(
-    store_database_url: str,
+@pytest.mark.parametrize("kind", ["own", "caller's", "caller's, autocommit"])
+def test_a_handler_that_goes_on_after_an_error_of_the_server_fails_the_append(
+    store_database_url: str, kind: str
 ) -> None:
-    with live(store_database_url, Swallows, LineProjector) as app:
+    with (
+        live(store_database_url, Swallows, LineProjector) as app,
+        psycopg.connect(store_database_url, autocommit="autocommit" in kind) as given,
+    ):
         with psycopg.connect(store_database_url, autocommit=True) as connection:
             connection.execute("ALTER TABLE view_schema.order_records ADD CHECK (lines >= 0)")
         aggregate_id = placed(app)
         with pytest.raises(ProjectionFailed, match="Swallows"):
-            app.store.append(aggregate_id, [line()], 1)
+            app.store.append(aggregate_id, [line()], 1, connection=None if kind == "own" else given)
+        given.commit()
         assert app.store.version_of(aggregate_id) == 1
 
 

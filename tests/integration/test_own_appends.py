@@ -128,11 +128,10 @@ class LooksTwice(OrderProjector):
 
     @on(LineAdded)
     def line_added(self, event: LineAdded) -> None:
-        before = self.get_record(OrderRecord, aggregate_id=event.aggregate_id).lines
         with self.update_record(OrderRecord, event) as order:
             order.total += event.cents
             order.lines += 1
-        assert self.get_record(OrderRecord, aggregate_id=event.aggregate_id).lines == before + 1
+        assert self.get_record(OrderRecord, aggregate_id=event.aggregate_id).lines == order.lines
         assert self.last_record(OrderRecord) is not None
 
 
@@ -182,7 +181,7 @@ def doubling(store_database_url: str) -> Iterator[Sequent]:
         with psycopg.connect(store_database_url, autocommit=True) as connection:
             connection.execute(
                 "CREATE FUNCTION public.doubles() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-                " UPDATE view_schema.order_records SET total = 1000 WHERE aggregate_id = NEW.aggregate_id;"
+                " UPDATE view_schema.order_records SET total = total + 1000 WHERE aggregate_id = NEW.aggregate_id;"
                 " NEW.cents := 2 * NEW.cents; RETURN NEW; END $$"
             )
             connection.execute(
@@ -204,7 +203,7 @@ class ReadsOrders(OrderProjector):
 def test_what_a_trigger_does_is_seen_by_the_handlers_that_come_later(doubling: Sequent) -> None:
     ReadsOrders.seen.clear()
     placed(doubling, lines=6)
-    assert ReadsOrders.seen == [1000] * 6
+    assert ReadsOrders.seen == [1000 * number for number in range(1, 7)]
 
 
 # Errors
@@ -275,6 +274,37 @@ def test_a_handler_that_goes_on_after_an_error_of_the_server_fails_the_append(
             app.store.append(aggregate_id, [line()], 1, connection=None if kind == "own" else given)
         given.commit()
         assert app.store.version_of(aggregate_id) == 1
+
+
+class Deadlocked(LineProjector):
+    """Is told of a deadlock once."""
+
+    times = 0
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        super().line_added(event)
+        Deadlocked.times += 1
+        if Deadlocked.times == 1:
+            self.update_all_records(LineRecord, {"product": "none"}, {"cents": 0})
+            raise psycopg.errors.DeadlockDetected("as the server says it")
+
+
+def test_an_append_that_meets_a_deadlock_is_tried_once_more_one_statement_at_a_time(
+    store_database_url: str, told: Told
+) -> None:
+    with live(store_database_url, OrderProjector, Deadlocked) as app:
+        Deadlocked.times = 1
+        aggregate_id = placed(app, lines=6)
+        told.clear()
+        Deadlocked.times = 0
+        app.store.append(aggregate_id, [line()], 7)
+        assert Deadlocked.times == 2
+        assert [text.split()[0] for texts in told[-5:] for text in texts] == [
+            "BEGIN", "SELECT", "SELECT", "UPDATE", "INSERT", "COMMIT"
+        ]  # fmt: skip
+        assert len(told[-5:]) == 5
+        assert agree(store_database_url)
 
 
 class CutOffAtTheEnd(LineProjector):

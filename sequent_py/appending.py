@@ -13,30 +13,24 @@ back, or the connection is closed.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
-from functools import cache
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import psycopg
-from psycopg import sql
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from sequent_py.append_call import arguments, call_query, noted, parameters, recorded_by
 from sequent_py.cursors import EventCursor, OwnCursor
-from sequent_py.database import for_parameters
-from sequent_py.encoding import Batch, array_text, jsonb_array_text
+from sequent_py.encoding import Batch
 from sequent_py.errors import ProjectionFailed, VersionMismatch
-from sequent_py.events import POSTGRES_EPOCH, Event
+from sequent_py.events import Event
 from sequent_py.exchange import BEGIN, Exchange, Statement, Texts, is_lost, numbered
 from sequent_py.own_connections import OwnConnections
 from sequent_py.persistors.lines import Foreseen
 from sequent_py.persistors.lookups import Foresight
 from sequent_py.store_errors import Explain, translated
-
-_CALL = "SELECT * FROM {}(%b, %b, %s, %s, %s, %b, %s, %b)"
 
 
 class Projection(Protocol):
@@ -87,16 +81,6 @@ class LineProjection(Projection, Protocol):
         """As ``project``, and commit, on a connection of the store's own; ``may_wait`` says whether writes may be sent later than they were made."""
 
 
-class _Recorded(NamedTuple):
-    """What ``append_events`` answers. ``created_at`` in microseconds since 2000."""
-
-    first_sequence_number: int
-    positions: Sequence[int]
-    created_at_us: int
-    live_version: int
-    cut_overs: int
-
-
 class _InVain(Exception):
     """What was sent along with the events failed, and with it all of the transaction."""
 
@@ -116,8 +100,7 @@ class Appender:
         self._along_a_line = projection if isinstance(projection, LineProjection) else None
         self._may_project = projection is not None
         """Whether the next append needs a transaction, to project in. A guess from the last one, which the server corrects."""
-        function = for_parameters(sql.Identifier(schema, "append_events_v3"))
-        self._query = sql.SQL(_CALL).format(function).as_bytes(None)
+        self._query = call_query(schema)
         self._call = numbered(self._query)
 
     def append(
@@ -131,7 +114,7 @@ class Appender:
             try:
                 with self._connections.lend(autocommit=True) as own:
                     row = self._record(own, batch, type_ids, expected_version, partition_key, ())
-                return _noted(batch, row)
+                return noted(batch, row)
             except VersionMismatch:
                 # Serving no version, it is refused as soon as one is live: nothing was written.
                 if self.projection is None:
@@ -152,30 +135,23 @@ class Appender:
         """Try until nothing that was only believed stands in the way: each of these at most once."""
         is_quick, may_be_lost = True, True
         while True:
-            versions = self.projection.versions if self.projection is not None and self._may_project else ()
-            values: Texts = (
-                b"%032x" % batch.aggregate_id.int,
-                None if expected_version is None else b"%d" % expected_version,
-                array_text(type_ids),
-                jsonb_array_text(batch.payloads),
-                batch.metadata,
-                None if batch.created_at is None else str(batch.created_at).encode(),
-                array_text(versions),
-                None if partition_key is None else partition_key.encode(),
-            )
+            # Read once: other threads set it.
+            projects = self._may_project
+            versions = self.projection.versions if self.projection is not None and projects else ()
+            values = parameters(exchange, batch, type_ids, expected_version, versions, partition_key)
             try:
-                if not self._may_project:
+                if not projects:
                     return self._append_alone(exchange, batch, values, expected_version)
                 return self._append_in_transaction(exchange, batch, values, expected_version, is_quick)
             except VersionMismatch:
                 # Serving no version, it is refused as soon as one is live: nothing was written.
-                if self.projection is None or self._may_project:
+                if self.projection is None or projects:
                     raise
                 self._may_project = True
             except _InVain:
                 is_quick = False
             except psycopg.errors.DeadlockDetected:
-                if not is_quick or not self._may_project:
+                if not is_quick or not projects:
                     raise
                 # Rows may have been locked in another order than that in which the handlers asked for them.
                 is_quick = False
@@ -194,7 +170,7 @@ class Appender:
             answers = exchange.ask((self._call, values))
             for answer in answers:
                 exchange.checked(answer)
-        return batch.recorded(*_recorded(answers[0])[:3])
+        return batch.recorded(*recorded_by(answers[0])[:3])
 
     def _append_in_transaction(
         self,
@@ -216,7 +192,7 @@ class Appender:
                 (BEGIN, ()), (self._call, values), *((item.statement, item.values) for item in ahead)
             )
             exchange.checked(answers[0])
-            recorded = _recorded(exchange.checked(answers[1]))
+            recorded = recorded_by(exchange.checked(answers[1]))
         foreseen = [
             Foreseen(item.foresight, item.key, self._loaded(exchange, item, answer))
             for item, answer in zip(ahead, answers[2:], strict=True)
@@ -266,7 +242,7 @@ class Appender:
                 row = self._record(
                     connection, batch, type_ids, expected_version, partition_key, code_versions, begins=begins
                 )
-                recorded = _noted(batch, row)
+                recorded = noted(batch, row)
                 *_, live_version, cut_overs = row
                 self._may_project = self.projection is not None and live_version > 0
                 if self.projection is not None and live_version > 0:
@@ -301,16 +277,7 @@ class Appender:
             with connection.pipeline() if begins else nullcontext():
                 cursor = EventCursor(connection).execute(
                     self._query,
-                    [
-                        batch.aggregate_id,
-                        expected_version,
-                        array_text(type_ids).decode(),
-                        jsonb_array_text(batch.payloads).decode(),
-                        batch.metadata.decode(),
-                        batch.created_at,
-                        array_text(code_versions).decode(),
-                        partition_key,
-                    ],
+                    arguments(batch, type_ids, expected_version, code_versions, partition_key),
                 )
             return cast(tuple[Any, ...], cursor.fetchone())
 
@@ -329,41 +296,6 @@ class Appender:
             code_versions=code_versions,
             explain_refusal=self._explain_refusal,
         )
-
-
-def _noted(batch: Batch, row: tuple[Any, ...]) -> list[Event]:
-    """Return the recorded events, by the row that a cursor has read of the answer."""
-    first_sequence_number, positions, created_at, *_ = row
-    # What nobody can have given, and no clock shows, stays a number.
-    created_at_us = (
-        created_at if isinstance(created_at, int) else (created_at - POSTGRES_EPOCH) // timedelta(0, 0, 1)
-    )
-    return batch.recorded(first_sequence_number, positions, created_at_us)
-
-
-def _recorded(answer: PGresult) -> _Recorded:
-    """Read what ``append_events`` answers, in binary."""
-    first, positions, created_at, live_version, cut_overs = (
-        cast(bytes, answer.get_value(0, number)) for number in range(5)
-    )
-    return _Recorded(
-        int.from_bytes(first, "big"),
-        _numbers((len(positions) - _ARRAY_HEADER_BYTES) // _ELEMENT_BYTES).unpack_from(
-            positions, _ARRAY_HEADER_BYTES
-        ),
-        int.from_bytes(created_at, "big", signed=True),
-        int.from_bytes(live_version, "big"),
-        int.from_bytes(cut_overs, "big"),
-    )
-
-
-_ARRAY_HEADER_BYTES, _ELEMENT_BYTES = 20, 12
-"""Of a ``bigint[]`` of one dimension without NULLs; an element is preceded by its length."""
-
-
-@cache
-def _numbers(count: int) -> struct.Struct:
-    return struct.Struct("!" + "4xq" * count)
 
 
 def _abort(connection: psycopg.Connection, *, is_pipelined: bool) -> None:

@@ -171,6 +171,11 @@ def test_without_an_expected_version_nothing_is_foreseen(
     assert agree(store_database_url)
 
 
+def test_a_partition_key_with_a_nul_character_is_refused_and_not_cut_short(app: Sequent) -> None:
+    with pytest.raises(psycopg.DataError, match="NUL"):
+        app.store.append(uuid4(), [OrderPlaced(customer="Ann")], 0, partition_key="a\0b")
+
+
 # Triggers
 
 

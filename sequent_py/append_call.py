@@ -1,0 +1,111 @@
+"""The call of ``append_events``: what it is given and what it answers, by cursor and by exchange. Pure, but for the names of things."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+from psycopg import sql
+from psycopg.pq.abc import PGresult
+
+from sequent_py.database import for_parameters
+from sequent_py.encoding import Batch, array_text, jsonb_array_text
+from sequent_py.events import POSTGRES_EPOCH, Event
+from sequent_py.exchange import Exchange, Texts
+
+_ARRAY_HEADER_BYTES, _ELEMENT_BYTES = 20, 12
+"""Of a ``bigint[]`` of one dimension without NULLs; an element is preceded by its length."""
+
+
+def call_query(schema: str) -> bytes:
+    """Return the query that calls it, in the driver's spelling."""
+    function = for_parameters(sql.Identifier(schema, "append_events_v3"))
+    return sql.SQL("SELECT * FROM {}(%b, %b, %s, %s, %s, %b, %s, %b)").format(function).as_bytes(None)
+
+
+def arguments(
+    batch: Batch,
+    type_ids: Sequence[int],
+    expected_version: int | None,
+    code_versions: Sequence[int],
+    partition_key: str | None,
+) -> list[Any]:
+    """Return what a cursor is given. Arrays as text: the driver would look for the type of every element."""
+    return [
+        batch.aggregate_id,
+        expected_version,
+        array_text(type_ids).decode(),
+        jsonb_array_text(batch.payloads).decode(),
+        batch.metadata.decode(),
+        batch.created_at,
+        array_text(code_versions).decode(),
+        partition_key,
+    ]
+
+
+def parameters(
+    exchange: Exchange,
+    batch: Batch,
+    type_ids: Sequence[int],
+    expected_version: int | None,
+    code_versions: Sequence[int],
+    partition_key: str | None,
+) -> Texts:
+    """Return the same for an exchange."""
+    aggregate_id, version, created_at, key = exchange.dump(
+        (batch.aggregate_id, expected_version, batch.created_at, partition_key)
+    )
+    return (
+        aggregate_id,
+        version,
+        array_text(type_ids),
+        jsonb_array_text(batch.payloads),
+        batch.metadata,
+        created_at,
+        array_text(code_versions),
+        key,
+    )
+
+
+class Recorded(NamedTuple):
+    """What ``append_events`` answers. ``created_at`` in microseconds since 2000."""
+
+    first_sequence_number: int
+    positions: Sequence[int]
+    created_at_us: int
+    live_version: int
+    cut_overs: int
+
+
+def noted(batch: Batch, row: tuple[Any, ...]) -> list[Event]:
+    """Return the recorded events, by the row that a cursor has read of the answer."""
+    first_sequence_number, positions, created_at, *_ = row
+    # What nobody can have given, and no clock shows, stays a number.
+    created_at_us = (
+        created_at if isinstance(created_at, int) else (created_at - POSTGRES_EPOCH) // timedelta(0, 0, 1)
+    )
+    return batch.recorded(first_sequence_number, positions, created_at_us)
+
+
+def recorded_by(answer: PGresult) -> Recorded:
+    """Read what ``append_events`` answers, in binary."""
+    first, positions, created_at, live_version, cut_overs = (
+        cast(bytes, answer.get_value(0, number)) for number in range(5)
+    )
+    return Recorded(
+        int.from_bytes(first, "big"),
+        _numbers((len(positions) - _ARRAY_HEADER_BYTES) // _ELEMENT_BYTES).unpack_from(
+            positions, _ARRAY_HEADER_BYTES
+        ),
+        int.from_bytes(created_at, "big", signed=True),
+        int.from_bytes(live_version, "big"),
+        int.from_bytes(cut_overs, "big"),
+    )
+
+
+@cache
+def _numbers(count: int) -> struct.Struct:
+    return struct.Struct("!" + "4xq" * count)

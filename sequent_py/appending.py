@@ -4,8 +4,7 @@ On a connection of the store's own that is as few round trips as can be (:mod:`s
 one with BEGIN, the events and the look-ups that are foreseen, and one with what the handlers wrote and COMMIT. On a caller's connection statements go through cursors, one
 by one, as the caller has set up the connection to send them.
 
-What goes wrong on the quick way (a look-up that cannot be made, a deadlock, since rows may be locked in another order than that in which handlers ask for them, a prepared statement that is lost)
-is rolled back, and tried once more by statements that are sent one by one.
+Where a look-up that was sent along fails, whatever the reason, or the server has lost a prepared statement, the append is rolled back and tried once more without.
 
 Guarantees: between the first statement and COMMIT no exception, wherever it comes from, leaves a transaction that can commit. On a connection of the store's own it is rolled
 back, or the connection is closed.
@@ -75,10 +74,8 @@ class LineProjection(Projection, Protocol):
         live_version: int,
         cut_overs: int,
         foreseen: Sequence[Foreseen],
-        *,
-        may_wait: bool,
     ) -> None:
-        """As ``project``, and commit, on a connection of the store's own; ``may_wait`` says whether writes may be sent later than they were made."""
+        """As ``project``, and commit, on a connection of the store's own."""
 
 
 class _InVain(Exception):
@@ -133,7 +130,7 @@ class Appender:
         partition_key: str | None,
     ) -> list[Event]:
         """Try until nothing that was only believed stands in the way: each of these at most once."""
-        is_quick, may_be_lost = True, True
+        sends_ahead, may_be_lost = True, True
         while True:
             # Read once: other threads set it.
             projects = self._may_project
@@ -142,19 +139,14 @@ class Appender:
             try:
                 if not projects:
                     return self._append_alone(exchange, batch, values, expected_version)
-                return self._append_in_transaction(exchange, batch, values, expected_version, is_quick)
+                return self._append_in_transaction(exchange, batch, values, expected_version, sends_ahead)
             except VersionMismatch:
                 # Serving no version, it is refused as soon as one is live: nothing was written.
                 if self.projection is None or projects:
                     raise
                 self._may_project = True
             except _InVain:
-                is_quick = False
-            except psycopg.errors.DeadlockDetected:
-                if not is_quick or not projects:
-                    raise
-                # Rows may have been locked in another order than that in which the handlers asked for them.
-                is_quick = False
+                sends_ahead = False
             except (psycopg.Error, ProjectionFailed) as error:
                 if not may_be_lost or not is_lost(error):
                     raise
@@ -178,14 +170,14 @@ class Appender:
         batch: Batch,
         values: Texts,
         expected_version: int | None,
-        is_quick: bool,
+        sends_ahead: bool,
     ) -> list[Event]:
-        """Two round trips or a few more; without ``is_quick`` every statement is sent when its handler asks for it."""
+        """Two round trips or a few more; without ``sends_ahead`` no look-up is sent before a handler asks for it."""
         projection = self.projection
         assert projection is not None
         along = self._along_a_line
         ahead: Sequence[Ahead] = ()
-        if along is not None and is_quick and expected_version is not None and len(batch.decoded) == 1:
+        if along is not None and sends_ahead and expected_version is not None and len(batch.decoded) == 1:
             ahead = along.ahead(exchange, batch.expected_at(expected_version + 1)[0])
         with self._translated(exchange.connection, batch, expected_version, projection.versions):
             answers = exchange.ask(
@@ -202,9 +194,7 @@ class Appender:
             self._may_project = False
             exchange.commit()
         elif along is not None:
-            along.project_and_commit(
-                exchange, events, recorded.live_version, recorded.cut_overs, foreseen, may_wait=is_quick
-            )
+            along.project_and_commit(exchange, events, recorded.live_version, recorded.cut_overs, foreseen)
         else:
             projection.project(exchange.connection, events, recorded.live_version, recorded.cut_overs)
             exchange.commit()

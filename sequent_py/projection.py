@@ -109,12 +109,8 @@ class LiveProjection:
         live_version: int,
         cut_overs: int,
         foreseen: Sequence[Foreseen],
-        *,
-        may_wait: bool = True,
     ) -> None:
         """As :meth:`project`, and commit, on a connection of the store's own; ``foreseen`` came back with the events.
-
-        ``may_wait`` says whether writes may be sent later than they were made.
 
         Raises
         ------
@@ -128,7 +124,7 @@ class LiveProjection:
         if look_ups is not self._look_ups:
             # Read for tables that were live before.
             foreseen, look_ups = (), self._look_ups
-        line = Line(exchange, foreseen, at_once=self._at_once if may_wait else None, look_ups=look_ups)
+        line = Line(exchange, foreseen, at_once=self._at_once, look_ups=look_ups)
         persistor = LivePersistor(exchange.connection, tables, line)
         if self._run(persistor, events, live_version, tables, line):
             for foresight in line.in_vain:

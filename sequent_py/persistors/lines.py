@@ -81,7 +81,7 @@ class Line:
         exchange: Exchange,
         foreseen: Sequence[Foreseen] = (),
         *,
-        at_once: Collection[str] | None = (),
+        at_once: Collection[str] = (),
         look_ups: LookUps | None = None,
     ) -> None:
         self.exchange = exchange
@@ -90,7 +90,7 @@ class Line:
         self.at: tuple[Handler, Event] | None = None
         """The handler that is at it, and the event."""
         self._at_once = at_once
-        """Tables where nothing may wait; None: nowhere."""
+        """Tables where nothing may wait."""
         self._look_ups = look_ups
         self._foreseen = {item.key: item for item in foreseen}
         self._spoiled: list[Foreseen] = []
@@ -130,7 +130,7 @@ class Line:
 
     def may_wait(self, table: str) -> bool:
         """Whether writes to the table can be sent later."""
-        return self.at is not None and self._at_once is not None and table not in self._at_once
+        return self.at is not None and table not in self._at_once
 
     def write(
         self,
@@ -147,7 +147,7 @@ class Line:
     def note_written(self, table: str) -> None:
         """Believe no longer what was read ahead of a table's rows; of no table's, where a write to this one can have effects elsewhere."""
         for key, item in list(self._foreseen.items()):
-            if self._at_once is None or item.table == table or table in self._at_once:
+            if item.table == table or table in self._at_once:
                 self._spoiled.append(self._foreseen.pop(key))
 
     def flush(self) -> None:

@@ -281,37 +281,6 @@ def test_a_handler_that_goes_on_after_an_error_of_the_server_fails_the_append(
         assert app.store.version_of(aggregate_id) == 1
 
 
-class Deadlocked(LineProjector):
-    """Is told of a deadlock once."""
-
-    times = 0
-
-    @on(LineAdded)
-    def line_added(self, event: LineAdded) -> None:
-        super().line_added(event)
-        Deadlocked.times += 1
-        if Deadlocked.times == 1:
-            self.update_all_records(LineRecord, {"product": "none"}, {"cents": 0})
-            raise psycopg.errors.DeadlockDetected("as the server says it")
-
-
-def test_an_append_that_meets_a_deadlock_is_tried_once_more_one_statement_at_a_time(
-    store_database_url: str, told: Told
-) -> None:
-    with live(store_database_url, OrderProjector, Deadlocked) as app:
-        Deadlocked.times = 1
-        aggregate_id = placed(app, lines=6)
-        told.clear()
-        Deadlocked.times = 0
-        app.store.append(aggregate_id, [line()], 7)
-        assert Deadlocked.times == 2
-        assert [text.split()[0] for texts in told[-5:] for text in texts] == [
-            "BEGIN", "SELECT", "SELECT", "UPDATE", "INSERT", "COMMIT"
-        ]  # fmt: skip
-        assert len(told[-5:]) == 5
-        assert agree(store_database_url)
-
-
 class CutOffAtTheEnd(LineProjector):
     url = ""
 

@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from sequent_py.column_types import is_same
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
+from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.operations import Filter, Key, RowOperations, Values, Where, operations_of
 from sequent_py.persistors.statements import Statements, statements_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
@@ -114,6 +115,8 @@ class PlainPersistor:
 
         Raises
         ------
+        DuplicateRecord
+            A row was made under the primary key of one that had been copied before.
         psycopg.Error
             The server refuses a row.
         """
@@ -313,14 +316,19 @@ class PlainTable:
             self._relation, sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
         )
         dumps = [(column.attribute, self._statements.dumpers[column.attribute]) for column in columns]
-        with self._cursor.copy(statement) as copy:
-            for row in self.rows.values():
-                copy.write_row(
-                    [
-                        value if (value := getattr(row, name)) is None or dump is None else dump(value)
-                        for name, dump in dumps
-                    ]
-                )
+        try:
+            with self._cursor.copy(statement) as copy:
+                for row in self.rows.values():
+                    copy.write_row(
+                        [
+                            value if (value := getattr(row, name)) is None or dump is None else dump(value)
+                            for name, dump in dumps
+                        ]
+                    )
+        except errors.UniqueViolation as error:
+            if error.diag.constraint_name not in self.operations.table.key_constraints:
+                raise
+            raise DuplicateRecord(self.name, {}, error.diag.message_detail) from error
         self._is_divided = bool(self.rows) or self._is_divided
         self.rows.clear()
         for entries in self._indexes.values():

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = (
     *("--events", "400", "--other-events", "400", "--package-events", "400", "--per-event-events", "40"),
-    *("--windows", "100", "--appends", "20", "--rounds", "1", "--workers", "1"),
+    *("--one-stream-events", "400", "--windows", "100", "--appends", "20", "--rounds", "1", "--workers", "1"),
 )
 
 
@@ -69,4 +69,15 @@ def test_a_contender_whose_rows_differ_from_the_events_fails_the_run(monkeypatch
     monkeypatch.setattr(Insert, "differences", lambda contender: 1)
 
     with pytest.raises(TablesDiffer, match="INSERT … SELECT, one session has 1 rows that differ"):
-        main([*SMALL, "--other-events", "--no-packages", "--windows", "--appends", "0"])
+        main(
+            [
+                *SMALL,
+                "--one-stream-events",
+                "0",
+                "--other-events",
+                "--no-packages",
+                "--windows",
+                "--appends",
+                "0",
+            ]
+        )

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from foresight import Foresight
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from persistor_kinds import (
     KINDS,
@@ -311,6 +311,14 @@ def prepared(server_url: str, database_prefix: str) -> Iterator[Prepared]:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(script=st.lists(operations(), min_size=1, max_size=14))
+@example(
+    # A row whose key is taken by one that had to leave memory meanwhile.
+    script=[
+        ("create_or_update_record", WideRecord, {"aggregate_id": UUID(int=1)}, {}, {},
+         ("create_record", WideRecord, {"aggregate_id": UUID(int=2)}), ""),
+        ("create_record", WideRecord, {"aggregate_id": UUID(int=1)}),
+    ]
+)  # fmt: skip
 def test_every_persistor_gives_the_same_rows_values_and_errors(
     prepared: Prepared, script: list[tuple[Any, ...]]
 ) -> None:

@@ -45,8 +45,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--one-stream-events", type=int, default=1_000_000, help="of the store with one aggregate; 0: none"
     )
-    parser.add_argument("--package-events", type=int, default=Sizes.package_events)
-    parser.add_argument("--per-event-events", type=int, default=Sizes.per_event_events)
+    parser.add_argument("--package-events", type=int, default=Sizes().package_events)
+    parser.add_argument("--per-event-events", type=int, default=Sizes().per_event_events)
     parser.add_argument("--windows", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--appends", type=int, default=2_000, help="events per measurement; 0: none")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])

@@ -81,3 +81,11 @@ def test_a_contender_whose_rows_differ_from_the_events_fails_the_run(monkeypatch
                 "0",
             ]
         )
+
+
+def test_a_run_without_options_knows_how_much_to_measure() -> None:
+    from bench.__main__ import arguments
+
+    options = arguments([])
+    numbers = (options.package_events, options.per_event_events, options.one_stream_events, options.rounds)
+    assert all(type(number) is int and number > 0 for number in numbers)

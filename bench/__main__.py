@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             appends = measure_appends(url, options.appends, sizes.rounds, with_packages=with_packages)
         stages = _prepared(stack, url, options, sizes, with_packages=with_packages)
         run_rounds(stages, meter, sizes.rounds)
-        workers = max(sizes.workers)
+        workers = min(max(sizes.workers), os.cpu_count() or 1)
         windows = []
         if options.windows:
             banks = [stage for stage in stages if stage.workload.name == "bank" and not stage.with_packages]

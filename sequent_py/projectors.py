@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
@@ -228,24 +229,21 @@ class Projector:
 def touched_columns(record: type[Record]) -> Mapping[str, str]:
     """Return the columns that an update notes of its event, and which attribute of the event each has."""
     shape = record_shape(record)
-    noted = {
-        "updated_at": ("created_at", shape.has_updated_at),
-        "sequence_number": ("sequence_number", shape.has_sequence_number),
-    }
-    return {column: attribute for column, (attribute, is_there) in noted.items() if is_there}
+    columns = {"updated_at": "created_at"} if shape.has_updated_at else {}
+    return columns | ({"sequence_number": "sequence_number"} if shape.has_sequence_number else {})
 
 
 @functools.cache
 def _touched_by(record: type[Record]) -> Callable[[Event], Mapping[str, Any]]:
-    """Return the function from an event to the columns that an update notes of it; written out, because every update calls it."""
-    shape = record_shape(record)
-    if shape.has_updated_at and shape.has_sequence_number:
-        return lambda event: {"updated_at": event.created_at, "sequence_number": event.sequence_number}
-    if shape.has_updated_at:
-        return lambda event: {"updated_at": event.created_at}
-    if shape.has_sequence_number:
-        return lambda event: {"sequence_number": event.sequence_number}
-    return lambda event: _NOTHING
+    """Return the function from an event to the columns that an update notes of it."""
+    columns = touched_columns(record)
+    if not columns:
+        return lambda _event: _NOTHING
+    values_of = attrgetter(*columns.values())
+    if len(columns) == 1:
+        (column,) = columns
+        return lambda event: {column: values_of(event)}
+    return lambda event: dict(zip(columns, values_of(event), strict=True))
 
 
 @dataclass(frozen=True)

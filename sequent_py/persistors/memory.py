@@ -88,10 +88,9 @@ class MemoryTable:
         self.residency = residency
         # They note changes for the residency there was.
         self._creators.clear()
-        if self.access is not None and residency is None:
-            self.access.back()
-        elif self.access is not None and residency is not None:
-            self.access.back(residency.dirty, residency.gone, residency.complete_aggregates)
+        if self.access is not None:
+            behind = residency and (residency.dirty, residency.gone, residency.complete_aggregates)
+            self.access.back(*(behind or ()))
 
     # Rows in and out: the only functions that touch rows and indexes
 

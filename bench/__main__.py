@@ -3,7 +3,7 @@
     python -m bench [--events 200000 1000000] [--other-events 200000] [--rounds 3] [--docs docs]
 
 The bank is measured at each of ``--events``; the wide and the long-stream workload at each of ``--other-events``; one aggregate of ``--one-stream-events``; the packages of PyPI, where
-they are installed, beside ours on a store of ``--package-events``. That takes some twenty minutes on two quiet cores. 10 M events are a part of their own, some forty minutes and 20 GB, which is
+they are installed, beside ours on stores of ``--package-events``. That takes some twenty minutes on two quiet cores. 10 M events are a part of their own, some forty minutes and 20 GB, which is
 shown together with what an earlier run found:
 
     python -m bench --events 1000000 10000000 --workers 2 --rounds 1 --workloads --one-stream-events 0 --no-packages --appends 0 --beside docs/performance/results.json --docs docs
@@ -45,7 +45,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--one-stream-events", type=int, default=1_000_000, help="of the store with one aggregate; 0: none"
     )
-    parser.add_argument("--package-events", type=int, default=Sizes().package_events)
+    parser.add_argument("--package-events", type=int, nargs="*", default=Sizes().package_events)
     parser.add_argument("--per-event-events", type=int, default=Sizes().per_event_events)
     parser.add_argument("--windows", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--appends", type=int, default=2_000, help="events per measurement; 0: none")
@@ -66,7 +66,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything and return the results."""
-    sizes = Sizes(tuple(options.workers), options.rounds, options.package_events, options.per_event_events)
+    sizes = Sizes(
+        tuple(options.workers), options.rounds, tuple(options.package_events), options.per_event_events
+    )
     with_packages = has_packages() and not options.no_packages
     if not with_packages:
         say("without the packages of PyPI: pip install -e '.[bench]'")
@@ -84,7 +86,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         workers = min(max(sizes.workers), os.cpu_count() or 1)
         windows = []
         if options.windows:
-            banks = [stage for stage in stages if stage.workload.name == "bank" and not stage.with_packages]
+            banks = [stage for stage in stages if stage.workload.name == "bank" and not stage.is_for_packages]
             windows = run_windows(banks, meter, options.windows, sizes.rounds, workers)
         for stage in stages:
             prove(stage, os.cpu_count() or 1)
@@ -95,7 +97,11 @@ def _prepared(
     stack: ExitStack, url: str, options: argparse.Namespace, sizes: Sizes, *, with_packages: bool
 ) -> list[Stage]:
     known = workloads()
-    stages = [prepare(stack, url, known["bank"], events, sizes) for events in options.events]
+    beside_packages = set(sizes.package_events) if with_packages else set()
+    stages = [
+        prepare(stack, url, known["bank"], events, sizes, with_packages=events in beside_packages)
+        for events in options.events
+    ]
     stages += [
         prepare(stack, url, known[name], events, sizes)
         for name in options.workloads
@@ -105,8 +111,10 @@ def _prepared(
         # One worker has it all, however many there are.
         alone = replace(sizes, workers=(max(sizes.workers),))
         stages.append(prepare(stack, url, known["one-stream"], options.one_stream_events, alone))
-    if with_packages and sizes.package_events:
-        stages.append(prepare(stack, url, known["bank"], sizes.package_events, sizes, with_packages=True))
+    stages += [
+        prepare(stack, url, known["bank"], events, sizes, with_packages=True, is_for_packages=True)
+        for events in sorted(beside_packages.difference(options.events))
+    ]
     return stages
 
 

@@ -16,8 +16,6 @@ from bench.measure import Cost, as_json, median_cost
 from bench.stages import Stage
 from bench.windows import Window
 
-INSERT = "INSERT … SELECT, one session"
-
 COLUMNS = (
     "rebuilt by",
     "events",
@@ -32,7 +30,6 @@ COLUMNS = (
     "read, MiB",
     "rows that differ",
 )
-
 
 SIZE_COLUMNS = ("rebuilt by", "events", "ratio of rates", "rows only", "peak RSS before, MiB", "then, MiB")
 
@@ -262,8 +259,9 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, float]]:
             for other, rate in rates.items():
                 if not other.startswith("ours") and not other.startswith("COPY"):
                     pairs.append((f"{stage['name']}: {name} / {other}", ours[name] / rate))
-            if INSERT in rows:
-                pairs.append((f"{stage['name']}: {name} / {INSERT}, rows only", rows[name] / rows[INSERT]))
+            for other, rate in rows.items():
+                if not other.startswith("ours") and not other.startswith("COPY"):
+                    pairs.append((f"{stage['name']}: {name} / {other}, rows only", rows[name] / rate))
             if kind == "ours, declared":
                 by_handlers = name.replace(", declared", "")
                 pairs.append(

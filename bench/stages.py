@@ -35,8 +35,8 @@ class Sizes:
 
     workers: tuple[int, ...] = (1, 2, 4)
     rounds: int = 3
-    package_events: int = 50_000
-    """Of stages with packages: the store's size, and what the packages' bulk paths replay."""
+    package_events: tuple[int, ...] = (50_000, 1_000_000)
+    """The stores that the packages' bulk paths replay: where start-up counts, and where it does not."""
     per_event_events: int = 5_000
     """What the packages replay event by event; these run in one thread and one transaction each, so that the rate does not depend on it."""
 
@@ -51,7 +51,8 @@ class Stage:
     events: int
     app: Sequent
     contenders: list[Contender]
-    with_packages: bool = False
+    is_for_packages: bool = False
+    """Whether it is there for the packages alone: what it tells of ours is told by others."""
     costs: dict[str, list[Cost]] = field(default_factory=dict)
     differences: dict[str, int | None] = field(default_factory=dict)
     proof: str = ""
@@ -70,14 +71,12 @@ def prepare(
     sizes: Sizes,
     *,
     with_packages: bool = False,
+    is_for_packages: bool = False,
 ) -> Stage:
     """Load a store of that size, and set its contenders up; the stack drops it."""
-    name = f"{workload.name}, {events:,} events{', beside packages' if with_packages else ''}"
-    url = stack.enter_context(
-        fresh_database(
-            server_url, f"bench_{os.getpid()}_{workload.name}_{events}{'_packages' if with_packages else ''}"
-        )
-    )
+    name = f"{workload.name}, {events:,} events{', beside packages' if is_for_packages else ''}"
+    database = f"bench_{os.getpid()}_{workload.name}_{events}{'_packages' if is_for_packages else ''}"
+    url = stack.enter_context(fresh_database(server_url, database))
     app = stack.enter_context(application(url, workload))
     app.install()
     app.store.import_history(workload.history(events))
@@ -88,7 +87,7 @@ def prepare(
     for contender in contenders:
         contender.prepare()
     say(f"{name}: loaded")
-    return Stage(name, url, workload, events, app, contenders, with_packages)
+    return Stage(name, url, workload, events, app, contenders, is_for_packages)
 
 
 def _contenders(

@@ -21,7 +21,8 @@ from sequent_py.cli.descriptions import generations
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.replaying import MaxLoad, MaxReplicaLag, Pool, Rate, replaying
 from sequent_py.view_schema.prune import PruneReport
-from sequent_py.view_schema.rollback import RollbackPlanReport, RollbackReport
+from sequent_py.view_schema.rollback import RollbackReport
+from sequent_py.view_schema.rollback_preview import RollbackPlanReport
 
 
 @command

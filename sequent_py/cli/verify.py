@@ -11,7 +11,7 @@ import typer
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.view_schema.diff import DiffReport, TableDiff
-from sequent_py.view_schema.log_comparison import grouped_by_tables
+from sequent_py.view_schema.findings import grouped_by_tables
 from sequent_py.view_schema.verify import TableVerification, VerifyReport
 
 DIFFERENT = 1

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 import psycopg
@@ -28,14 +28,13 @@ import psycopg
 from sequent_py.errors import SwapLockTimeout, TimeLimitReached
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.view_schema import last_window, swap
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS, Stall, cut_over
 from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.last_window import LastWindow, Replayed
 from sequent_py.view_schema.passes import Passes
-from sequent_py.view_schema.plans import Plan, ResolvedPlan
+from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.promotion import (
     MOST_CATCH_UP_PASSES,
     SMALL_WINDOW_EVENTS,
@@ -43,6 +42,7 @@ from sequent_py.view_schema.promotion import (
     Stopwatch,
     resumed,
 )
+from sequent_py.view_schema.reports import PromotionReport
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.time_limit import TimeLimit
 from sequent_py.view_schema.versions import ViewMigration
@@ -68,37 +68,18 @@ class CutOverLimits:
     """In all, as far as it can stop; None: as long as it takes."""
 
 
-@dataclass(frozen=True)
-class GoliveReport:
+@dataclass(frozen=True, kw_only=True)
+class GoliveReport(PromotionReport):
     """What ``golive`` did."""
 
-    migration_id: int | None
-    """None when the code's version was live already."""
-    from_version: int
-    target_version: int
-    is_noop: bool
-    catch_up_events: int
-    """Events replayed while writers went on."""
-    window_events: int
-    """Events replayed while they waited."""
-    verified_aggregates: int
-    is_window_checked: bool
+    is_window_checked: bool = False
     """Whether there was time to compare the last window's aggregates with a fresh fold, too."""
-    rows: Mapping[str, int]
-    retired_tables: tuple[str, ...]
-    seconds: float
-    tries: int
+    tries: int = 0
     """How often the locks were asked for."""
-    writers_stall_milliseconds: float
+    writers_stall_milliseconds: float = 0.0
     """How long an append can have waited at most, by any one try."""
-    readers_stall_milliseconds: float
+    readers_stall_milliseconds: float = 0.0
     """How long a query of the tables can have waited at most, by any one try."""
-    step_seconds: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    accepted_quarantined: tuple[QuarantinedAggregate, ...] = ()
-    """Aggregates that were left behind, as was accepted by name."""
-    repointed_views: tuple[str, ...] = ()
-    """Views of others, with their schemas, that read the new tables now."""
 
 
 def run_golive(
@@ -123,7 +104,9 @@ def run_golive(
     with context.coordinating("golive") as connection:
         plan = current_plan(context, connection)
         if plan.is_noop:
-            return _noop(plan)
+            return GoliveReport(
+                from_version=plan.from_version, target_version=plan.target_version, is_noop=True
+            )
         migration, resolved, passes = resumed(
             context,
             connection,
@@ -366,22 +349,3 @@ class _Golive:
             accepted_quarantined=self._promotion.left_behind,
             repointed_views=result.repointed_views,
         )
-
-
-def _noop(plan: Plan) -> GoliveReport:
-    return GoliveReport(
-        migration_id=None,
-        from_version=plan.from_version,
-        target_version=plan.target_version,
-        is_noop=True,
-        catch_up_events=0,
-        window_events=0,
-        verified_aggregates=0,
-        is_window_checked=False,
-        rows={},
-        retired_tables=(),
-        seconds=0.0,
-        tries=0,
-        writers_stall_milliseconds=0.0,
-        readers_stall_milliseconds=0.0,
-    )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from psycopg import sql
 
-from sequent_py.checks.checker import EXAMPLES, SliceResult
-from sequent_py.checks.comparison import RelationComparison
+from sequent_py.checks.checker import SliceResult
 from sequent_py.checks.determinism import (
     CLOCK_SHIFT_SECONDS,
     Circumstances,
@@ -36,6 +35,7 @@ from sequent_py.replay.ledger import Connection
 from sequent_py.replay.refold import Edits
 from sequent_py.verification import Verification
 from sequent_py.view_schema.context import Context
+from sequent_py.view_schema.findings import Findings, TableComparison
 from sequent_py.view_schema.migrations import tables_of
 from sequent_py.view_schema.subjects import Subject
 
@@ -52,23 +52,7 @@ DETERMINISM_AGGREGATES = 100
 DETERMINISM_EVENTS = 4_000
 """Of the sample that is folded twice; some seconds."""
 ORPHANS = 100
-NOT_COMPARED = "not compared"
-"""The method of a table whose rows were only counted."""
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class TableComparison:
-    """What was found in one table: rows of the table on the left, of the fold on the right."""
-
-    physical_name: str
-    method: str
-    rows: int
-    rows_recorded: int | None
-    comparison: RelationComparison
-    uncompared_columns: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
-    """Aggregates that were not compared in it."""
 
 
 class LogComparison:
@@ -89,15 +73,10 @@ class LogComparison:
         self._wanted = wanted
         self._workers = workers
         self._progress = progress
-        self._results: dict[str, RelationComparison] = {}
         self._rows: dict[str, int] = {}
         self._recorded: dict[str, int] = {}
-        self._uncompared: dict[str, set[str]] = {}
-        self._left_out: dict[str, dict[str, None]] = {}
-        """By table, for it was made whole, or is another migration's: the aggregates that it lacks."""
-        self._methods = dict.fromkeys(wanted, NOT_COMPARED)
+        self.findings = Findings()
         self.aggregates: int | None = 0
-        self.events = 0
         self.notes: list[str] = []
 
     def compare(self, *, sample: int, is_all: bool, aggregate_ids: Sequence[UUID]) -> None:
@@ -121,7 +100,7 @@ class LogComparison:
             self.notes.append(
                 f"Not compared: {', '.join(remaining)}. Rows cannot be attributed to an aggregate there, which takes --all."
             )
-        for tables, aggregates in self.left_out_by_tables.items():
+        for tables, aggregates in self.findings.left_out_by_tables.items():
             of = "" if set(tables) == set(self._wanted) else f" of {' and '.join(tables)}"
             self.notes.append(
                 f"Left out{of}, because they were set aside by a replay or edited since the last pass: {', '.join(aggregates)}."
@@ -129,18 +108,8 @@ class LogComparison:
         if is_all:
             self.aggregates = None
         elif self.aggregates is not None and attributable:
-            lacking = [set(self._left_out.get(table, ())) for table in attributable]
+            lacking = [set(self.findings.lacking(table)) for table in attributable]
             self.aggregates -= len(set.intersection(*lacking))
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """The aggregates that would have been compared, and were set aside or edited, of one table at least."""
-        return tuple(sorted({item for aggregates in self._left_out.values() for item in aggregates}))
-
-    @property
-    def left_out_by_tables(self) -> dict[tuple[str, ...], tuple[str, ...]]:
-        """The same, by the tables that lack them."""
-        return grouped_by_tables({table: tuple(found) for table, found in self._left_out.items()})
 
     def find_nondeterminism(self, aggregate_ids: Sequence[UUID]) -> tuple[Nondeterminism, ...]:
         """Fold a sample twice under different circumstances."""
@@ -171,14 +140,8 @@ class LogComparison:
 
     def found(self, table: str) -> TableComparison:
         """Return what is known of one table."""
-        return TableComparison(
-            physical_name=self._subject.physical[table],
-            method=self._methods[table],
-            rows=self._rows.get(table, 0),
-            rows_recorded=self._recorded.get(table),
-            comparison=self._results.get(table, RelationComparison()),
-            uncompared_columns=tuple(sorted(self._uncompared.get(table, ()))),
-            left_out=tuple(self._left_out.get(table, ())),
+        return self.findings.of_table(
+            table, self._subject.physical[table], self._rows.get(table, 0), self._recorded.get(table)
         )
 
     def _divided(self) -> tuple[list[str], list[str]]:
@@ -267,7 +230,7 @@ class LogComparison:
         disputed = 0
         for result in self._checked(slices, tables):
             watch.done(result)
-            self._add(result)
+            self.findings.add(result)
             strayed.update(result.strayed)
             disputed += result.is_disputed
         if disputed:
@@ -275,24 +238,17 @@ class LogComparison:
                 f"In {disputed} of {len(slices)} slices the tables are what the application's statements make of the events, and not what the"
                 " plain fold in memory does: a handler depends on something else than its events, or there is a fault in sequent_py."
             )
-        for table in tables:
-            self._methods[table] = "aggregates"
-        for table in strayed:
-            self._methods[table] = NOT_COMPARED
-            self._results.pop(table, None)
+        self.findings.set_method(tables, "aggregates")
+        self.findings.forget(strayed)
         return strayed
 
     def _check_sample(self, tables: Sequence[str], size: int) -> None:
         """Fold a sample of what was folded in memory by statements as well; what differs in a table that seemed right is added."""
         slices = in_lists(self._sample(size, most_events=STATEMENTS_EVENTS), LIST_SIZE)
-        found: dict[str, RelationComparison] = {}
+        found = Findings()
         for result in self._checked(slices, tables) if tables else ():
-            for table, comparison in result.comparisons.items():
-                before = found.get(table, RelationComparison())
-                found[table] = before.plus(comparison, examples=EXAMPLES)
-        for table, comparison in found.items():
-            if not self._results[table].differences:
-                self._results[table] = comparison
+            found.add(result)
+        self.findings.correct(found)
 
     def _checked(self, slices: Sequence[Slice], tables: Sequence[str]) -> Iterator[SliceResult]:
         """Check slices in as many processes as are wanted, and yield what they show."""
@@ -329,18 +285,8 @@ class LogComparison:
                 remedy="Run it again: sequent migrate verify --all",
             )
         # These are not compared, rather than compared without some aggregates.
-        self._add(replace(result, left_out={}))
-        for table in result.comparisons:
-            self._methods[table] = "whole"
-
-    def _add(self, result: SliceResult) -> None:
-        self.events += result.events
-        for table, aggregates in result.left_out.items():
-            self._left_out.setdefault(table, {}).update(dict.fromkeys(aggregates))
-        for table, comparison in result.comparisons.items():
-            before = self._results.get(table, RelationComparison())
-            self._results[table] = before.plus(comparison, examples=EXAMPLES)
-            self._uncompared.setdefault(table, set()).update(result.uncompared[table])
+        self.findings.add(replace(result, left_out={}))
+        self.findings.set_method(result.comparisons, "whole")
 
     def _count_rows(self) -> None:
         """Count rows, and what the ledger says of shadow tables, in one snapshot."""
@@ -395,20 +341,6 @@ class LogComparison:
         with self._inline(task) as worker:
             first, second = (worker.fold(aggregate_ids, until, each, omissions) for each in circumstances)
         return first, second
-
-
-def grouped_by_tables(
-    by_table: Mapping[str, Sequence[str]],
-) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Return, by tables that lack the same aggregates, these; pure."""
-    tables: dict[str, list[str]] = {}
-    for table, aggregates in by_table.items():
-        for aggregate in aggregates:
-            tables.setdefault(aggregate, []).append(table)
-    found: dict[tuple[str, ...], list[str]] = {}
-    for aggregate in sorted(tables):
-        found.setdefault(tuple(tables[aggregate]), []).append(aggregate)
-    return {names: tuple(aggregates) for names, aggregates in found.items()}
 
 
 class _Watch:

@@ -27,7 +27,7 @@ from sequent_py.view_schema.blockers import listed, outside_holders, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.passes import Passes
-from sequent_py.view_schema.plans import Plan, ResolvedPlan
+from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.promotion import SMALL_WINDOW_EVENTS, Promotion, Stopwatch, resumed
 from sequent_py.view_schema.reports import OfflineReport
 from sequent_py.view_schema.states import Command, MigrationState
@@ -72,7 +72,9 @@ def run_offline(
     with context.coordinating("offline") as connection:
         plan = current_plan(context, connection)
         if plan.is_noop:
-            return _noop(plan)
+            return OfflineReport(
+                from_version=plan.from_version, target_version=plan.target_version, is_noop=True
+            )
         migration, resolved, passes = resumed(
             context,
             connection,
@@ -258,19 +260,3 @@ class _CutOver:
             accepted_quarantined=self._promotion.left_behind,
             repointed_views=result.repointed_views,
         )
-
-
-def _noop(plan: Plan) -> OfflineReport:
-    return OfflineReport(
-        migration_id=None,
-        from_version=plan.from_version,
-        target_version=plan.target_version,
-        is_noop=True,
-        catch_up_events=0,
-        window_events=0,
-        verified_aggregates=0,
-        rows={},
-        retired_tables=(),
-        seconds=0.0,
-        closed_seconds=0.0,
-    )

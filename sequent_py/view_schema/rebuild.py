@@ -35,12 +35,8 @@ from sequent_py.view_schema.reports import (
     PlanReport,
     StatusReport,
 )
-from sequent_py.view_schema.rollback import (
-    RollbackPlanReport,
-    RollbackReport,
-    report_rollback_plan,
-    run_rollback,
-)
+from sequent_py.view_schema.rollback import RollbackReport, run_rollback
+from sequent_py.view_schema.rollback_preview import RollbackPlanReport, report_rollback_plan
 from sequent_py.view_schema.states import Command, MigrationState, require, settled
 from sequent_py.view_schema.verify import VerifyReport, run_verify
 

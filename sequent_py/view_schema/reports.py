@@ -106,30 +106,37 @@ class OnlineReport:
         return self.events / self.seconds if self.seconds > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class OfflineReport:
-    """What ``offline`` did."""
+@dataclass(frozen=True, kw_only=True)
+class PromotionReport:
+    """What a command that takes a version live did; the defaults are those of one that found it live."""
 
-    migration_id: int | None
+    migration_id: int | None = None
+    """None when the code's version was live already."""
     from_version: int
     target_version: int
     is_noop: bool
-    catch_up_events: int
-    """Events replayed before the gate closed."""
-    window_events: int
-    """Events replayed while the gate was closed."""
-    verified_aggregates: int
-    rows: Mapping[str, int]
-    retired_tables: tuple[str, ...]
-    seconds: float
-    closed_seconds: float
-    """How long the gate was closed to writers."""
+    catch_up_events: int = 0
+    """Events replayed while writers went on."""
+    window_events: int = 0
+    """Events replayed while they waited, or were refused."""
+    verified_aggregates: int = 0
+    rows: Mapping[str, int] = field(default_factory=dict)
+    retired_tables: tuple[str, ...] = ()
+    seconds: float = 0.0
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     accepted_quarantined: tuple[QuarantinedAggregate, ...] = ()
     """Aggregates that were left behind, as was accepted by name."""
     repointed_views: tuple[str, ...] = ()
     """Views of others, with their schemas, that read the new tables now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineReport(PromotionReport):
+    """What ``offline`` did."""
+
+    closed_seconds: float = 0.0
+    """How long the gate was closed to writers."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 
@@ -25,7 +25,7 @@ from sequent_py.health.store_rows import require_append_order
 from sequent_py.progress import Progress
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import dependents, executor, last_window, prepared, serial_order, swap
+from sequent_py.view_schema import executor, last_window, prepared, serial_order, swap
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
@@ -33,13 +33,13 @@ from sequent_py.view_schema.context import (
 )
 from sequent_py.view_schema.cut_over import Stall, cut_over
 from sequent_py.view_schema.golive import CutOverLimits
-from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
+from sequent_py.view_schema.inspection import current_rollback
 from sequent_py.view_schema.last_window import LastWindow
-from sequent_py.view_schema.moment import at_one_moment
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import resolve
-from sequent_py.view_schema.return_passes import ReturnPasses, pending_return
+from sequent_py.view_schema.return_passes import ReturnPasses
 from sequent_py.view_schema.rollback_plan import RollbackPlan
+from sequent_py.view_schema.rollback_preview import check_rollback
 from sequent_py.view_schema.states import Command
 from sequent_py.view_schema.time_limit import TimeLimit
 
@@ -47,89 +47,30 @@ MOST_CATCH_UP_PASSES = 20
 """Over the connections of the last window, after passes with all workers have come near; more would not help."""
 
 
-@dataclass(frozen=True)
-class RollbackPlanReport:
-    """What ``rollback`` would do; see :mod:`sequent_py.view_schema.rollback_plan`."""
-
-    migration_id: int | None
-    """None when there is nothing to do."""
-    from_version: int
-    target_version: int
-    is_forth: bool
-    """Whether a version that was rolled back is to go live again."""
-    returning: Mapping[str, str]
-    """Tables that come back, with the names under which they are kept."""
-    retiring: Mapping[str, str]
-    """Tables that leave, with the names that they will be kept under."""
-    in_place: tuple[str, ...]
-    """Tables that nobody kept up to date under their plain names, and that will be."""
-    projectors: tuple[str, ...]
-    """Those that replay what was written since."""
-    pending_events: int
-    """What they have to replay as of now."""
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def is_noop(self) -> bool:
-        """Whether the code's version serves already."""
-        return self.migration_id is None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RollbackReport:
-    """What ``rollback`` did."""
+    """What ``rollback`` did; the defaults are those of one that found the version serving."""
 
-    migration_id: int | None
+    migration_id: int | None = None
     from_version: int
     target_version: int
     is_noop: bool
-    is_forth: bool
-    catch_up_events: int
+    is_forth: bool = False
+    catch_up_events: int = 0
     """Events replayed by this run before the cut-over."""
-    window_events: int
+    window_events: int = 0
     """Events replayed while writers waited."""
-    verified_aggregates: int
-    rows: Mapping[str, int]
+    verified_aggregates: int = 0
+    rows: Mapping[str, int] = field(default_factory=dict)
     """Of the tables that were brought up to date, before the last window."""
-    returned_tables: tuple[str, ...]
-    retired_tables: tuple[str, ...]
-    seconds: float
-    writers_stall_milliseconds: float
-    readers_stall_milliseconds: float
+    returned_tables: tuple[str, ...] = ()
+    retired_tables: tuple[str, ...] = ()
+    seconds: float = 0.0
+    writers_stall_milliseconds: float = 0.0
+    readers_stall_milliseconds: float = 0.0
     warnings: tuple[str, ...] = ()
     repointed_views: tuple[str, ...] = ()
     """Views of others, with their schemas, that read the returned tables now."""
-
-
-def report_rollback_plan(context: Context) -> RollbackPlanReport:
-    """Say what a rollback with this code would do; writes nothing.
-
-    Raises
-    ------
-    InvalidTransition, PlanChanged, DependentObjects, DefinitionError, ForeignTransactionIds
-        Why it could not work.
-    """
-    with context.reading("migrate rollback --plan") as connection:
-        context.require_installed(connection)
-        return at_one_moment(connection, context.schema, lambda: _rollback_plan(context, connection))
-
-
-def _rollback_plan(context: Context, connection: Connection) -> RollbackPlanReport:
-    plan = current_rollback(context, connection)
-    if plan is None:
-        return _nothing_planned(context.definition.version)
-    return RollbackPlanReport(
-        migration_id=plan.migration.id,
-        from_version=plan.from_version,
-        target_version=plan.target_version,
-        is_forth=plan.is_forth,
-        returning=plan.exchange.returning,
-        retiring=plan.exchange.leaving,
-        in_place=plan.exchange.managed,
-        projectors=plan.replay.projectors,
-        warnings=_check(context, connection, plan),
-        pending_events=pending_return(context, connection, plan),
-    )
 
 
 def run_rollback(
@@ -158,9 +99,10 @@ def run_rollback(
     with context.coordinating("rollback") as connection:
         plan = current_rollback(context, connection)
         if plan is None:
-            return _nothing_done(context.definition.version)
+            version = context.definition.version
+            return RollbackReport(from_version=version, target_version=version, is_noop=True)
         progress.step("checking")
-        warnings = _check(context, connection, plan)
+        warnings = check_rollback(context, connection, plan)
         for warning in warnings:
             progress.note(warning)
         with context.noting_errors(connection, plan.migration.id):
@@ -401,17 +343,6 @@ class _Run:
         )
 
 
-def _check(context: Context, connection: Connection, plan: RollbackPlan) -> tuple[str, ...]:
-    """Show that every table is there and nothing stands in the way of the swap; return warnings."""
-    require_tables(context, connection, plan)
-    live = live_blueprints(context, connection)
-    schema = context.config.view_schema
-    left_alone = dependents.dependents(connection, schema, list(plan.introduced), live=live)
-    dependents.refuse(left_alone, have_successors=False)
-    # The tables that come back are there already, and need not be as this code's files would make them: the swap itself tries the views.
-    return check_swap(context, connection, plan.leaving, tries_views=False)
-
-
 @contextmanager
 def _with_remedy() -> Iterator[None]:
     """Say what helps where a cut-over takes too long: there is no ``offline`` for going back, and no need of one."""
@@ -437,36 +368,3 @@ def _named(plan: RollbackPlan) -> Iterator[None]:
             remedy=f"Is this the code that was deployed as version {plan.target_version}? If it is, somebody else changed those tables: build"
             " them anew by listing their projectors under a newer version, then sequent migrate online",
         ) from error
-
-
-def _nothing_planned(version: int) -> RollbackPlanReport:
-    return RollbackPlanReport(
-        migration_id=None,
-        from_version=version,
-        target_version=version,
-        is_forth=False,
-        returning={},
-        retiring={},
-        in_place=(),
-        projectors=(),
-        pending_events=0,
-    )
-
-
-def _nothing_done(version: int) -> RollbackReport:
-    return RollbackReport(
-        migration_id=None,
-        from_version=version,
-        target_version=version,
-        is_noop=True,
-        is_forth=False,
-        catch_up_events=0,
-        window_events=0,
-        verified_aggregates=0,
-        rows={},
-        returned_tables=(),
-        retired_tables=(),
-        seconds=0.0,
-        writers_stall_milliseconds=0.0,
-        readers_stall_milliseconds=0.0,
-    )

@@ -22,7 +22,8 @@ from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import dependents, table_files
 from sequent_py.view_schema.context import Context
-from sequent_py.view_schema.log_comparison import NOT_COMPARED, LogComparison, TableComparison
+from sequent_py.view_schema.findings import NOT_COMPARED, TableComparison
+from sequent_py.view_schema.log_comparison import LogComparison
 from sequent_py.view_schema.moment import at_one_moment, between_cut_overs
 from sequent_py.view_schema.schema_check import SchemaDifferences, compare_schemas
 from sequent_py.view_schema.subjects import Subject, find_subject
@@ -136,19 +137,19 @@ def run_verify(
             run.compare(sample=sample, is_all=is_all, aggregate_ids=aggregate_ids)
             nondeterminism = None if is_once else run.find_nondeterminism(aggregate_ids)
         found = {table: run.found(table) for table in wanted}
-        is_whole = not run.left_out and all(item.method != NOT_COMPARED for item in found.values())
+        is_whole = not run.findings.left_out and all(item.method != NOT_COMPARED for item in found.values())
         return VerifyReport(
             subject=subject.kind,
             version=subject.version,
             migration_id=subject.migration_id,
             is_complete=is_all and is_whole,
             aggregates=run.aggregates,
-            events=run.events,
+            events=run.findings.events,
             tables=tuple(_report(table, found[table], schemas[table]) for table in wanted),
             nondeterminism=nondeterminism,
             seconds=time.monotonic() - started,
             notes=tuple(run.notes),
-            left_out=run.left_out,
+            left_out=run.findings.left_out,
         )
 
 

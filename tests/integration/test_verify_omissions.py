@@ -27,7 +27,7 @@ from sequent_py import Migrations, Sequent, on
 from sequent_py.checks.omissions import Omissions, find_omissions
 from sequent_py.cli.blocks import Line
 from sequent_py.cli.verify import describe_verification
-from sequent_py.view_schema.log_comparison import grouped_by_tables
+from sequent_py.view_schema.findings import grouped_by_tables
 from sequent_py.view_schema.verify import TableVerification, VerifyReport
 
 Connection = psycopg.Connection[Any]

@@ -1,7 +1,8 @@
 """Appends and loads, beside what one would write by hand and beside the packages' appends.
 
 Everything is measured in turn, round after round, in a process of its own connections; each figure is the median of its rounds. All of them commit at the same durability, that of
-the server. ``bare`` is an INSERT of one event into a table with the same columns and key, and a COMMIT.
+the server. ``bare`` is an INSERT of one event into a table with the same columns and key, and a COMMIT. Single appends are measured twice: where a commit waits for nothing, so
+that what we add shows best, and where it waits for the disk, as an application's does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,14 +82,32 @@ def measure_appends(
 ) -> list[dict[str, Any]]:
     """Measure everything ``rounds`` times in turn; ``events`` single appends at a time."""
     with ExitStack() as stack:
-        cases = list(_cases(stack, server_url, events, with_packages=with_packages))
+        quiet, live = _applications(stack, server_url)
+        cases = [
+            *_single_cases(stack, quiet, live, events),
+            *(_package_cases(stack, quiet, events) if with_packages else ()),
+            *_batch_cases(stack, quiet, events),
+            *_crowd_cases(stack, quiet, events),
+            *_load_cases(stack, quiet, events),
+        ]
+        return _measured(cases, rounds, "appends")
+
+
+def measure_durable_appends(server_url: str, events: int, rounds: int) -> list[dict[str, Any]]:
+    """Measure single appends alone, on a server whose commits wait for its disk."""
+    with ExitStack() as stack:
+        quiet, live = _applications(stack, server_url)
+        return _measured(_single_cases(stack, quiet, live, events, ", durable"), rounds, "durable appends")
+
+
+def _measured(cases: Sequence[Case], rounds: int, what: str) -> list[dict[str, Any]]:
+    for case in cases:
+        # Statements get prepared, connections opened.
+        case.do(max(case.events // 10, 1))
+    for number in range(rounds):
         for case in cases:
-            # Statements get prepared, connections opened.
-            case.do(max(case.events // 10, 1))
-        for number in range(rounds):
-            for case in cases:
-                case.measure()
-            say(f"appends, round {number + 1} of {rounds}")
+            case.measure()
+        say(f"{what}, round {number + 1} of {rounds}")
     medians = {case.name: case.median for case in cases}
     return [
         {
@@ -103,7 +122,8 @@ def measure_appends(
     ]
 
 
-def _cases(stack: ExitStack, server_url: str, events: int, *, with_packages: bool) -> Iterator[Case]:
+def _applications(stack: ExitStack, server_url: str) -> tuple[Sequent, Sequent]:
+    """Return the bank with nothing live, beside the table of bare INSERTs, and the bank with its two projections live."""
     quiet_url = stack.enter_context(fresh_database(server_url, f"bench_{os.getpid()}_appends"))
     live_url = stack.enter_context(fresh_database(server_url, f"bench_{os.getpid()}_appends_live"))
     quiet = stack.enter_context(application(quiet_url, BANK))
@@ -115,57 +135,76 @@ def _cases(stack: ExitStack, server_url: str, events: int, *, with_packages: boo
     live.view_schema.offline(workers=0)
     with psycopg.connect(quiet_url, autocommit=True) as connection:
         connection.execute(BARE_TABLE)
+    return quiet, live
 
-    bare = "bare INSERT, COMMIT"
-    yield Case(bare, stack.enter_context(_bare(quiet_url)), events)
-    yield Case("append", _appender(quiet), events, of=bare)
-    yield Case("append, two live projections", _appender(live), events, of=bare)
-    if with_packages:
-        from bench.contenders import eventsource_package, eventsourcing_package
 
-        for name, package in (
-            ("eventsourcing: save", eventsourcing_package),
-            ("eventsource-py: append", eventsource_package),
-        ):
-            do, close = package.appender(quiet_url)
-            stack.callback(close)
-            yield Case(name, do, events, of=bare)
+def _single_cases(
+    stack: ExitStack, quiet: Sequent, live: Sequent, events: int, durability: str = ""
+) -> list[Case]:
+    bare = f"bare INSERT, COMMIT{durability}"
+    return [
+        Case(bare, stack.enter_context(_bare(quiet.database_url)), events),
+        Case(f"append{durability}", _appender(quiet), events, of=bare),
+        Case(f"append, two live projections{durability}", _appender(live), events, of=bare),
+    ]
 
+
+def _package_cases(stack: ExitStack, quiet: Sequent, events: int) -> Iterator[Case]:
+    from bench.contenders import eventsource_package, eventsourcing_package
+
+    for name, package in (
+        ("eventsourcing: save", eventsourcing_package),
+        ("eventsource-py: append", eventsource_package),
+    ):
+        do, close = package.appender(quiet.database_url)
+        stack.callback(close)
+        yield Case(name, do, events, of="bare INSERT, COMMIT")
+
+
+def _batch_cases(stack: ExitStack, quiet: Sequent, events: int) -> list[Case]:
     copy = f"COPY of {BATCH_EVENTS}, COMMIT"
-    yield Case(copy, stack.enter_context(_copies(quiet_url)), events * 5)
-    yield Case(f"append of {BATCH_EVENTS}", _batches(quiet), events * 5, of=copy)
+    return [
+        Case(copy, stack.enter_context(_copies(quiet.database_url)), events * 5),
+        Case(f"append of {BATCH_EVENTS}", _batches(quiet), events * 5, of=copy),
+    ]
 
+
+def _crowd_cases(stack: ExitStack, quiet: Sequent, events: int) -> list[Case]:
+    """Return what shows whether appenders wait for each other."""
     crowd = f"bare INSERT, COMMIT, {APPENDERS} threads"
-    yield Case(crowd, _crowd([stack.enter_context(_bare(quiet_url)) for _ in range(APPENDERS)]), events)
-    yield Case(
-        f"append, {APPENDERS} threads",
-        _crowd([_appender(quiet) for _ in range(APPENDERS)]),
-        events,
-        of=crowd,
-    )
-    alone = "append of 1 alone"
-    yield Case(alone, _appender(quiet), max(events // 10, 1), "ms")
-    yield Case(
-        "append of 1 beside an open transaction that appended elsewhere",
-        stack.enter_context(_beside_open_transaction(quiet)),
-        max(events // 10, 1),
-        "ms",
-        of=alone,
-    )
+    bare = [stack.enter_context(_bare(quiet.database_url)) for _ in range(APPENDERS)]
+    ours = [_appender(quiet) for _ in range(APPENDERS)]
+    alone, few = "append of 1 alone", max(events // 10, 1)
+    return [
+        Case(crowd, _crowd(bare), events),
+        Case(f"append, {APPENDERS} threads", _crowd(ours), events, of=crowd),
+        Case(alone, _appender(quiet), few, "ms"),
+        Case(
+            "append of 1 beside an open transaction that appended elsewhere",
+            stack.enter_context(_beside_open_transaction(quiet)),
+            few,
+            "ms",
+            of=alone,
+        ),
+    ]
+
+
+def _load_cases(stack: ExitStack, quiet: Sequent, events: int) -> list[Case]:
     account = uuid4()
     made = [bank_events().AccountOpened(owner="Long")]
     made += [bank_events().MoneyDeposited(amount=5) for _ in range(BATCH_EVENTS - 1)]
     quiet.store.append(account, made, 0)
-    select = f"SELECT of {BATCH_EVENTS} events"
-    loads = max(events // 5, 1)
-    yield Case(select, stack.enter_context(_selects(quiet_url, account)), loads, "ms")
-    yield Case(
-        f"load of {BATCH_EVENTS} events",
-        lambda count: [quiet.store.load(account) for _ in range(count)],
-        loads,
-        "ms",
-        of=select,
-    )
+    select, loads = f"SELECT of {BATCH_EVENTS} events", max(events // 5, 1)
+    return [
+        Case(select, stack.enter_context(_selects(quiet.database_url, account)), loads, "ms"),
+        Case(
+            f"load of {BATCH_EVENTS} events",
+            lambda count: [quiet.store.load(account) for _ in range(count)],
+            loads,
+            "ms",
+            of=select,
+        ),
+    ]
 
 
 @contextmanager

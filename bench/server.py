@@ -20,11 +20,12 @@ SETTINGS: Mapping[str, str] = {
     "max_connections": "100",
 }
 """Checkpoints in the middle of one contender would be charged to it alone; fsync off, because disks here are shared."""
+DURABLE_SETTINGS: Mapping[str, str] = {**SETTINGS, "fsync": "on", "synchronous_commit": "on"}
 
 
 @contextmanager
 def server(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
-    """Yield an administrator's URL."""
+    """Yield an administrator's URL; one by one, for servers of one process would be the same."""
     # The command line reads it too, and would take every database of ours for that one.
     named = os.environ.pop("SEQUENT_DATABASE_URL", None)
     if named:

@@ -95,6 +95,15 @@ def test_a_contender_whose_rows_differ_from_the_events_fails_the_run(monkeypatch
         )
 
 
+def test_durable_appends_are_compared_with_durable_bare_ones(server_url: str) -> None:
+    from bench.appending import measure_durable_appends
+
+    bare, *ours = measure_durable_appends(server_url, 20, 1)
+
+    assert {item["of"] for item in ours} == {bare["name"]} == {"bare INSERT, COMMIT, durable"}
+    assert [item["median"] / bare["median"] for item in ours] == [item["ratio"] for item in ours]
+
+
 def test_a_run_without_options_knows_how_much_to_measure() -> None:
     from bench.__main__ import arguments
 

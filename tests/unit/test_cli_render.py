@@ -89,18 +89,18 @@ def test_online_and_offline_say_what_they_did_and_what_comes_next(capsys: pytest
     ):
         assert expected in text
     offline = OfflineReport(
-        1,
-        1,
-        2,
-        False,
-        10,
-        1,
-        100,
-        {"t": 1},
-        ("account_records_1",),
-        2.5,
-        0.25,
-        {"swap": 0.02},
+        migration_id=1,
+        from_version=1,
+        target_version=2,
+        is_noop=False,
+        catch_up_events=10,
+        window_events=1,
+        verified_aggregates=100,
+        rows={"t": 1},
+        retired_tables=("account_records_1",),
+        seconds=2.5,
+        closed_seconds=0.25,
+        step_seconds={"swap": 0.02},
         repointed_views=("public.rich",),
     )
     text = shown(capsys, offline, descriptions.offline)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -84,12 +85,21 @@ class Tracer:
         self._writers: dict[type[Record], dict[tuple[Any, ...], UUID]] = {
             record: {} for record in self._managed
         }
+        self.key_getters = {record: _key_getter(record) for record in self._managed}
+        """From rows of each managed record to their primary keys."""
+        self._aggregate_ids: dict[bytes, UUID] = {}
         self._aggregate = UUID(int=0)
 
     def watch(self, raw_events: Iterable[Raw]) -> Iterator[Raw]:
         """Pass events on one by one and remember whose event is being folded."""
+        known = self._aggregate_ids
         for raw in raw_events:
-            self._aggregate = UUID(bytes=bytes(raw[AGGREGATE_FIELD]))
+            # One object for each aggregate, so that it is told from others by identity.
+            raw_id = raw[AGGREGATE_FIELD]
+            found = known.get(raw_id)
+            if found is None:
+                found = known[raw_id] = UUID(bytes=bytes(raw_id))
+            self._aggregate = found
             yield raw
 
     def around(self, persistor: Persistor) -> TracingPersistor:
@@ -107,29 +117,33 @@ class Tracer:
         if self.shared:
             raise ordering_violated(self.shared.values())
 
-    def met(self, record: type[Record], row: Record, operation: str) -> None:
-        """Note that the current event's handler met a row; all but reading makes it the current aggregate's."""
-        ordering, names = self._managed[record]
-        if ordering == "global":
-            return
-        key = _key_of(record, row)
-        writers = self._writers[record]
-        writer = writers.get(key)
-        if writer is not None and self._scope(ordering, writer) != self._scope(ordering, self._aggregate):
-            keys = self._keys(writer) if ordering == "partition" else None
-            found = SharedRow(
-                projectors=names,
-                ordering=ordering,
-                record=record.__name__,
-                key=dict(zip(_key_attributes(record), key, strict=True)),
-                writer=writer,
-                other=self._aggregate,
-                operation=operation,
-                keys=keys,
-            )
-            self.shared.setdefault((found.record, operation), found)
+    def met(self, record: type[Record], row: Record, operation: str) -> tuple[Any, ...]:
+        """Note that the current event's handler met a row; all but reading makes it the current aggregate's. Return the row's key."""
+        writers, key = self._writers[record], self.key_getters[record](row)
+        writer, current = writers.get(key), self._aggregate
         if writer is None or operation != READS:
-            writers[key] = self._aggregate
+            writers[key] = current
+        if writer is not None and writer is not current:
+            self._compare_scopes(record, key, writer, operation)
+        return key
+
+    def _compare_scopes(
+        self, record: type[Record], key: tuple[Any, ...], writer: UUID, operation: str
+    ) -> None:
+        ordering, names = self._managed[record]
+        if ordering == "global" or self._scope(ordering, writer) == self._scope(ordering, self._aggregate):
+            return
+        found = SharedRow(
+            projectors=names,
+            ordering=ordering,
+            record=record.__name__,
+            key=dict(zip(_key_attributes(record), key, strict=True)),
+            writer=writer,
+            other=self._aggregate,
+            operation=operation,
+            keys=self._keys(writer) if ordering == "partition" else None,
+        )
+        self.shared.setdefault((found.record, operation), found)
 
     def _scope(self, ordering: Ordering, aggregate_id: UUID) -> Hashable:
         return (
@@ -161,8 +175,11 @@ def _key_attributes(record: type[Record]) -> tuple[str, ...]:
     return tuple(column.attribute for column in record_shape(record).key_columns)
 
 
-def _key_of(record: type[Record], row: Any) -> tuple[Any, ...]:
-    return tuple(getattr(row, attribute) for attribute in _key_attributes(record))
+def _key_getter(record: type[Record]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return the function from a row to its primary key."""
+    attributes = _key_attributes(record)
+    get = attrgetter(*attributes)
+    return get if len(attributes) > 1 else lambda row: (get(row),)
 
 
 class TracingPersistor:
@@ -170,7 +187,8 @@ class TracingPersistor:
 
     def __init__(self, inner: Persistor, tracer: Tracer) -> None:
         self._inner = inner
-        self._met: Callable[[type[Record], Record, str], None] = tracer.met
+        self._tracer = tracer
+        self._met = tracer.met
 
     def create_record(self, record: type[R], values: Mapping[str, Any]) -> R:
         row = self._inner.create_record(record, values)
@@ -183,12 +201,12 @@ class TracingPersistor:
     def update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
     ) -> AbstractContextManager[R]:
-        return _TracedBlock(self._inner.update_record(record, where, touched), record, self._met)
+        return _TracedBlock(self._inner.update_record(record, where, touched), record, self._tracer)
 
     def create_or_update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
     ) -> AbstractContextManager[R]:
-        return _TracedBlock(self._inner.create_or_update_record(record, where, touched), record, self._met)
+        return _TracedBlock(self._inner.create_or_update_record(record, where, touched), record, self._tracer)
 
     def get_record(self, record: type[R], where: Mapping[str, Any]) -> R:
         row = self._inner.get_record(record, where)
@@ -235,24 +253,20 @@ class TracingPersistor:
 class _TracedBlock(AbstractContextManager[R]):
     """The block of an update: the row is met as it was found, and under its new key, should the block change that."""
 
-    def __init__(
-        self,
-        inner: AbstractContextManager[R],
-        record: type[R],
-        met: Callable[[type[Record], Record, str], None],
-    ) -> None:
-        self._inner, self._record, self._met = inner, record, met
+    def __init__(self, inner: AbstractContextManager[R], record: type[R], tracer: Tracer) -> None:
+        self._inner, self._record, self._tracer = inner, record, tracer
 
     def __enter__(self) -> R:
-        self._row = self._inner.__enter__()
-        if None not in _key_of(self._record, self._row):
-            self._met(self._record, self._row, UPDATES)
-        return self._row
+        row = self._row = self._inner.__enter__()
+        self._key: tuple[Any, ...] | None = None
+        if None not in self._tracer.key_getters[self._record](row):
+            self._key = self._tracer.met(self._record, row, UPDATES)
+        return row
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         swallowed = self._inner.__exit__(kind, error, traceback)
-        if kind is None:
-            self._met(self._record, self._row, UPDATES)
+        if kind is None and self._tracer.key_getters[self._record](self._row) != self._key:
+            self._tracer.met(self._record, self._row, UPDATES)
         return swallowed

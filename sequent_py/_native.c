@@ -7,6 +7,7 @@
  * One translation unit in parts, in the order in which they need each other:
  *
  *   c/layout.h    Layout: the slots of a record's row classes: clone(row)
+ *   c/loading.h   Layout: load(block)
  *   c/copying.h   Layout: dump(rows)
  *   c/creator.h   Creator: RowOperations.compile_create: a locked row of values, stored under its key and in its indexes
  *   c/finisher.h  Finisher: RowOperations.compile_finish: converts what an update's block has set, and says whether a key may have moved
@@ -22,6 +23,7 @@
 
 #include "c/state.h"
 #include "c/layout.h"
+#include "c/loading.h"
 #include "c/copying.h"
 #include "c/keys.h"
 #include "c/creator.h"
@@ -43,13 +45,36 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **into) {
     return *into == NULL ? -1 : PyModule_AddType(module, *into);
 }
 
+/* How UUIDs are made; fails where the class is not as we know it, and then there is no such module. */
+static int find_uuid(State *state) {
+    PyObject *module = PyImport_ImportModule("uuid"), *safety = NULL, *name_of_int = NULL, *name_of_safety = NULL;
+    if (module == NULL) return -1;
+    state->uuid_type = PyObject_GetAttrString(module, "UUID");
+    safety = PyObject_GetAttrString(module, "SafeUUID");
+    state->unknown_safety = safety == NULL ? NULL : PyObject_GetAttrString(safety, "unknown");
+    name_of_int = PyUnicode_InternFromString("int");
+    name_of_safety = PyUnicode_InternFromString("is_safe");
+    int outcome = -1;
+    if (state->uuid_type != NULL && state->unknown_safety != NULL && name_of_int != NULL && name_of_safety != NULL) {
+        state->uuid_int = offset_of((PyTypeObject *)state->uuid_type, name_of_int);
+        state->uuid_is_safe = state->uuid_int < 0 ? -1 : offset_of((PyTypeObject *)state->uuid_type, name_of_safety);
+        outcome = state->uuid_is_safe < 0 ? -1 : 0;
+    }
+    Py_DECREF(module);
+    Py_XDECREF(safety);
+    Py_XDECREF(name_of_int);
+    Py_XDECREF(name_of_safety);
+    return outcome;
+}
+
 static int execute(PyObject *module) {
     State *state = PyModule_GetState(module);
     PyDateTime_IMPORT;
     if (PyDateTimeAPI == NULL) return -1;
-    PyObject *uuid = PyImport_ImportModule("uuid");
-    state->uuid_type = uuid == NULL ? NULL : PyObject_GetAttrString(uuid, "UUID");
-    Py_XDECREF(uuid);
+    if (find_uuid(state) < 0) {
+        PyErr_SetString(PyExc_ImportError, "UUIDs are made in a way that is not known here");
+        return -1;
+    }
     state->str_int = PyUnicode_InternFromString("int");
     state->str_limit = PyUnicode_InternFromString("limit");
     state->str_finish = PyUnicode_InternFromString("finish");
@@ -58,7 +83,7 @@ static int execute(PyObject *module) {
     state->str_class = PyUnicode_InternFromString("__class__");
     state->str_touch = PyUnicode_InternFromString("touch");
     state->str_aggregate_id = PyUnicode_InternFromString("aggregate_id");
-    if (state->uuid_type == NULL || PyErr_Occurred()) return -1;
+    if (PyErr_Occurred()) return -1;
     if (PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0) return -1;
     if (add_type(module, &layout_spec, &state->layout) < 0 || add_type(module, &creator_spec, &state->creator) < 0
         || add_type(module, &finisher_spec, &state->finisher) < 0 || add_type(module, &probe_spec, &state->probe) < 0
@@ -72,6 +97,7 @@ static int execute(PyObject *module) {
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     State *state = PyModule_GetState(module);
     Py_VISIT(state->uuid_type);
+    Py_VISIT(state->unknown_safety);
     Py_VISIT(state->layout);
     Py_VISIT(state->creator);
     Py_VISIT(state->finisher);

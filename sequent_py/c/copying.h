@@ -20,12 +20,6 @@ static char *put(char *at, unsigned long long number, int bytes) {
     return at + bytes;
 }
 
-static unsigned long long get(const unsigned char *at, int bytes) {
-    unsigned long long number = 0;
-    for (int byte = 0; byte < bytes; byte++) number = number << 8 | at[byte];
-    return number;
-}
-
 /* Days from 2000-01-01 in the proleptic Gregorian calendar. */
 static long long days_of(long year, unsigned month, unsigned day) {
     year -= month <= 2;
@@ -164,6 +158,7 @@ end:
 static PyMethodDef layout_methods[] = {
     {"clone", layout_clone, METH_O, "Copy a row into a writable one."},
     {"dump", layout_dump, METH_O, "Return rows as the rows of a binary COPY."},
+    {"load", layout_load, METH_O, "Return the row of a block that is exactly one row of a binary COPY; None of any other block."},
     {NULL},
 };
 static PyType_Slot layout_slots[] = {

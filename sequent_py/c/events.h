@@ -99,27 +99,10 @@ static PyType_Spec setter_spec = {
 
 /* ------------------------------------------------------------------ LazyMoment */
 
-#define MICROSECONDS_OF_A_DAY 86400000000LL
-
-/* moment(microseconds): the datetime in UTC so long after 2000-01-01; OverflowError outside the years 1 to 9999. The inverse of put_moment. */
+/* moment(microseconds): the datetime in UTC so long after 2000-01-01; OverflowError outside the years 1 to 9999. */
 static PyObject *moment(PyObject *module, PyObject *microseconds) {
     long long number = PyLong_AsLongLong(microseconds);
-    if (number == -1 && PyErr_Occurred()) return NULL;
-    long long days = number / MICROSECONDS_OF_A_DAY, rest = number % MICROSECONDS_OF_A_DAY;
-    if (rest < 0) { rest += MICROSECONDS_OF_A_DAY; days--; }
-    days += 730425; /* From 0000-03-01, where years of the calendar begin whose last month is February. */
-    long long era = (days >= 0 ? days : days - 146096) / 146097;
-    unsigned of_era = (unsigned)(days - era * 146097);
-    unsigned year_of_era = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
-    unsigned of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    unsigned shifted = (5 * of_year + 2) / 153;
-    unsigned month = shifted < 10 ? shifted + 3 : shifted - 9;
-    long long year = (long long)year_of_era + era * 400 + (month <= 2);
-    if (year < 1 || year > 9999) { PyErr_SetString(PyExc_OverflowError, "date value out of range"); return NULL; }
-    int seconds = (int)(rest / 1000000);
-    return PyDateTimeAPI->DateTime_FromDateAndTime(
-        (int)year, (int)month, (int)(of_year - (153 * shifted + 2) / 5 + 1), seconds / 3600, seconds / 60 % 60, seconds % 60,
-        (int)(rest % 1000000), PyDateTime_TimeZone_UTC, PyDateTimeAPI->DateTimeType);
+    return number == -1 && PyErr_Occurred() ? NULL : moment_of(number);
 }
 
 typedef struct {

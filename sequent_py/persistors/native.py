@@ -43,7 +43,7 @@ class NativeTable:
             tuple(column.coerce for column in shape.columns),
         )
         self.can_dump = all(_wire(column.type) != _OTHER for column in shape.columns)
-        """Whether rows can be written as binary COPY."""
+        """Whether rows can be written as binary COPY, and read."""
 
     def can_key(self, attributes: Sequence[str]) -> bool:
         """Whether values of these columns can be keys."""

@@ -7,15 +7,19 @@ they touch; temporary tables are dropped here or by the end of the session or tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.copying import copier_of
+from sequent_py.persistors.loading import NotLoaded, load_rows
+from sequent_py.persistors.native import native_table
 from sequent_py.persistors.operations import Filter, Values, operations_of
 from sequent_py.persistors.statements import Statements
 from sequent_py.persistors.tables import TableShape
@@ -39,6 +43,7 @@ class Relation:
         self.statements = Statements(table, self.name)
         self.connection = connection
         self._copier = copier_of(table)
+        self._native = native_table(table)
         self._identifier = sql.Identifier(*self.name)
         self._column_list = sql.SQL(", ").join(sql.Identifier(column.name) for column in self.shape.columns)
         self._indexed: dict[tuple[str, ...], bool] = {}
@@ -76,6 +81,11 @@ class Relation:
         query, parameters = self.statements.select_keys(
             columns, keys, order=order, most_each=most_each, by_index=by_index
         )
+        # The driver alone knows when it is to begin a transaction.
+        is_begun = self.connection.info.transaction_status is TransactionStatus.INTRANS
+        if is_begun and self._native is not None and self._native.can_dump:
+            with suppress(NotLoaded):
+                return load_rows(self.connection, self._native, query, parameters)
         with self.cursor() as cursor:
             return [self.operations.load(values) for values in cursor.execute(query, parameters)]
 

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol, Self
 
+from sequent_py.replay import worker as worker_process
+from sequent_py.replay.forking import ForkedProcess, may_fork
 from sequent_py.replay.task import EarlyStart, ReplayTask
 
 STOP_TIMEOUT_SECONDS = 10.0
@@ -48,11 +50,18 @@ class WorkerExit:
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedProcess
     stderr: IO[bytes]
-    listener: threading.Thread
+    listener: threading.Thread = field(init=False)
     error: dict[str, str] | None = field(default=None)
     has_finished: bool = False
+
+    def listen(self) -> None:
+        """Hear what it says, in a thread, from now on."""
+        self.listener = threading.Thread(
+            target=_listen(self), daemon=True, name=f"worker {self.process.pid}"
+        )
+        self.listener.start()
 
     def tell(self, line: str) -> None:
         """Send it a line. A worker that cannot even start has said why on its stderr."""
@@ -128,13 +137,15 @@ class LocalPool:
 
 
 class EarlyWorkers:
-    """Workers that were started before their task is known, and import the application while the coordinator plans.
+    """Workers that were started before their task is known: as copies of this process, where it can be copied, else to import the application while the coordinator plans.
 
-    A context manager; leaving it stops those that nobody took. As a :data:`PoolFactory` it makes local pools, which take them before they start others.
+    ``sockets`` are those of this process that the copies are not to have; with others open it is not copied. A context manager; leaving it stops those that nobody took.
+    As a :data:`PoolFactory` it makes local pools, which take them before they start others.
     """
 
-    def __init__(self, start: EarlyStart, count: int) -> None:
-        self._workers = [_start() for _ in range(count)]
+    def __init__(self, start: EarlyStart, count: int, sockets: Collection[int] | None = None) -> None:
+        is_copied = sockets is not None and may_fork(sockets)
+        self._workers = _fork(count, sockets or ()) if is_copied else [_start() for _ in range(count)]
         for worker in self._workers:
             worker.tell(start.to_json())
 
@@ -169,10 +180,23 @@ def _start() -> _Worker:
         text=True,
         start_new_session=True,
     )
-    worker = _Worker(process, stderr, threading.Thread(target=lambda: None))
-    worker.listener = threading.Thread(target=_listen(worker), daemon=True, name=f"worker {process.pid}")
-    worker.listener.start()
+    worker = _Worker(process, stderr)
+    worker.listen()
     return worker
+
+
+def _fork(count: int, sockets: Collection[int]) -> list[_Worker]:
+    """Start copies of this process, which has no other threads; nor has it while it is copied again."""
+    workers: list[_Worker] = []
+    ours = set(sockets)
+    for _ in range(count):
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        process = ForkedProcess(worker_process.main, stderr, ours)
+        ours |= {*process.open_files, stderr.fileno()}
+        workers.append(_Worker(process, stderr))
+    for worker in workers:
+        worker.listen()
+    return workers
 
 
 def _stop(workers: Sequence[_Worker]) -> None:

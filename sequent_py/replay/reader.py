@@ -3,9 +3,6 @@
 A server-side cursor costs about twice as much per row as this parser, because every value becomes a Python object before anybody has
 asked for it. The parser hands out the aggregate id and the metadata as bytes and the time as an integer; the event's properties convert
 them when a handler reads them.
-
-Format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4 (signature, then per row a field count and, per field, a
-length and that many bytes; all numbers big-endian).
 """
 
 from __future__ import annotations
@@ -18,9 +15,8 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
 
+from sequent_py.copy_out import HEADER, SIGNATURE, TRAILER, copy_out
 from sequent_py.errors import EventsEdited
 from sequent_py.native import native
 from sequent_py.replay.groups import Group
@@ -29,8 +25,6 @@ from sequent_py.windows import window_condition
 RawEvent = tuple[int, int, bytes, int, int, bytes, bytes]
 """position, created_at in microseconds since 2000-01-01 UTC, aggregate id, sequence number, event type id, payload, metadata."""
 
-_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
-_HEADER = struct.Struct(">11sii")
 _FIXED = struct.Struct(">hiqiqi16siiiii")
 """Field count, then position, created_at, aggregate id, sequence number and type id with their lengths, then the payload's length."""
 _raw_event: Callable[[bytes | memoryview], RawEvent | None] | None = (
@@ -38,7 +32,6 @@ _raw_event: Callable[[bytes | memoryview], RawEvent | None] | None = (
 )
 _LENGTH = struct.Struct(">i")
 _FIELDS = 7
-_END = b"\xff\xff"
 _JSONB_VERSION_BYTES = 1
 
 
@@ -153,41 +146,8 @@ def read_events(connection: psycopg.Connection[Any], query: sql.Composed) -> Gen
     The connection is in COPY mode until the generator is exhausted or closed: nothing else can run on it meanwhile. Close it when a
     handler may raise, for a traceback keeps it alive.
     """
-    with closing(
-        _copy_out(connection, sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query))
-    ) as blocks:
+    with closing(copy_out(connection, query)) as blocks:
         yield from parse(blocks)
-
-
-def _copy_out(
-    connection: psycopg.Connection[Any], statement: sql.Composed
-) -> Generator[memoryview, None, None]:
-    """Yield the blocks of a COPY, one per row as the server sends them.
-
-    Reads from libpq directly: ``cursor.copy()`` waits for the socket in Python before each block, which took a fifth of a replay.
-    """
-    pgconn = connection.pgconn
-    result = pgconn.exec_(statement.as_bytes(connection))
-    if result.status != ExecStatus.COPY_OUT:
-        raise error_from_result(result, encoding=connection.info.encoding)
-    is_complete = False
-    try:
-        get_copy_data = pgconn.get_copy_data
-        while True:
-            size, block = get_copy_data(0)
-            if size <= 0:
-                break
-            yield block
-        is_complete = True
-    finally:
-        if not is_complete:
-            # The consumer gave up: end the query, or the server would send the rest of the group.
-            pgconn.get_cancel().cancel()
-            while pgconn.get_copy_data(0)[0] > 0:
-                pass
-        while (outcome := pgconn.get_result()) is not None:
-            if outcome.status == ExecStatus.FATAL_ERROR and is_complete:
-                raise error_from_result(outcome, encoding=connection.info.encoding)
 
 
 def parse(blocks: Iterator[bytes | memoryview]) -> Iterator[RawEvent]:
@@ -209,13 +169,13 @@ def parse(blocks: Iterator[bytes | memoryview]) -> Iterator[RawEvent]:
         data = rest + bytes(block) if rest else bytes(block)
         offset, size = 0, len(data)
         if not header_seen:
-            if size < _HEADER.size:
+            if size < HEADER.size:
                 rest = data
                 continue
-            signature, _flags, extension = _HEADER.unpack_from(data)
-            if signature != _SIGNATURE:
+            signature, _flags, extension = HEADER.unpack_from(data)
+            if signature != SIGNATURE:
                 raise ValueError("not a binary COPY stream")
-            offset, header_seen = _HEADER.size + extension, True
+            offset, header_seen = HEADER.size + extension, True
         while size - offset >= fixed_size:
             fields, _, position, _, created_at, _, aggregate_id, _, sequence, _, type_id, length = (
                 unpack_fixed(data, offset)
@@ -240,5 +200,5 @@ def parse(blocks: Iterator[bytes | memoryview]) -> Iterator[RawEvent]:
             )
             offset = end
         rest = data[offset:] if offset < size else b""
-    if rest[:2] not in (b"", _END):
+    if rest[:2] not in (b"", TRAILER):
         raise ValueError("the COPY stream ended within a row")

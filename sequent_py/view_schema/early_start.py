@@ -23,7 +23,8 @@ def early_workers(context: Context, connection: Connection, workers: int) -> Ite
     if processes == 0:
         yield context
         return
-    with EarlyWorkers(EarlyStart(context.migrations_reference, context.sys_path), processes) as pool:
+    start = EarlyStart(context.migrations_reference, context.sys_path)
+    with EarlyWorkers(start, processes, sockets=(connection.fileno(),)) as pool:
         yield replace(context, replaying=replace(context.replaying, pool=pool))
 
 

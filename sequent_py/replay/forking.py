@@ -11,6 +11,7 @@ of the other workers, which would not break. It never returns into the code that
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import signal
@@ -24,6 +25,7 @@ from contextlib import suppress
 from typing import IO, NoReturn, TextIO
 
 _POLL_SECONDS = 0.005
+_STANDARD_FILES = (0, 1, 2)
 _OPEN_FILES = "/proc/self/fd"
 _THREADS = "/proc/self/task"
 
@@ -39,12 +41,14 @@ def may_fork(ours: Collection[int] = ()) -> bool:
         # Threads of C libraries, too, which Python does not know.
         if len(os.listdir(_THREADS)) > 1:
             return False
+        for number in _STANDARD_FILES:
+            # Where one is closed, a pipe would take its place.
+            os.fstat(number)
         open_files = [int(name) for name in os.listdir(_OPEN_FILES)]
     except OSError:
         return False
-    has_standard_files = {0, 1, 2} <= set(open_files)
-    return has_standard_files and all(
-        number in ours or _may_share(number) for number in open_files if number > 2
+    return all(
+        number in ours or _may_share(number) for number in open_files if number not in _STANDARD_FILES
     )
 
 
@@ -56,8 +60,8 @@ def _may_share(number: int) -> bool:
         # The directory's own, while it was listed.
         return error.errno == errno.EBADF
     if stat.S_ISREG(found.st_mode):
-        # Nothing is read of an empty one, at no offset: lock files. What is only appended to, as a log is, has no offset either.
-        return found.st_size == 0 or _is_appended_to(number)
+        # Lock files are empty, and of logs nobody reads: two that read one at their common offset would each get a part.
+        return found.st_size == 0 or _is_only_written(number)
     if stat.S_ISFIFO(found.st_mode):
         # Python makes none that a program it starts would inherit: it is from whoever started this one, a shell or make.
         return os.get_inheritable(number)
@@ -67,14 +71,8 @@ def _may_share(number: int) -> bool:
 _DEVICES = frozenset({"/dev/null", "/dev/urandom", "/dev/random"})
 
 
-def _is_appended_to(number: int) -> bool:
-    with open(f"/proc/self/fdinfo/{number}") as lines:
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name == "flags":
-                flags = int(value, 8)
-                return bool(flags & os.O_APPEND) and flags & os.O_ACCMODE == os.O_WRONLY
-    return False
+def _is_only_written(number: int) -> bool:
+    return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 class ForkedProcess:
@@ -147,12 +145,12 @@ def _serve(main: Callable[[], int], standard_files: tuple[int, int, int], ours: 
         # Whatever this process has of the other's objects stays as it is: none is ever collected, closed, or told that this is the end.
         gc.disable()
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        for number, replaced in zip(standard_files, (0, 1, 2), strict=True):
+        for handled in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(handled, signal.SIG_DFL)
+        for number, replaced in zip(standard_files, _STANDARD_FILES, strict=True):
             os.dup2(number, replaced)
         _replace(ours)
-        sys.stdin, sys.stdout, sys.stderr = (_standard(number) for number in (0, 1, 2))
+        sys.stdin, sys.stdout, sys.stderr = (_standard(number) for number in _STANDARD_FILES)
         status = main()
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else int(left.code is not None)

@@ -240,6 +240,6 @@ def _exit_of(worker: _Worker) -> WorkerExit:
         with contextlib.suppress(OSError):
             if stream is not None:
                 stream.close()
-    return WorkerExit(
-        worker.process.pid, worker.process.returncode, worker.has_finished, worker.error, stderr
-    )
+    status = worker.process.returncode
+    assert status is not None  # it has ended
+    return WorkerExit(worker.process.pid, status, worker.has_finished, worker.error, stderr)

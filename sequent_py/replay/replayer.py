@@ -74,10 +74,12 @@ class Replayer:
         workers: int,
         progress: Progress,
         check: Callable[[], object] = lambda: None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> ReplayProgress:
         """Replay every unfinished group of the migration and return how the pass ended.
 
-        ``check`` is called between groups, and several times a second while others replay them; what it raises ends the workers and the run.
+        ``check`` is called between groups, and several times a second while others replay them; what it raises ends the workers and the run. ``meanwhile`` is called
+        once if this process replays beside workers, which have then begun: work of its own that it has the time for now.
 
         Raises
         ------
@@ -98,7 +100,7 @@ class Replayer:
                     progress,
                     watch.look,
                     check,
-                    may_help=processes_of(which.estimated_events, workers) < workers,
+                    meanwhile if processes_of(which.estimated_events, workers) < workers else None,
                 )
         return watch.report(0)
 
@@ -158,9 +160,9 @@ class Replayer:
         progress: Progress,
         report: Callable[[int], object],
         check: Callable[[], object],
-        *,
-        may_help: bool,
+        before_help: Callable[[], object] | None,
     ) -> None:
+        """Let workers replay, and help them after ``before_help``; None: watch only."""
         replacements = REPLACEMENTS_PER_WORKER * workers
         task = self._task
         governor = Governor(
@@ -171,11 +173,13 @@ class Replayer:
         )
         looked_at = -LOOK_SECONDS
         with self._pool(task) as pool:
-            helps = may_help and pool.is_local
+            helps = before_help is not None and pool.is_local
             pool.start(workers - helps)
-            if helps and self._help(progress, lambda: report(pool.running + 1), check):
-                replacements -= 1
-                pool.start(1)
+            if helps and before_help is not None:
+                before_help()
+                if self._help(progress, lambda: report(pool.running + 1), check):
+                    replacements -= 1
+                    pool.start(1)
             while self._ledger.has_unfinished(connection, task.migration_id):
                 if task.is_governed and time.monotonic() - looked_at >= LOOK_SECONDS:
                     # Workers ask for themselves; here it is looked at for those who watch.

@@ -6,7 +6,7 @@ Steps, each of which may be the last that this process lives to see; the same co
 2. one transaction: the migration's row and its empty shadow tables, recorded by name;
 3. the first pass: snapshot, groups, workers (:mod:`sequent_py.replay`);
 4. indexes, table by table, each with its mark in one transaction; ANALYZE;
-5. a sample is folded again, traced: no handler may meet rows of other aggregates than its projector's ordering says;
+5. a sample is folded again, traced, unless this process has done it while workers replayed: no handler may meet rows of other aggregates than its projector's ordering says;
 6. ``online_done``.
 
 Run again in ``online_done`` it replays one more window, so that less is left for the cut-over. The application notices nothing: no lock
@@ -16,8 +16,10 @@ that writers or readers of the live tables could wait for is ever taken.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 
-from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged
+from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged, SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
 from sequent_py.progress import Progress
@@ -162,14 +164,18 @@ def _replay(
     else:
         # Set aside by an earlier run, perhaps with other code: they are tried again once the tables have their indexes.
         tries_quarantined = bool(context.quarantine.listed(connection, migration.id))
+        orderings = _OrderingsCheck(context, connection, resolved, passes)
         progress.step("replaying")
-        events = passes.first() if resolved.plan.replays else 0
+        if resolved.plan.replays:
+            events = passes.first() if tries_quarantined else passes.first(orderings.try_early)
         passes.wait_while_held()
         _index_and_analyse(context, connection, migration, resolved, workers, progress)
         if tries_quarantined:
             progress.step("trying what was set aside")
             events += passes.catch_up(tries_quarantined=True)
-        _check_orderings(context, connection, resolved, passes, progress)
+        if resolved.plan.replays and not orderings.is_done:
+            progress.step("checking the orderings")
+            orderings.require()
     passes.require_unedited()
     return events
 
@@ -324,25 +330,45 @@ def _index_and_analyse(
     )
 
 
-def _check_orderings(
-    context: Context, connection: Connection, resolved: ResolvedPlan, passes: Passes, progress: Progress
-) -> None:
-    """Refuse to call it done where handlers meet rows of other scopes than declared: in a parallel replay such rows are wrong."""
-    if not resolved.plan.replays:
-        return
-    progress.step("checking the orderings")
-    with context.connect("reading") as reader:
-        check_orderings(
-            connection,
-            reader,
-            schema=context.schema,
-            projectors=replayed_projectors(resolved),
-            tables=context.shadow_tables(connection, resolved),
-            event_types=context.event_types,
-            stored_types=stored_event_types(connection, context.schema),
-            until=passes.last().until,
-            left_out=passes.set_aside(),
-        ).require_none()
+@dataclass
+class _OrderingsCheck:
+    """Refuses to call it done where handlers meet rows of other scopes than declared: in a parallel replay such rows are wrong."""
+
+    context: Context
+    connection: Connection
+    resolved: ResolvedPlan
+    passes: Passes
+    is_done: bool = False
+
+    def require(self) -> None:
+        """Fold a sample of the first pass.
+
+        Raises
+        ------
+        OrderingViolated
+            It has such rows.
+        ProjectionFailed, InvalidPayload
+            It cannot be folded.
+        """
+        context, connection = self.context, self.connection
+        with context.connect("reading") as reader:
+            check_orderings(
+                connection,
+                reader,
+                schema=context.schema,
+                projectors=replayed_projectors(self.resolved),
+                tables=context.shadow_tables(connection, self.resolved),
+                event_types=context.event_types,
+                stored_types=stored_event_types(connection, context.schema),
+                until=self.passes.last().until,
+                left_out=self.passes.set_aside(),
+            ).require_none()
+        self.is_done = True
+
+    def try_early(self) -> None:
+        """Do it while workers replay. What is wrong is not said yet: the replay may set the aggregate aside, or say more."""
+        with suppress(SequentError):
+            self.require()
 
 
 def _groups(context: Context, connection: Connection, migration: ViewMigration) -> int:

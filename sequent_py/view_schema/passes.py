@@ -136,8 +136,11 @@ class Passes:
         if changes or not before:
             record_migration_codes(self._connection, schema, self._migration.id, now)
 
-    def first(self) -> int:
-        """Replay the history up to a snapshot taken now, or finish an earlier run's pass; return the events replayed by this run."""
+    def first(self, meanwhile: Callable[[], object] = lambda: None) -> int:
+        """Replay the history up to a snapshot taken now, or finish an earlier run's pass; return the events replayed by this run.
+
+        ``meanwhile`` may be called while workers replay, see :meth:`Replayer.run`.
+        """
         if self._context.ledger.latest_pass(self._connection, self._migration.id) is None:
             until = current_snapshot(self._connection)
             samples, exact = dict[Ordering, Mapping[int, PartitionSample]](), True
@@ -150,7 +153,7 @@ class Passes:
             new = Pass(self._migration.id, 0, None, until, sum(map(events_of, samples.values())), exact)
             with self._connection.transaction():
                 self._context.ledger.create_pass(self._connection, new, groups, epoch=self._epoch)
-        return self.finish()
+        return self.finish(meanwhile)
 
     def catch_up(self, *, tries_quarantined: bool = False) -> int:
         """Replay the window since the last pass up to a snapshot taken now, and re-fold what was edited in it; return the events.
@@ -280,7 +283,7 @@ class Passes:
         tables = self.task().physical_tables.values()
         return self._context.quarantine.left_out_of_all(self._connection, tables)
 
-    def finish(self) -> int:
+    def finish(self, meanwhile: Callable[[], object] = lambda: None) -> int:
         """Replay the unfinished groups of the newest pass; return the events replayed by this run."""
         replayer = Replayer(
             self.task(), self._context.migrations, self._context.event_types, self._context.replaying.pool
@@ -291,6 +294,7 @@ class Passes:
             workers=self._workers,
             progress=self._progress,
             check=self._limit.require,
+            meanwhile=meanwhile,
         )
         self.was_held = replayer.was_held
         return done.events_done

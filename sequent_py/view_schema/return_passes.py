@@ -8,7 +8,7 @@ goes on behind the last pass and counts from the same beginning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sequent_py.errors import EventsEdited, InvalidTransition
@@ -67,9 +67,9 @@ class ReturnPasses(Passes):
             return newest
         return Pass(self._migration.id, newest.number if newest else 0, None, self._since, 0, True)
 
-    def finish(self) -> int:
+    def finish(self, meanwhile: Callable[[], object] = lambda: None) -> int:
         """Replay the unfinished groups of the newest pass over these tables, if there is one; return the events replayed by this run."""
-        return super().finish() if self._return_pass is not None else 0
+        return super().finish(meanwhile) if self._return_pass is not None else 0
 
     def task(self) -> ReplayTask:
         """Describe the replay to workers; it sets nothing aside, for nobody could try it again."""

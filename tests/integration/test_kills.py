@@ -72,7 +72,8 @@ def application(url: str, sql_directory: Path | str = SQL_DIRECTORY) -> Sequent:
 
 
 SCRIPT = """
-import sys
+import socket, sys
+kept = None if {copied} else socket.socket()
 sys.path[:0] = {path!r}
 from shop import shop
 from sequent_py.replay import replayer
@@ -83,23 +84,34 @@ with shop({url!r}, as_login=False, sql_directory={sql!r}, group_target_events={g
 
 
 def start(
-    url: str, command: str, workers: int = 2, sql_directory: Path = SQL_DIRECTORY, *, helped: int = 0
+    url: str,
+    command: str,
+    workers: int = 2,
+    sql_directory: Path = SQL_DIRECTORY,
+    *,
+    helped: int = 0,
+    copied: bool = True,
 ) -> subprocess.Popen[bytes]:
-    """Run a command in a process of its own, as an operator would; ``helped``: whether it is one of the workers, too, as in a larger store it is not."""
+    """Run a command in a process of its own, as an operator would.
+
+    ``helped``: whether it is one of the workers, too, as in a larger store it is not; ``copied``: whether it may copy itself for the others, or has a connection
+    open that they must not share.
+    """
     script = textwrap.dedent(SCRIPT).format(
         path=[str(directory) for directory in Path(__file__).parents[:2]],
         url=url,
         command=command,
         workers=workers,
         helped=helped,
+        copied=copied,
         sql=str(sql_directory),
         group_events=GROUP_EVENTS,
     )
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
 
 
-def worker_pids(coordinator: int) -> list[int]:
-    """The worker processes of a coordinator, by the parent that the kernel knows."""
+def worker_pids(coordinator: int, *, copied: bool = True) -> list[int]:
+    """The worker processes of a coordinator, by the parent that the kernel knows: its copies, or those that it has started anew."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -109,7 +121,8 @@ def worker_pids(coordinator: int) -> list[int]:
             command = (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(status[1]) == coordinator and b"sequent_py.replay.worker" in command:
+        is_copy = b"sequent_py.replay.worker" not in command
+        if int(status[1]) == coordinator and status[0] != "Z" and is_copy == copied:
             found.append(int(entry.name))
     return found
 
@@ -146,19 +159,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.stderr.close()
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["copies", "started anew"])
 @pytest.mark.parametrize(
     "after_groups", [0, 5, *(pytest.param(groups, marks=pytest.mark.slow) for groups in (1, 12))]
 )
 def test_a_killed_coordinator_leaves_finished_groups_and_nothing_else(
-    url: str, connection: psycopg.Connection[Any], after_groups: int
+    url: str, connection: psycopg.Connection[Any], after_groups: int, copied: bool
 ) -> None:
-    process = start(url, "online")
-    wait_until(
-        lambda: (
-            is_replaying(connection) and groups_done(connection) >= after_groups and worker_pids(process.pid)
-        )
-    )
-    workers = worker_pids(process.pid)
+    process = start(url, "online", copied=copied)
+    wait_until(lambda: is_replaying(connection) and groups_done(connection) >= after_groups)
+    workers = wait_until(lambda: worker_pids(process.pid, copied=copied))
     process.kill()
     end(process)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
@@ -176,10 +186,11 @@ def test_a_killed_coordinator_leaves_finished_groups_and_nothing_else(
     finish(url, connection)
 
 
-def test_a_killed_worker_is_replaced(url: str, connection: psycopg.Connection[Any]) -> None:
-    process = start(url, "online")
+@pytest.mark.parametrize("copied", [True, False], ids=["copies", "started anew"])
+def test_a_killed_worker_is_replaced(url: str, connection: psycopg.Connection[Any], copied: bool) -> None:
+    process = start(url, "online", copied=copied)
     wait_until(lambda: groups_done(connection) >= 2)
-    os.kill(wait_until(lambda: worker_pids(process.pid))[0], signal.SIGKILL)
+    os.kill(wait_until(lambda: worker_pids(process.pid, copied=copied))[0], signal.SIGKILL)
     assert process.wait(60) == 0
     end(process)
     finish(url, connection)
@@ -216,12 +227,13 @@ def test_a_terminated_coordinator_backend_fails_cleanly(
     finish(url, connection)
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["copies", "started anew"])
 def test_a_worker_that_outlives_its_coordinator_never_writes_into_a_later_run(
-    url: str, connection: psycopg.Connection[Any]
+    url: str, connection: psycopg.Connection[Any], copied: bool
 ) -> None:
-    process = start(url, "online")
+    process = start(url, "online", copied=copied)
     wait_until(lambda: groups_done(connection) >= 2)
-    frozen = wait_until(lambda: worker_pids(process.pid))
+    frozen = wait_until(lambda: worker_pids(process.pid, copied=copied))
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     process.kill()

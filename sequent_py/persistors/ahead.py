@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 from uuid import UUID
 
+from sequent_py.column_types import INTEGER_BOUNDS
 from sequent_py.errors import SequentError
 from sequent_py.persistors.operations import Filter
 from sequent_py.records import ColumnShape
@@ -87,6 +88,16 @@ class Source:
                 return value if value.__class__ is UUID else _converted(value, 0, column)
 
             return of_uuid
+        if column.type.family == "integer" and column.type.members is None:
+            bound = INTEGER_BOUNDS[column.type.name]
+
+            def of_integer(event: Any) -> Any:
+                value = get(event)
+                if value.__class__ is int and -bound <= value + offset < bound:
+                    return value + offset
+                return _converted(value, offset, column)
+
+            return of_integer
         return lambda event: _converted(get(event), offset, column)
 
 
@@ -138,8 +149,14 @@ class Path:
         getters = [each[0].compiled(column) for column, each in zip(self.columns, sources, strict=True)]
 
         def guess(event: Any) -> Values | None:
-            values = tuple([get(event) for get in getters])
-            return None if None in values else values
+            values = []
+            for get in getters:
+                value = get(event)
+                # By identity: UUIDs would be asked whether they are equal.
+                if value is None:
+                    return None
+                values.append(value)
+            return tuple(values)
 
         self.guess = guess
 
@@ -245,6 +262,10 @@ class ReadAhead:
         self._seen: dict[Lookup, tuple[frozenset[type], set[Any]]] = {}
         """The aggregates whose first events were read ahead for, of these classes."""
 
+    def forget(self) -> None:
+        """Note that rows have left memory: what was read ahead for an aggregate may have to be read again."""
+        self._seen.clear()
+
     def path(self, lookup: Lookup, filters: Sequence[Filter]) -> Path | None:
         """Return how the values of a look-up that has missed come out of the current event; None where nothing can be read ahead."""
         event = self._coming.current
@@ -273,8 +294,8 @@ class ReadAhead:
         paths = self._paths.of_firsts(lookup)
         classes, seen = self._seen.get(lookup, (frozenset(), set()))
         covered = self._covered.get(lookup, -1)
-        if covered < self._coming.place or classes != paths.keys():
-            # Another batch, or a class of events that was not known to look this up.
+        if classes != paths.keys():
+            # A class of events that was not known to look this up.
             covered, seen = -1, set()
         self._seen[lookup] = frozenset(paths), seen
         for place, event in self._coming.firsts(covered, paths, seen):

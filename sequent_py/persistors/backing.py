@@ -321,6 +321,8 @@ class Residency:
         self._memory.clear()
         self._held.clear()
         self._known.forget()
+        if self.ahead is not None:
+            self.ahead.forget()
 
     def take_delta(self) -> RowDelta:
         """Return what was added and taken since the last call."""

@@ -87,7 +87,7 @@ class Meter:
         changes = {name: _difference(after[name], before[name]) for name in after}
         result.cost = Cost(
             seconds=seconds,
-            python_cpu_seconds=sum(after_cpu[:4]) - sum(cpu[:4]),
+            python_cpu_seconds=sum(after_cpu[:4]) - sum(cpu[:4]) - result.cpu_seconds_before,
             postgres_cpu_seconds=changes["cpu"],
             peak_rss_mib=peaks.python_mib,
             peak_backend_mib=peaks.backend_mib,
@@ -112,6 +112,8 @@ class Result:
 
     cost: Cost
     rows_seconds: float | None = None
+    cpu_seconds_before: float = 0.0
+    """What processes had used before that ended in the block."""
 
 
 def _difference(after: float | None, before: float | None) -> float | None:

@@ -117,6 +117,7 @@ def run_round(stage: Stage, meter: Meter, *, is_last: bool) -> None:
     for contender in stage.contenders:
         contender.reset()
         with meter.measuring() as result:
+            result.cpu_seconds_before = contender.cpu_seconds_before
             result.rows_seconds = contender.run()
         stage.costs.setdefault(contender.name, []).append(result.cost)
         if is_last:

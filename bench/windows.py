@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from bench.contenders.ours import replay_seconds
+from bench.contenders.ours import online_process, replay_seconds
 from bench.measure import Cost, Meter
 from bench.server import say
 from bench.stages import Stage
@@ -53,8 +53,10 @@ def run_windows(
         for events in windows:
             for stage in stages:
                 _extend(stage.url, events, salt=f"{number} {events}")
+                process = online_process(stage.url, stage.workload, workers)
                 with meter.measuring() as result:
-                    stage.app.view_schema.online(workers=workers)
+                    result.cpu_seconds_before = process.cpu_seconds_before
+                    process.run()
                     result.rows_seconds = replay_seconds(stage.url)
                 found.append(Window(stage.name, stage.events, events, result.cost))
         say(f"windows, round {number + 1} of {rounds}")

@@ -21,9 +21,7 @@ HEADER = struct.Struct(">11sii")
 TRAILER = b"\xff\xff"
 
 
-def copy_out(
-    connection: psycopg.Connection[Any], query: sql.Composable
-) -> Generator[memoryview, None, None]:
+def copy_out(connection: psycopg.Connection[Any], query: sql.Composable) -> Generator[memoryview, None, None]:
     """Yield the blocks of a query's binary COPY, one per row as the server sends them; the header comes with the first row or with the trailer.
 
     The connection is in COPY mode until the generator is exhausted or closed. Reads from libpq directly: ``cursor.copy()`` waits for the socket in Python before each block, which took a fifth of a replay.

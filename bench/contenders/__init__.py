@@ -18,6 +18,8 @@ class Contender(ABC):
     name: str
     events: int
     """How many of the store's events it replays, from the first: all, but for those that would take for ever."""
+    cpu_seconds_before = 0.0
+    """What a process that it has started has used when the run begins, and ended with the run."""
 
     def prepare(self) -> None:  # noqa: B027
         """Set up once what is needed to run: its own event store, for example. Not timed."""

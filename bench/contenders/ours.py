@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from bench.contenders import Contender, rows_that_differ
+from bench.contenders.online_process import OnlineProcess
 from bench.workloads import Workload
 from sequent_py import Config, Sequent
 from sequent_py.progress import ReplayProgress
@@ -48,11 +49,24 @@ class LastProgress:
 
 def application(url: str, workload: Workload, *, is_declared: bool = False) -> Sequent:
     """Return the workload's application on that database."""
+    return Sequent(
+        Config(
+            database_url=url,
+            migrations_class=_migrations(workload, is_declared),
+            sql_directory=workload.sql_directory,
+        )
+    )
+
+
+def online_process(url: str, workload: Workload, workers: int, *, is_declared: bool = False) -> OnlineProcess:
+    """Return a process that is ready to run ``online`` for that application."""
+    return OnlineProcess(url, _migrations(workload, is_declared), workload.sql_directory, workers)
+
+
+def _migrations(workload: Workload, is_declared: bool) -> str:
     migrations = workload.declared if is_declared else workload.migrations
     assert migrations is not None
-    return Sequent(
-        Config(database_url=url, migrations_class=migrations, sql_directory=workload.sql_directory)
-    )
+    return migrations
 
 
 def has_declared(workload: Workload) -> bool:
@@ -73,10 +87,17 @@ class Ours(Contender):
         self.name = f"ours{', declared' if is_declared else ''}, {workers} worker{'s' if workers > 1 else ''}"
         self.events = events
         self._url, self._workload, self._workers = url, workload, workers
+        self._is_declared = is_declared
         self._app = application(url, workload, is_declared=is_declared)
 
+    def reset(self) -> None:
+        self._process = online_process(
+            self._url, self._workload, self._workers, is_declared=self._is_declared
+        )
+        self.cpu_seconds_before = self._process.cpu_seconds_before
+
     def run(self) -> float | None:
-        self._app.view_schema.online(workers=self._workers)
+        self._process.run()
         return replay_seconds(self._url)
 
     def differences(self) -> int | None:

@@ -47,9 +47,7 @@ def may_fork(ours: Collection[int] = ()) -> bool:
         open_files = [int(name) for name in os.listdir(_OPEN_FILES)]
     except OSError:
         return False
-    return all(
-        number in ours or _may_share(number) for number in open_files if number not in _STANDARD_FILES
-    )
+    return all(number in ours or _may_share(number) for number in open_files if number not in _STANDARD_FILES)
 
 
 def _may_share(number: int) -> bool:

@@ -58,9 +58,7 @@ class _Worker:
 
     def listen(self) -> None:
         """Hear what it says, in a thread, from now on."""
-        self.listener = threading.Thread(
-            target=_listen(self), daemon=True, name=f"worker {self.process.pid}"
-        )
+        self.listener = threading.Thread(target=_listen(self), daemon=True, name=f"worker {self.process.pid}")
         self.listener.start()
 
     def tell(self, line: str) -> None:

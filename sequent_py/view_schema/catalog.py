@@ -43,8 +43,9 @@ class Inventory:
 def take_inventory(connection: Connection, view_schema: str) -> Inventory:
     """Read what exists; assigns the transaction its id."""
     connection.execute("SELECT pg_catalog.pg_current_xact_id()")
-    rows = connection.execute(_objects("SELECT o.kind, o.oid FROM {objects} WHERE {made}")).fetchall()
-    relations = connection.execute(_RELATIONS, (view_schema,)).fetchall()
+    query = _objects("SELECT o.kind, o.oid FROM {objects} WHERE {made}")
+    rows = prepared.execute(connection, query, ()).fetchall()
+    relations = prepared.execute(connection, _RELATIONS, (view_schema,)).fetchall()
     return Inventory(
         oids=frozenset((*rows, *((kind, oid) for kind, oid, _ in _unsupported(connection)))),
         relations={oid: name for oid, name, _ in relations},
@@ -74,7 +75,7 @@ def created_since(
     )
     new = [
         row
-        for row in connection.execute(query).fetchall()
+        for row in prepared.execute(connection, query, ()).fetchall()
         if row[:2] not in before.oids and not row[3].startswith("pg_toast")
     ]
     new_relations = {oid for kind, oid, *_ in new if kind in RELATION_KINDS or kind in _NOT_PLAIN}
@@ -211,7 +212,7 @@ def _unsupported(connection: Connection, *, own: bool = False) -> list[tuple[str
         )
         for kind, (catalog, column) in UNSUPPORTED.items()
     )
-    return connection.execute(query).fetchall()
+    return prepared.execute(connection, query, ()).fetchall()
 
 
 _NOT_PLAIN = frozenset({"foreign table"})
@@ -227,7 +228,8 @@ def _refuse_changed_relations(
     connection: Connection, before: Inventory, view_schema: str, source: str, tables: Collection[str]
 ) -> None:
     changed = {
-        oid: is_changed for oid, _, is_changed in connection.execute(_RELATIONS, (view_schema,)).fetchall()
+        oid: is_changed
+        for oid, _, is_changed in prepared.execute(connection, _RELATIONS, (view_schema,)).fetchall()
     }
     gone = [oid for oid, name in before.relations.items() if oid not in changed and name not in tables]
     dropped = _locked_exclusively(connection, gone) if gone else frozenset[int]()

@@ -7,12 +7,14 @@ on sessions that ask for it with :func:`keep_plans`. On any other, :func:`execut
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, LiteralString, cast
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 Connection = psycopg.Connection[Any]
 
@@ -34,6 +36,26 @@ def keep_plans(connection: Connection) -> None:
     _kept[connection] = {}
 
 
+@contextmanager
+def keeping_plans(connection: Connection) -> Iterator[None]:
+    """Keep the plans of what :func:`execute` runs until the block ends; the session is then as it was."""
+    if connection in _kept:
+        yield
+        return
+    threshold = connection.prepare_threshold
+    keep_plans(connection)
+    try:
+        yield
+    finally:
+        statements = _kept.pop(connection)
+        connection.prepare_threshold = threshold
+        # In a transaction that has failed, or on a session that is lost, nothing can be said; the caller's error tells of it.
+        if connection.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
+            connection.execute("RESET plan_cache_mode")
+            for name in statements.values():
+                connection.execute(sql.SQL("DEALLOCATE {}").format(sql.Identifier(name)))
+
+
 def execute(
     connection: Connection, query: LiteralString | sql.Composed, parameters: Sequence[Any] | Mapping[str, Any]
 ) -> psycopg.Cursor[Any]:
@@ -52,8 +74,9 @@ def execute(
         )
         statements[text] = name
     values = [parameters[key] for key in names] if isinstance(parameters, Mapping) else parameters
+    template = "EXECUTE {} ({})" if values else "EXECUTE {}"
     arguments = sql.SQL(", ").join(map(sql.Literal, values))
-    return connection.execute(sql.SQL("EXECUTE {} ({})").format(sql.Identifier(name), arguments))
+    return connection.execute(sql.SQL(template).format(sql.Identifier(name), arguments))
 
 
 def _numbered(text: str) -> tuple[str, list[str]]:

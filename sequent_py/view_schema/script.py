@@ -17,6 +17,7 @@ from psycopg import errors, sql
 from psycopg.pq import TransactionStatus
 
 from sequent_py.errors import TableFileError
+from sequent_py.view_schema import prepared
 
 Connection = psycopg.Connection[Any]
 
@@ -103,7 +104,7 @@ def _settings(connection: Connection) -> dict[str, str]:
         "SELECT name, setting FROM pg_catalog.pg_settings WHERE context IN ('user', 'superuser') "
         "UNION ALL VALUES ('role', pg_catalog.current_setting('role'))"
     )
-    return dict(connection.execute(query).fetchall())
+    return dict(prepared.execute(connection, query, ()).fetchall())
 
 
 def _refuse_changed_settings(connection: Connection, before: dict[str, str], source: str) -> None:

@@ -26,7 +26,7 @@ from sequent_py.errors import TableFileError
 from sequent_py.names import NAME_LIMIT_BYTES
 from sequent_py.persistors.tables import ReflectedColumn, column_mismatches, reflect_columns
 from sequent_py.records import RecordShape
-from sequent_py.view_schema import catalog, table_files
+from sequent_py.view_schema import catalog, prepared, table_files
 from sequent_py.view_schema.alter_trial import UNDEFINED, AlterScript, prove_alters
 from sequent_py.view_schema.blueprints import (
     ON_TABLE_KINDS,
@@ -106,7 +106,9 @@ def trial(
     def attempt(lock_timeout_seconds: float) -> TrialResult:
         return _attempt(connection, view_schema, replays, alters, suffix, altered, live, lock_timeout_seconds)
 
-    return in_short_tries(connection, attempt, seconds=lock_timeout_seconds)
+    # It looks into the catalog after each of some twenty runs of files.
+    with prepared.keeping_plans(connection):
+        return in_short_tries(connection, attempt, seconds=lock_timeout_seconds)
 
 
 def _attempt(

@@ -5,13 +5,13 @@ Exact where that is cheap, sampled where it is not: counting a large store befor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 from psycopg import sql
 
 from sequent_py.database import for_parameters
-from sequent_py.replay.groups import PARTITION_COUNT, PartitionSample
+from sequent_py.replay.groups import PARTITION_COUNT, PartitionSample, events_of, pieces_of
 from sequent_py.replay.ledger import Connection
 from sequent_py.windows import window_condition
 
@@ -44,28 +44,43 @@ def has_more_events(
 
 
 def estimate_history(
-    connection: Connection, schema: str, *, until: str, event_type_ids: Sequence[int]
+    connection: Connection,
+    schema: str,
+    *,
+    until: str,
+    event_type_ids: Sequence[int],
+    group_target: Callable[[int], int] | None = None,
 ) -> tuple[dict[int, PartitionSample], bool]:
-    """Size every partition's events visible in ``until``; return the samples and whether the counts are exact."""
+    """Size every partition's events visible in ``until``; return the samples and whether the counts are exact.
+
+    ``group_target`` tells from the sum how many events a group should have: aggregate ids are sampled where a partition has more; None: only where it is not counted.
+    """
     samples: dict[int, PartitionSample] = {}
-    is_exact = True
-    for partition in range(PARTITION_COUNT):
-        table = sql.Identifier(schema, f"events_{partition:02d}")
-        row = connection.execute(
-            "SELECT pg_relation_size(c.oid), greatest(c.reltuples, 0)::bigint, c.relpages FROM pg_class c"
-            " WHERE c.oid = %s::regclass",
-            (table.as_string(connection),),
-        ).fetchone()
-        assert row is not None
+    counted: list[int] = []
+    tables = [sql.Identifier(schema, f"events_{partition:02d}") for partition in range(PARTITION_COUNT)]
+    sizes = connection.execute(
+        "SELECT pg_relation_size(c.oid), greatest(c.reltuples, 0)::bigint, c.relpages"
+        " FROM unnest(%s::text[]) WITH ORDINALITY AS t (name, number) JOIN pg_class c ON c.oid = t.name::regclass ORDER BY t.number",
+        ([table.as_string(connection) for table in tables],),
+    ).fetchall()
+    for partition, row in enumerate(sizes):
         size, tuples, pages = (int(value) for value in row)  # type: ignore[call-overload]
+        table = for_parameters(tables[partition])
         if size <= EXACT_BYTES:
-            samples[partition] = _counted(connection, for_parameters(table), until, event_type_ids)
+            counted.append(partition)
+            samples[partition] = PartitionSample(_count(connection, table, until, event_type_ids))
         else:
-            is_exact = False
             samples[partition] = _sampled(
-                connection, for_parameters(table), size // _PAGE_BYTES, tuples, pages, event_type_ids
+                connection, table, size // _PAGE_BYTES, tuples, pages, event_type_ids
             )
-    return samples, is_exact
+    if group_target is not None:
+        target = group_target(events_of(samples))
+        for partition in counted:
+            count = samples[partition].estimated_events
+            if count > SAMPLE_ROWS and pieces_of(count, target) > 1:
+                ids = _aggregate_ids(connection, for_parameters(tables[partition]), count, event_type_ids)
+                samples[partition] = PartitionSample(count, ids)
+    return samples, len(counted) == PARTITION_COUNT
 
 
 def estimate_window(
@@ -111,9 +126,7 @@ def _partition_of(name: object) -> int:
     return int(str(name).rstrip('"')[-2:])
 
 
-def _counted(
-    connection: Connection, table: sql.Composable, until: str, event_type_ids: Sequence[int]
-) -> PartitionSample:
+def _count(connection: Connection, table: sql.Composable, until: str, event_type_ids: Sequence[int]) -> int:
     row = connection.execute(
         sql.SQL("SELECT count(*) FROM {} WHERE {} AND event_type_id = ANY(%s::int[])").format(
             table, window_condition(None, until)
@@ -121,16 +134,19 @@ def _counted(
         (list(event_type_ids),),
     ).fetchone()
     assert row is not None
-    count = int(row[0])  # type: ignore[call-overload]
-    if count <= SAMPLE_ROWS:
-        return PartitionSample(count)
+    return int(row[0])  # type: ignore[call-overload, no-any-return]
+
+
+def _aggregate_ids(
+    connection: Connection, table: sql.Composable, count: int, event_type_ids: Sequence[int]
+) -> list[UUID]:
     rows = connection.execute(
         sql.SQL(
             "SELECT aggregate_id FROM {} WHERE event_type_id = ANY(%s::int[]) AND position %% %s = 0"
         ).format(table),
         (list(event_type_ids), max(count // SAMPLE_ROWS, 1)),
     )
-    return PartitionSample(count, [row[0] for row in rows])  # type: ignore[misc]
+    return [row[0] for row in rows]  # type: ignore[misc]
 
 
 def _sampled(

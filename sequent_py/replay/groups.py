@@ -106,13 +106,23 @@ def cut(samples: Mapping[int, PartitionSample], *, target_events: int, workers: 
     total = events_of(samples)
     if total <= min(SINGLE_GROUP_EVENTS, target_events):
         return (Group(None, None, None, total),)
-    target = max(1, min(target_events, -(-total // (4 * max(workers, 1)))))
+    target = group_target(total, target_events=target_events, workers=workers)
     groups = [
         group for partition, sample in samples.items() for group in _cut_partition(partition, sample, target)
     ]
     return tuple(
         sorted(groups, key=lambda group: (-group.estimated_events, group.partition, str(group.lower or "")))
     )
+
+
+def group_target(total: int, *, target_events: int, workers: int) -> int:
+    """Return how many events a group of a first pass of ``total`` should have: enough groups that a worker which finishes early finds another."""
+    return max(1, min(target_events, -(-total // (4 * max(workers, 1)))))
+
+
+def pieces_of(events: int, target: int) -> int:
+    """Return in how many groups so many events of one partition are cut."""
+    return max(1, round(events / target))
 
 
 def cut_window(
@@ -133,7 +143,7 @@ def cut_window(
 
 
 def _cut_partition(partition: int, sample: PartitionSample, target_events: int) -> list[Group]:
-    pieces = max(1, round(sample.estimated_events / target_events))
+    pieces = pieces_of(sample.estimated_events, target_events)
     boundaries = _boundaries(sample.aggregate_ids, pieces)
     edges: list[UUID | None] = [None, *boundaries, None]
     share = sample.estimated_events // (len(edges) - 1)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 from sequent_py.errors import LostRow
@@ -21,7 +22,7 @@ from sequent_py.replay.control import require_statistics, take_readings
 from sequent_py.replay.edits import count_events, edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
 from sequent_py.replay.governor import Governor, note_hold
-from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of
+from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of, group_target
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.limits import UNLIMITED, LagHistory
 from sequent_py.replay.refold import Edits
@@ -146,7 +147,11 @@ class Passes:
             samples, exact = dict[Ordering, Mapping[int, PartitionSample]](), True
             for ordering, type_ids in self._event_type_ids_by_ordering().items():
                 samples[ordering], is_exact = estimate_history(
-                    self._connection, self._context.schema, until=until, event_type_ids=type_ids
+                    self._connection,
+                    self._context.schema,
+                    until=until,
+                    event_type_ids=type_ids,
+                    group_target=partial(group_target, target_events=self._target, workers=self._workers),
                 )
                 exact = exact and is_exact
             groups = cut_pass(samples, target_events=self._target, workers=self._workers)

@@ -23,11 +23,14 @@ class Asked:
 
 
 class Foresight:
-    """What a fold tells a persistor of its events."""
+    """What a fold tells a persistor of its events, which it knows as far as the end of a batch."""
 
-    def __init__(self, asked: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, asked: Sequence[Mapping[str, Any]], batch: int | None = None) -> None:
         self._events = [Asked(where) for where in asked]
+        self._batch = batch or len(asked)
         self.place = -1
+        self.looked_at = 0
+        """How many events were handed out as the first ones of their aggregates."""
 
     @property
     def current(self) -> Asked | None:
@@ -37,12 +40,17 @@ class Foresight:
         """Yield as a fold does: an aggregate's later events are left out."""
         if self.current is not None:
             seen.add(repr(self.current.aggregate_id))
-        for place in range(max(after, self.place) + 1, len(self._events)):
+        for place in range(max(after, self.place) + 1, self._end):
             event = self._events[place]
             if repr(event.aggregate_id) in seen or event.__class__ not in classes:
                 continue
+            self.looked_at += 1
             yield place, event
             seen.add(repr(event.aggregate_id))
 
     def following(self) -> Iterator[tuple[int, Asked]]:
-        return ((place, self._events[place]) for place in range(self.place + 1, len(self._events)))
+        return ((place, self._events[place]) for place in range(self.place + 1, self._end))
+
+    @property
+    def _end(self) -> int:
+        return min((self.place // self._batch + 1) * self._batch, len(self._events))

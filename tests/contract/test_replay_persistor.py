@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import psycopg
@@ -12,7 +12,7 @@ from foresight import Foresight
 from persistor_kinds import LedgerRecord, PlaceRecord, Tables, WideRecord, create_tables
 from psycopg import errors, sql
 
-from sequent_py.persistors import DuplicateRecord
+from sequent_py.persistors import DuplicateRecord, relations
 from sequent_py.persistors.ahead import MOST_STRAYS, AccessPaths
 from sequent_py.persistors.completeness import AggregateFilter
 from sequent_py.persistors.indexes import Bucket
@@ -24,11 +24,14 @@ A, B, C = AGGREGATES[:3]
 
 
 class Statements:
-    """Counts what a connection executes."""
+    """Counts what a connection executes, and rows that are read by COPY."""
+
+    copies: ClassVar[list[str]] = []
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.texts: list[str] = []
         texts = self.texts
+        self.copies.clear()
 
         class Counting(psycopg.Cursor[Any]):
             def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
@@ -39,9 +42,21 @@ class Statements:
 
     def take(self) -> int:
         """Return how many statements there were since the last call."""
-        count = len(self.texts)
+        count = len(self.texts) + len(self.copies)
         self.texts.clear()
+        self.copies.clear()
         return count
+
+
+@pytest.fixture(autouse=True)
+def counted_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = relations.load_rows
+
+    def counted(connection: Any, table: Any, query: bytes, parameters: Any) -> Any:
+        Statements.copies.append(query.decode())
+        return load(connection, table, query, parameters)
+
+    monkeypatch.setattr(relations, "load_rows", counted)
 
 
 @pytest.fixture
@@ -127,10 +142,15 @@ def filled(connection: psycopg.Connection[Any], tables: Tables, aggregates: int,
 
 
 def ahead(
-    connection: psycopg.Connection[Any], tables: Tables, asked: Sequence[Mapping[str, Any]]
+    connection: psycopg.Connection[Any],
+    tables: Tables,
+    asked: Sequence[Mapping[str, Any]],
+    *,
+    batch: int | None = None,
+    max_rows_in_memory: int = 200_000,
 ) -> tuple[ReplayPersistor, Foresight]:
-    persistor = ReplayPersistor(connection, tables, backing="table")
-    foresight = Foresight(asked)
+    persistor = ReplayPersistor(connection, tables, backing="table", max_rows_in_memory=max_rows_in_memory)
+    foresight = Foresight(asked, batch)
     persistor.read_ahead(foresight, AccessPaths())
     return persistor, foresight
 
@@ -237,6 +257,29 @@ class TestReadingAhead:
         for foresight.place, where in enumerate(asked):
             assert persistor.get_record(LedgerRecord, where).balance == where["balance"]
         assert statements.take() <= MOST_STRAYS + 20
+
+    def test_what_was_read_ahead_for_in_one_batch_is_not_looked_at_again_in_the_next(
+        self, connection: psycopg.Connection[Any], tables: Tables
+    ) -> None:
+        filled(connection, tables, 300, 1)
+        new_and_known = [each for pair in zip(AGGREGATES[200:300], AGGREGATES, strict=False) for each in pair]
+        asked = [{"aggregate_id": each} for each in [*AGGREGATES[:200], *new_and_known]]
+        persistor, foresight = ahead(connection, tables, asked, batch=200)
+        for foresight.place, where in enumerate(asked):
+            assert persistor.get_record(LedgerRecord, where).balance == 0
+        assert foresight.looked_at <= 310
+
+    def test_aggregates_whose_rows_have_left_memory_are_read_ahead_for_again(
+        self, connection: psycopg.Connection[Any], tables: Tables
+    ) -> None:
+        filled(connection, tables, 300, 1)
+        asked = [{"aggregate_id": each} for _ in range(3) for each in AGGREGATES[:300]]
+        persistor, foresight = ahead(connection, tables, asked, batch=300, max_rows_in_memory=200)
+        statements = Statements(connection)
+        for foresight.place, where in enumerate(asked):
+            assert persistor.get_record(LedgerRecord, where).balance == 0
+        # One for each look-up in vain and one for itself would be 600.
+        assert statements.take() <= 400
 
     def test_an_aggregates_few_rows_are_read_for_look_ups_in_it_that_cannot_be_foreseen(
         self, connection: psycopg.Connection[Any], tables: Tables

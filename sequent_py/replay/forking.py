@@ -11,7 +11,6 @@ of the other workers, which would not break. It never returns into the code that
 from __future__ import annotations
 
 import errno
-import fcntl
 import gc
 import os
 import signal
@@ -26,6 +25,9 @@ from typing import IO, NoReturn, TextIO
 
 _POLL_SECONDS = 0.005
 _STANDARD_FILES = (0, 1, 2)
+_ENDING = [
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__
+]
 _OPEN_FILES = "/proc/self/fd"
 _THREADS = "/proc/self/task"
 
@@ -70,6 +72,8 @@ _DEVICES = frozenset({"/dev/null", "/dev/urandom", "/dev/random"})
 
 
 def _is_only_written(number: int) -> bool:
+    import fcntl  # not everywhere
+
     return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
@@ -85,13 +89,18 @@ class ForkedProcess:
         own_input, child_output = os.pipe()
         # What waits in a buffer would be written twice.
         _flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _serve(
-                main,
-                (child_input, child_output, stderr.fileno()),
-                {*ours, own_input, own_output, child_input, child_output},
-            )
+        # A Ctrl-C between the copy's first breath and its own handlers would let it end this process's work.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _serve(
+                    main,
+                    (child_input, child_output, stderr.fileno()),
+                    {*ours, own_input, own_output, child_input, child_output},
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(child_input)
         os.close(child_output)
         self.stdin: IO[str] = os.fdopen(own_output, "w")
@@ -143,8 +152,9 @@ def _serve(main: Callable[[], int], standard_files: tuple[int, int, int], ours: 
         # Whatever this process has of the other's objects stays as it is: none is ever collected, closed, or told that this is the end.
         gc.disable()
         os.setsid()
-        for handled in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for handled in _ENDING:
             signal.signal(handled, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         for number, replaced in zip(standard_files, _STANDARD_FILES, strict=True):
             os.dup2(number, replaced)
         _replace(ours)

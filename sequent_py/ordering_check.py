@@ -10,7 +10,7 @@ Nothing is written but numbers drawn from the sequences of the tables, and rows 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -75,10 +75,11 @@ def check_orderings(
     until: str,
     left_out: Collection[UUID] = (),
     most_events: int = TRACED_EVENTS,
+    on_event: Callable[[], object] = lambda: None,
 ) -> OrderingCheck:
     """Fold a sample of the events visible in ``until`` and say which rows were shared; not of the aggregates ``left_out``.
 
-    Projectors with the ordering ``global`` may share every row and are not folded. Runs in the caller's transaction, if any.
+    Projectors with the ordering ``global`` may share every row and are not folded. Runs in the caller's transaction, if any. ``on_event`` is called before each event.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def check_orderings(
         )
         try:
             with closing(read_events(reader, query)) as raw_events:
-                events += fold.apply(tracer.watch(raw_events))
+                events += fold.apply(tracer.watch(raw_events, on_event))
         except ProjectionFailed as error:
             if isinstance(error.__cause__, RecordNotFound):
                 raise _misses_a_row(error, sample.ordering) from error

@@ -90,8 +90,10 @@ class Tracer:
         self._aggregate_ids: dict[bytes, UUID] = {}
         self._aggregate = UUID(int=0)
 
-    def watch(self, raw_events: Iterable[Raw]) -> Iterator[Raw]:
-        """Pass events on one by one and remember whose event is being folded."""
+    def watch(
+        self, raw_events: Iterable[Raw], on_event: Callable[[], object] = lambda: None
+    ) -> Iterator[Raw]:
+        """Pass events on one by one, after a call of ``on_event``, and remember whose event is being folded."""
         known = self._aggregate_ids
         for raw in raw_events:
             # One object for each aggregate, so that it is told from others by identity.
@@ -100,6 +102,7 @@ class Tracer:
             if found is None:
                 found = known[raw_id] = UUID(bytes=bytes(raw_id))
             self._aggregate = found
+            on_event()
             yield raw
 
     def around(self, persistor: Persistor) -> TracingPersistor:

@@ -41,6 +41,9 @@ REPLACEMENTS_PER_WORKER = 2
 """Workers that were killed are replaced, but not for ever: whatever kills them (memory, say) may come back."""
 
 
+Meanwhile = Callable[[Callable[[], object]], object]
+
+
 def processes_of(events: int, workers: int) -> int:
     """How many processes of their own a pass of so many events has for its workers on this machine: the calling process may be one of them."""
     if workers == 0 or events <= INLINE_EVENTS:
@@ -74,12 +77,13 @@ class Replayer:
         workers: int,
         progress: Progress,
         check: Callable[[], object] = lambda: None,
-        meanwhile: Callable[[], object] = lambda: None,
+        meanwhile: Meanwhile = lambda _report: None,
     ) -> ReplayProgress:
         """Replay every unfinished group of the migration and return how the pass ended.
 
         ``check`` is called between groups, and several times a second while others replay them; what it raises ends the workers and the run. ``meanwhile`` is called
-        once if this process replays beside workers, which have then begun: work of its own that it has the time for now.
+        once if this process replays beside workers, which have then begun: work of its own that it has the time for now. It is to call what it is given now and then, which
+        tells the progress.
 
         Raises
         ------
@@ -160,7 +164,7 @@ class Replayer:
         progress: Progress,
         report: Callable[[int], object],
         check: Callable[[], object],
-        before_help: Callable[[], object] | None,
+        before_help: Meanwhile | None,
     ) -> None:
         """Let workers replay, and help them after ``before_help``; None: watch only."""
         replacements = REPLACEMENTS_PER_WORKER * workers
@@ -176,7 +180,7 @@ class Replayer:
             helps = before_help is not None and pool.is_local
             pool.start(workers - helps)
             if helps and before_help is not None:
-                before_help()
+                before_help(lambda: report(pool.running))
                 if self._help(progress, lambda: report(pool.running + 1), check):
                     replacements -= 1
                     pool.start(1)

@@ -16,6 +16,7 @@ that writers or readers of the live tables could wait for is ever taken.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -340,8 +341,8 @@ class _OrderingsCheck:
     passes: Passes
     is_done: bool = False
 
-    def require(self) -> None:
-        """Fold a sample of the first pass.
+    def require(self, on_event: Callable[[], object] = lambda: None) -> None:
+        """Fold a sample of the first pass; ``on_event`` is called before each event.
 
         Raises
         ------
@@ -362,13 +363,14 @@ class _OrderingsCheck:
                 stored_types=stored_event_types(connection, context.schema),
                 until=self.passes.last().until,
                 left_out=self.passes.set_aside(),
+                on_event=on_event,
             ).require_none()
         self.is_done = True
 
-    def try_early(self) -> None:
+    def try_early(self, report: Callable[[], object]) -> None:
         """Do it while workers replay. What is wrong is not said yet: the replay may set the aggregate aside, or say more."""
         with suppress(SequentError):
-            self.require()
+            self.require(report)
 
 
 def _groups(context: Context, connection: Connection, migration: ViewMigration) -> int:

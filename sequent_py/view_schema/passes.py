@@ -26,7 +26,7 @@ from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.limits import UNLIMITED, LagHistory
 from sequent_py.replay.refold import Edits
-from sequent_py.replay.replayer import Replayer
+from sequent_py.replay.replayer import Meanwhile, Replayer
 from sequent_py.replay.same_code import code_document
 from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema import serial_order
@@ -137,7 +137,7 @@ class Passes:
         if changes or not before:
             record_migration_codes(self._connection, schema, self._migration.id, now)
 
-    def first(self, meanwhile: Callable[[], object] = lambda: None) -> int:
+    def first(self, meanwhile: Meanwhile = lambda _report: None) -> int:
         """Replay the history up to a snapshot taken now, or finish an earlier run's pass; return the events replayed by this run.
 
         ``meanwhile`` may be called while workers replay, see :meth:`Replayer.run`.
@@ -288,7 +288,7 @@ class Passes:
         tables = self.task().physical_tables.values()
         return self._context.quarantine.left_out_of_all(self._connection, tables)
 
-    def finish(self, meanwhile: Callable[[], object] = lambda: None) -> int:
+    def finish(self, meanwhile: Meanwhile = lambda _report: None) -> int:
         """Replay the unfinished groups of the newest pass; return the events replayed by this run."""
         replayer = Replayer(
             self.task(), self._context.migrations, self._context.event_types, self._context.replaying.pool

@@ -8,7 +8,7 @@ goes on behind the last pass and counts from the same beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sequent_py.errors import EventsEdited, InvalidTransition
@@ -18,6 +18,7 @@ from sequent_py.replay.edits import edits_in_window
 from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.refold import Edits, SpecialAggregate
+from sequent_py.replay.replayer import Meanwhile
 from sequent_py.replay.task import ReplayTask
 from sequent_py.verification import Verification
 from sequent_py.view_schema import guards
@@ -67,7 +68,7 @@ class ReturnPasses(Passes):
             return newest
         return Pass(self._migration.id, newest.number if newest else 0, None, self._since, 0, True)
 
-    def finish(self, meanwhile: Callable[[], object] = lambda: None) -> int:
+    def finish(self, meanwhile: Meanwhile = lambda _report: None) -> int:
         """Replay the unfinished groups of the newest pass over these tables, if there is one; return the events replayed by this run."""
         return super().finish(meanwhile) if self._return_pass is not None else 0
 

@@ -41,6 +41,7 @@ from sequent_py.errors import (
     PlanChanged,
     VerificationFailed,
 )
+from sequent_py.ordering_check import OrderingCheck, check_orderings
 
 GROUP_EVENTS = 300
 
@@ -385,6 +386,39 @@ def workers(connection: psycopg.Connection[Any]) -> int:
 
 
 class TestSharedRows:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_orderings_are_checked_once_and_while_others_replay_where_there_are_any(
+        self, app: Sequent, connection: psycopg.Connection[Any], workers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 1)
+        monkeypatch.setattr("sequent_py.replay.replayer.HELPED_TIMES", 1_000_000)
+        app.store.import_history(history(10, 2, 700), partition_keys=owners_of(10, 2))
+        unfinished: list[bool] = []
+
+        def noted(*arguments: Any, **options: Any) -> OrderingCheck:
+            row = connection.execute(
+                "SELECT count(*) FROM sequent_schema.view_tables WHERE indexed_at IS NULL AND role = 'shadow'"
+            ).fetchone()
+            assert row is not None
+            unfinished.append(row[0] > 0)
+            return check_orderings(*arguments, **options)
+
+        monkeypatch.setattr("sequent_py.view_schema.online.check_orderings", noted)
+        app.view_schema.online(workers=workers)
+        assert unfinished == [workers > 0]
+        assert actual_rows(connection, "_1") == expected_rows(connection)
+
+    def test_a_shared_row_that_is_found_while_others_replay_is_reported_in_the_end(
+        self, store_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 1)
+        monkeypatch.setattr("sequent_py.replay.replayer.HELPED_TIMES", 1_000_000)
+        with wallets(store_database_url, WalletsCareless) as careless:
+            deposit_at_random(careless, open_wallets(careless, ["ann"], each=2), 10, seed=1)
+            with pytest.raises(OrderingViolated):
+                careless.view_schema.online(workers=2)
+            assert careless.view_schema.status().state == "online_running"
+
     @pytest.mark.parametrize("command", ["dry_run", "online"])
     def test_a_row_written_from_several_aggregates_is_reported_with_all_names(
         self, store_database_url: str, command: str

@@ -246,14 +246,19 @@ def test_more_than_the_limit_stops(app: Sequent, connection: Connection) -> None
     assert len(set_aside(app)) == 3
 
 
-def test_workers_of_their_own_do_the_same(store_database_url: str, connection: Connection) -> None:
+@pytest.mark.parametrize("is_helped", [True, False], ids=["beside the command", "alone"])
+def test_workers_of_their_own_do_the_same(
+    store_database_url: str, connection: Connection, is_helped: bool
+) -> None:
     with shop(store_database_url, ShopFailing, workers=2) as app:
         ids = place_orders(app, range(30))
         for order in ids[3:12:4]:
             poison(app, order)
         patch = pytest.MonkeyPatch()
         with patch.context() as context:
-            context.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 0)
+            # A command that is one of the workers checks the orderings meanwhile, and meets those events first.
+            context.setattr("sequent_py.replay.replayer.INLINE_EVENTS", int(is_helped))
+            context.setattr("sequent_py.replay.replayer.HELPED_TIMES", 1_000_000)
             app.view_schema.online(quarantine=True, group_target_events=20)
         assert set(set_aside(app)) == set(ids[3:12:4])
         assert actual_rows(connection, "_1") == without(expected_rows(connection), *ids[3:12:4])

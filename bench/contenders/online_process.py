@@ -27,7 +27,8 @@ class OnlineProcess:
             text=True,
         )
         task = {
-            "path": sys.path,
+            # The application is beside its SQL files, as with a pyproject.toml.
+            "path": [str(sql_directory.parent), *sys.path],
             "url": url,
             "migrations": migrations,
             "sql_directory": str(sql_directory),

@@ -160,15 +160,15 @@ def checked_time(created_at: datetime | None) -> datetime | None:
         ) from None
 
 
-def jsonb_array_text(payloads: Iterable[bytes]) -> bytes:
+def jsonb_array_text(payloads: Iterable[bytes]) -> str:
     """Return JSON texts as the text of a ``jsonb[]``. The driver's own lists cost three times as much: it looks for each one's type."""
     quoted = [payload.replace(b"\\", b"\\\\").replace(b'"', b'\\"') for payload in payloads]
-    return b'{"' + b'","'.join(quoted) + b'"}'
+    return (b'{"' + b'","'.join(quoted) + b'"}').decode()
 
 
-def array_text(numbers: Iterable[int]) -> bytes:
+def array_text(numbers: Iterable[int]) -> str:
     """Return numbers as the text of an ``integer[]``."""
-    return b"{%s}" % ",".join(map(str, numbers)).encode()
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 _finds_exponent = re.compile(rb"e[-+]?[0-9]").search

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from psycopg import sql
 from psycopg.pq.abc import PGresult
@@ -72,17 +72,16 @@ def noted(batch: Batch, row: tuple[Any, ...]) -> list[Event]:
 
 def recorded_by(answer: PGresult) -> Recorded:
     """Read what ``append_events`` answers, in binary."""
-    first, positions, created_at, live_version, cut_overs = (
-        cast(bytes, answer.get_value(0, number)) for number in range(5)
-    )
+    value: Any = answer.get_value
+    positions: bytes = value(0, 1)
     return Recorded(
-        int.from_bytes(first, "big"),
+        int.from_bytes(value(0, 0), "big"),
         _numbers((len(positions) - _ARRAY_HEADER_BYTES) // _ELEMENT_BYTES).unpack_from(
             positions, _ARRAY_HEADER_BYTES
         ),
-        int.from_bytes(created_at, "big", signed=True),
-        int.from_bytes(live_version, "big"),
-        int.from_bytes(cut_overs, "big"),
+        int.from_bytes(value(0, 2), "big", signed=True),
+        int.from_bytes(value(0, 3), "big"),
+        int.from_bytes(value(0, 4), "big"),
     )
 
 

@@ -24,7 +24,7 @@ from sequent_py.append_call import Call, call_query, noted, recorded_by
 from sequent_py.cursors import EventCursor, OwnCursor
 from sequent_py.errors import ProjectionFailed, VersionMismatch
 from sequent_py.events import Event
-from sequent_py.exchange import BEGIN, Exchange, Statement, Texts, is_lost, numbered
+from sequent_py.exchange import BEGIN, Exchange, Texts, is_lost, numbered
 from sequent_py.own_connections import OwnConnections
 from sequent_py.persistors.lines import Foreseen
 from sequent_py.persistors.lookups import Foresight
@@ -51,8 +51,7 @@ class Ahead(NamedTuple):
     """A look-up to be sent along with an event."""
 
     foresight: Foresight
-    key: tuple[Any, ...]
-    statement: Statement
+    parameters: Sequence[Any]
     values: Texts
 
 
@@ -60,8 +59,8 @@ class Ahead(NamedTuple):
 class LineProjection(Projection, Protocol):
     """One that can send its statements along a line, and foresees some of them."""
 
-    def ahead(self, exchange: Exchange, event: Event) -> Sequence[Ahead]:
-        """Return the look-ups to send along with an event that knows its aggregate and its number, and nothing else of its envelope."""
+    def ahead(self, exchange: Exchange, event: Event, *, is_numbered: bool) -> Sequence[Ahead]:
+        """Return the look-ups to send along with an event that knows its aggregate and, if ``is_numbered``, its number, and nothing else of its envelope."""
 
     def give_up(self, foresight: Foresight) -> None:
         """Send this look-up along no longer: it cannot be made."""
@@ -159,22 +158,17 @@ class Appender:
         projection = self.projection
         assert projection is not None
         along, batch = self._along_a_line, call.batch
-        ahead: Sequence[Ahead] = ()
-        if (
-            along is not None
-            and sends_ahead
-            and call.expected_version is not None
-            and len(batch.decoded) == 1
-        ):
-            ahead = along.ahead(exchange, batch.expected_at(call.expected_version + 1)[0])
+        ahead = self._look_ups_ahead(exchange, call) if sends_ahead else ()
         with self._translated(exchange.connection, call, projection.versions):
             answers = exchange.ask(
-                (BEGIN, ()), (self._statement, values), *((item.statement, item.values) for item in ahead)
+                (BEGIN, ()),
+                (self._statement, values),
+                *((item.foresight.look_up.statement, item.values) for item in ahead),
             )
             exchange.checked(answers[0])
             recorded = recorded_by(exchange.checked(answers[1]))
         foreseen = [
-            Foreseen(item.foresight, item.key, self._loaded(exchange, item, answer))
+            Foreseen(item.foresight, item.parameters, self._loaded(exchange, item, answer))
             for item, answer in zip(ahead, answers[2:], strict=True)
         ]
         events = batch.recorded(*recorded[:3])
@@ -187,6 +181,14 @@ class Appender:
             projection.project(exchange.connection, events, recorded.live_version, recorded.cut_overs)
             exchange.commit()
         return events
+
+    def _look_ups_ahead(self, exchange: Exchange, call: Call) -> Sequence[Ahead]:
+        """Return what the handlers of the batch's first event look up. What those of later events do may be rows that the earlier ones have written."""
+        version = call.expected_version
+        if self._along_a_line is None:
+            return ()
+        first = call.batch.first_expected_at(1 if version is None else version + 1)
+        return self._along_a_line.ahead(exchange, first, is_numbered=version is not None)
 
     def _loaded(self, exchange: Exchange, item: Ahead, answer: PGresult) -> list[tuple[Any, ...]]:
         """Return the rows of what was sent ahead."""

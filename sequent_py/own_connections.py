@@ -16,6 +16,8 @@ from sequent_py.exchange import Exchange
 _KEY = "sequent_py.exchange"
 """Where the pool keeps a connection's :class:`~sequent_py.exchange.Exchange`, as long as the connection lives."""
 
+_HAS_PIPELINES = psycopg.Pipeline.is_supported()
+
 
 class OwnConnections:
     """Lends connections of one engine. Safe for threads, as the engine is."""
@@ -45,9 +47,10 @@ class OwnConnections:
         committed at the end is rolled back.
         """
         pooled = self._engine.raw_connection()
-        connection = cast(psycopg.Connection, pooled.driver_connection)
+        driver_connection: Any = pooled.driver_connection
+        connection: psycopg.Connection = driver_connection
         try:
-            exchange = cast(Exchange | None, pooled.info.get(_KEY))
+            exchange: Exchange | None = pooled.info.get(_KEY)
             if exchange is None:
                 exchange = pooled.info[_KEY] = Exchange(connection)
             yield exchange if _is_plain(connection) else None
@@ -79,5 +82,5 @@ def _is_plain(connection: psycopg.Connection[Any]) -> bool:
         and connection.read_only is None
         and connection.deferrable is None
         and connection.prepare_threshold is not None
-        and psycopg.Pipeline.is_supported()
+        and _HAS_PIPELINES
     )

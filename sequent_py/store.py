@@ -280,6 +280,9 @@ class EventStore:
     # Inside
 
     def _stored_type_ids(self, names: Sequence[str]) -> list[int]:
+        known = self._ids.cached_ids_of(names)
+        if known is not None:
+            return known
         with translated(self.schema, None, explain_refusal=self._may_not_append):
             return self._ids.ids_of(names)
 

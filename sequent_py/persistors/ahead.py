@@ -138,8 +138,13 @@ class Path:
         getters = [each[0].compiled(column) for column, each in zip(self.columns, sources, strict=True)]
 
         def guess(event: Any) -> Values | None:
-            values = tuple([get(event) for get in getters])
-            return None if None in values else values
+            values = []
+            for get in getters:
+                value = get(event)
+                if value is None:
+                    return None
+                values.append(value)
+            return tuple(values)
 
         self.guess = guess
 

@@ -161,14 +161,44 @@ def test_a_look_up_that_was_foreseen_in_vain_is_foreseen_no_more(store_database_
         assert app.store.version_of(aggregate_id) == 11
 
 
-def test_without_an_expected_version_nothing_is_foreseen(
-    app: Sequent, store_database_url: str, told: Told
+class LooksBack(LineProjector):
+    """Looks up the line before, by its number; and of a batch's later events what its earlier ones have written."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        self.find_record(LineRecord, aggregate_id=event.aggregate_id, number=event.sequence_number - 1)
+        super().line_added(event)
+
+
+@pytest.mark.parametrize(("expected_version", "foreseen"), [(7, ["order", "line"]), (None, ["order"])])
+def test_without_an_expected_version_only_what_does_not_depend_on_the_number_is_foreseen(
+    store_database_url: str, told: Told, expected_version: int | None, foreseen: list[str]
 ) -> None:
-    aggregate_id = placed(app, lines=6)
-    told.clear()
-    app.store.append(aggregate_id, [line()])
-    assert len(told[0]) == 2
-    assert agree(store_database_url)
+    with live(store_database_url, OrderProjector, LooksBack) as app:
+        aggregate_id = placed(app, lines=6)
+        told.clear()
+        app.store.append(aggregate_id, [line()], expected_version)
+        assert [text for text in foreseen if any(f"{text}_records" in sent for sent in told[0])] == foreseen
+        assert len(told[0]) == 2 + len(foreseen)
+        assert agree(store_database_url)
+
+
+@pytest.mark.parametrize("expected_version", [7, None])
+def test_of_a_batch_the_first_event_s_look_ups_are_foreseen_and_stay_so(
+    store_database_url: str, told: Told, expected_version: int | None
+) -> None:
+    with live(store_database_url, OrderProjector, LooksBack) as app:
+        aggregate_id = placed(app, lines=6)
+        for version in (expected_version, None, None):
+            told.clear()
+            app.store.append(aggregate_id, [line(2), line(3)], version)
+            assert any("FOR NO KEY UPDATE" in text for text in told[0])
+        app.store.append(uuid4(), [OrderPlaced(customer="Bo"), line(2), line(3)], 0)
+        app.store.append(uuid4(), [OrderPlaced(customer="Bo"), line(2), line(3)])
+        told.clear()
+        app.store.append(aggregate_id, [line(4)], 13)
+        assert [len(each) for each in told] == [4, 3]
+        assert agree(store_database_url)
 
 
 def test_a_partition_key_with_a_nul_character_is_refused_and_not_cut_short(app: Sequent) -> None:

@@ -1,6 +1,6 @@
 """Kept connections: a few that an engine's pool has handed over for good, for appends to be spared its check-out and check-in.
 
-An append on a connection of the store's own spends a sixth of its time in Python there. So whoever is through with one may keep it here, up to
+A quarter of the functions that an append runs through would be those. So whoever is through with one may keep it here, up to
 :data:`MOST_KEPT`; when none is idle, the pool is asked as ever. They count against no limit of the pool; they are closed when the engine is disposed of.
 
 A forked child leaves alone what it inherited: the sessions are its parent's.
@@ -60,9 +60,11 @@ class KeptConnections(Generic[C]):
         self._close(connection)
 
     def drop(self, connection: C) -> None:
-        """Count a connection no longer; its user has closed it."""
+        """Count a connection no longer, nor lend it: its user closes it."""
         with self._lock:
             self._own.discard(id(connection))
+            if connection in self._idle:
+                self._idle.remove(connection)
 
     def close(self) -> None:
         """Close what is idle, and keep none of those that are in use."""

@@ -70,7 +70,6 @@ class OwnConnections:
             yield exchange if is_plain else None
         finally:
             if is_plain and exchange is not None and self._kept is not None and self._kept.adopt(exchange):
-                # It stays with the pool until here: what came between would leave it with nobody.
                 pooled.detach()
                 self._put_back(self._kept, exchange)
             else:
@@ -79,23 +78,21 @@ class OwnConnections:
     def _put_back(self, kept: KeptConnections[Exchange], exchange: Exchange) -> None:
         """As :meth:`_take_back`, for one that is kept."""
         connection, pgconn = exchange.connection, exchange.pgconn
-        is_ours = False
+        is_kept = False
         try:
-            status = pgconn.transaction_status
             if connection.closed:
                 self._engine.dispose()
-                return
-            if status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
-                return
-            if status != TransactionStatus.IDLE:
-                connection.rollback()
-            is_ours = True
-            kept.put_back(exchange)
-        except BaseException:
-            is_ours = False
-            raise
+            elif (
+                pgconn.transaction_status != TransactionStatus.ACTIVE
+                and pgconn.pipeline_status == PipelineStatus.OFF
+            ):
+                if pgconn.transaction_status != TransactionStatus.IDLE:
+                    connection.rollback()
+                kept.put_back(exchange)
+                is_kept = True
         finally:
-            if not is_ours:
+            if not is_kept:
+                # Whatever came between: nobody else may get it.
                 kept.drop(exchange)
                 connection.close()
 

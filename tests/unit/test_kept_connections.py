@@ -34,6 +34,14 @@ def test_there_is_room_for_so_many_and_for_more_when_some_were_dropped() -> None
     assert them.adopt(things[-1])
 
 
+def test_one_that_is_dropped_behind_its_return_is_not_lent_again() -> None:
+    them, thing = kept(), Thing()
+    them.adopt(thing)
+    them.put_back(thing)
+    them.drop(thing)
+    assert them.take() is None
+
+
 def test_what_is_put_back_after_the_closing_is_closed_and_what_was_idle_is() -> None:
     them, (idle, lent) = kept(), (Thing(), Thing())
     for thing in (idle, lent):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from psycopg import sql
 from psycopg.pq.abc import PGresult
@@ -14,7 +15,6 @@ from psycopg.pq.abc import PGresult
 from sequent_py.database import for_parameters
 from sequent_py.encoding import Batch, array_text, jsonb_array_text
 from sequent_py.events import POSTGRES_EPOCH, Event
-from sequent_py.exchange import Exchange, Texts
 
 _ARRAY_HEADER_BYTES, _ELEMENT_BYTES = 20, 12
 """Of a ``bigint[]`` of one dimension without NULLs; an element is preceded by its length."""
@@ -26,48 +26,28 @@ def call_query(schema: str) -> bytes:
     return sql.SQL("SELECT * FROM {}(%b, %b, %s, %s, %s, %b, %s, %b)").format(function).as_bytes(None)
 
 
-def arguments(
-    batch: Batch,
-    type_ids: Sequence[int],
-    expected_version: int | None,
-    code_versions: Sequence[int],
-    partition_key: str | None,
-) -> list[Any]:
-    """Return what a cursor is given. Arrays as text: the driver would look for the type of every element."""
-    return [
-        batch.aggregate_id,
-        expected_version,
-        array_text(type_ids).decode(),
-        jsonb_array_text(batch.payloads).decode(),
-        batch.metadata.decode(),
-        batch.created_at,
-        array_text(code_versions).decode(),
-        partition_key,
-    ]
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A batch, and how it is to be recorded."""
 
+    batch: Batch
+    type_ids: Sequence[int]
+    expected_version: int | None
+    partition_key: str | None
 
-def parameters(
-    exchange: Exchange,
-    batch: Batch,
-    type_ids: Sequence[int],
-    expected_version: int | None,
-    code_versions: Sequence[int],
-    partition_key: str | None,
-) -> Texts:
-    """Return the same for an exchange."""
-    aggregate_id, version, created_at, key = exchange.dump(
-        (batch.aggregate_id, expected_version, batch.created_at, partition_key)
-    )
-    return (
-        aggregate_id,
-        version,
-        array_text(type_ids),
-        jsonb_array_text(batch.payloads),
-        batch.metadata,
-        created_at,
-        array_text(code_versions),
-        key,
-    )
+    def arguments(self, code_versions: Sequence[int]) -> list[Any]:
+        """Return what a cursor or an exchange is given. Arrays as text: the driver would look for the type of every element."""
+        batch = self.batch
+        return [
+            batch.aggregate_id,
+            self.expected_version,
+            array_text(self.type_ids),
+            jsonb_array_text(batch.payloads),
+            batch.metadata.decode(),
+            batch.created_at,
+            array_text(code_versions),
+            self.partition_key,
+        ]
 
 
 class Recorded(NamedTuple):
@@ -92,17 +72,16 @@ def noted(batch: Batch, row: tuple[Any, ...]) -> list[Event]:
 
 def recorded_by(answer: PGresult) -> Recorded:
     """Read what ``append_events`` answers, in binary."""
-    first, positions, created_at, live_version, cut_overs = (
-        cast(bytes, answer.get_value(0, number)) for number in range(5)
-    )
+    value: Any = answer.get_value
+    positions: bytes = value(0, 1)
     return Recorded(
-        int.from_bytes(first, "big"),
+        int.from_bytes(value(0, 0), "big"),
         _numbers((len(positions) - _ARRAY_HEADER_BYTES) // _ELEMENT_BYTES).unpack_from(
             positions, _ARRAY_HEADER_BYTES
         ),
-        int.from_bytes(created_at, "big", signed=True),
-        int.from_bytes(live_version, "big"),
-        int.from_bytes(cut_overs, "big"),
+        int.from_bytes(value(0, 2), "big", signed=True),
+        int.from_bytes(value(0, 3), "big"),
+        int.from_bytes(value(0, 4), "big"),
     )
 
 

@@ -20,12 +20,11 @@ import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from sequent_py.append_call import arguments, call_query, noted, parameters, recorded_by
+from sequent_py.append_call import Call, call_query, noted, recorded_by
 from sequent_py.cursors import EventCursor, OwnCursor
-from sequent_py.encoding import Batch
 from sequent_py.errors import ProjectionFailed, VersionMismatch
 from sequent_py.events import Event
-from sequent_py.exchange import BEGIN, Exchange, Statement, Texts, is_lost, numbered
+from sequent_py.exchange import BEGIN, Exchange, Texts, is_lost, numbered
 from sequent_py.own_connections import OwnConnections
 from sequent_py.persistors.lines import Foreseen
 from sequent_py.persistors.lookups import Foresight
@@ -52,8 +51,7 @@ class Ahead(NamedTuple):
     """A look-up to be sent along with an event."""
 
     foresight: Foresight
-    key: tuple[Any, ...]
-    statement: Statement
+    parameters: Sequence[Any]
     values: Texts
 
 
@@ -61,8 +59,8 @@ class Ahead(NamedTuple):
 class LineProjection(Projection, Protocol):
     """One that can send its statements along a line, and foresees some of them."""
 
-    def ahead(self, exchange: Exchange, event: Event) -> Sequence[Ahead]:
-        """Return the look-ups to send along with an event that knows its aggregate and its number, and nothing else of its envelope."""
+    def ahead(self, exchange: Exchange, event: Event, *, is_numbered: bool) -> Sequence[Ahead]:
+        """Return the look-ups to send along with an event that knows its aggregate and, if ``is_numbered``, its number, and nothing else of its envelope."""
 
     def give_up(self, foresight: Foresight) -> None:
         """Send this look-up along no longer: it cannot be made."""
@@ -98,48 +96,39 @@ class Appender:
         self._may_project = projection is not None
         """Whether the next append needs a transaction, to project in. A guess from the last one, which the server corrects."""
         self._query = call_query(schema)
-        self._call = numbered(self._query)
+        self._statement = numbered(self._query)
 
-    def append(
-        self, batch: Batch, type_ids: list[int], expected_version: int | None, partition_key: str | None
-    ) -> list[Event]:
+    def append(self, call: Call) -> list[Event]:
         """Record and project on a connection of the store's own, and commit."""
         with self._connections.lend_exchange() as exchange:
             if exchange is not None:
-                return self._append_by(exchange, batch, type_ids, expected_version, partition_key)
+                return self._append_by(exchange, call)
         if not self._may_project:
             try:
                 with self._connections.lend(autocommit=True) as own:
-                    row = self._record(own, batch, type_ids, expected_version, partition_key, ())
-                return noted(batch, row)
+                    row = self._record(own, call, ())
+                return noted(call.batch, row)
             except VersionMismatch:
                 # Serving no version, it is refused as soon as one is live: nothing was written.
                 if self.projection is None:
                     raise
         with self._connections.lend() as own:
-            return self.append_on(own, batch, type_ids, expected_version, partition_key)
+            return self.append_on(own, call)
 
     # By exchanges
 
-    def _append_by(
-        self,
-        exchange: Exchange,
-        batch: Batch,
-        type_ids: list[int],
-        expected_version: int | None,
-        partition_key: str | None,
-    ) -> list[Event]:
+    def _append_by(self, exchange: Exchange, call: Call) -> list[Event]:
         """Try until nothing that was only believed stands in the way: each of these at most once."""
         sends_ahead, may_be_lost = True, True
         while True:
             # Read once: other threads set it.
             projects = self._may_project
             versions = self.projection.versions if self.projection is not None and projects else ()
-            values = parameters(exchange, batch, type_ids, expected_version, versions, partition_key)
+            values = exchange.dump(call.arguments(versions))
             try:
                 if not projects:
-                    return self._append_alone(exchange, batch, values, expected_version)
-                return self._append_in_transaction(exchange, batch, values, expected_version, sends_ahead)
+                    return self._append_alone(exchange, call, values)
+                return self._append_in_transaction(exchange, call, values, sends_ahead)
             except VersionMismatch:
                 # Serving no version, it is refused as soon as one is live: nothing was written.
                 if self.projection is None or projects:
@@ -154,39 +143,32 @@ class Appender:
                 exchange.forget()
             exchange.roll_back()
 
-    def _append_alone(
-        self, exchange: Exchange, batch: Batch, values: Texts, expected_version: int | None
-    ) -> list[Event]:
+    def _append_alone(self, exchange: Exchange, call: Call, values: Texts) -> list[Event]:
         """One round trip: the call is a transaction of its own."""
-        with self._translated(exchange.connection, batch, expected_version, ()):
-            answers = exchange.ask((self._call, values))
+        with self._translated(exchange.connection, call, ()):
+            answers = exchange.ask((self._statement, values))
             for answer in answers:
                 exchange.checked(answer)
-        return batch.recorded(*recorded_by(answers[0])[:3])
+        return call.batch.recorded(*recorded_by(answers[0])[:3])
 
     def _append_in_transaction(
-        self,
-        exchange: Exchange,
-        batch: Batch,
-        values: Texts,
-        expected_version: int | None,
-        sends_ahead: bool,
+        self, exchange: Exchange, call: Call, values: Texts, sends_ahead: bool
     ) -> list[Event]:
         """Two round trips or a few more; without ``sends_ahead`` no look-up is sent before a handler asks for it."""
         projection = self.projection
         assert projection is not None
-        along = self._along_a_line
-        ahead: Sequence[Ahead] = ()
-        if along is not None and sends_ahead and expected_version is not None and len(batch.decoded) == 1:
-            ahead = along.ahead(exchange, batch.expected_at(expected_version + 1)[0])
-        with self._translated(exchange.connection, batch, expected_version, projection.versions):
+        along, batch = self._along_a_line, call.batch
+        ahead = self._look_ups_ahead(exchange, call) if sends_ahead else ()
+        with self._translated(exchange.connection, call, projection.versions):
             answers = exchange.ask(
-                (BEGIN, ()), (self._call, values), *((item.statement, item.values) for item in ahead)
+                (BEGIN, ()),
+                (self._statement, values),
+                *((item.foresight.look_up.statement, item.values) for item in ahead),
             )
             exchange.checked(answers[0])
             recorded = recorded_by(exchange.checked(answers[1]))
         foreseen = [
-            Foreseen(item.foresight, item.key, self._loaded(exchange, item, answer))
+            Foreseen(item.foresight, item.parameters, self._loaded(exchange, item, answer))
             for item, answer in zip(ahead, answers[2:], strict=True)
         ]
         events = batch.recorded(*recorded[:3])
@@ -199,6 +181,14 @@ class Appender:
             projection.project(exchange.connection, events, recorded.live_version, recorded.cut_overs)
             exchange.commit()
         return events
+
+    def _look_ups_ahead(self, exchange: Exchange, call: Call) -> Sequence[Ahead]:
+        """Return what the handlers of the batch's first event look up. What those of later events do may be rows that the earlier ones have written."""
+        version = call.expected_version
+        if self._along_a_line is None:
+            return ()
+        first = call.batch.first_expected_at(1 if version is None else version + 1)
+        return self._along_a_line.ahead(exchange, first, is_numbered=version is not None)
 
     def _loaded(self, exchange: Exchange, item: Ahead, answer: PGresult) -> list[tuple[Any, ...]]:
         """Return the rows of what was sent ahead."""
@@ -213,14 +203,7 @@ class Appender:
 
     # By cursors
 
-    def append_on(
-        self,
-        connection: psycopg.Connection,
-        batch: Batch,
-        type_ids: list[int],
-        expected_version: int | None,
-        partition_key: str | None,
-    ) -> list[Event]:
+    def append_on(self, connection: psycopg.Connection, call: Call) -> list[Event]:
         """Record and project in the connection's transaction, or in one of its own where it commits by itself."""
         code_versions = self.projection.versions if self.projection is not None else ()
         is_idle = connection.info.transaction_status == TransactionStatus.IDLE
@@ -229,10 +212,8 @@ class Appender:
         begins = is_idle and not connection.autocommit and psycopg.Pipeline.is_supported()
         try:
             with connection.transaction() if needs_transaction else nullcontext():
-                row = self._record(
-                    connection, batch, type_ids, expected_version, partition_key, code_versions, begins=begins
-                )
-                recorded = noted(batch, row)
+                row = self._record(connection, call, code_versions, begins=begins)
+                recorded = noted(call.batch, row)
                 *_, live_version, cut_overs = row
                 self._may_project = self.projection is not None and live_version > 0
                 if self.projection is not None and live_version > 0:
@@ -254,35 +235,25 @@ class Appender:
     def _record(
         self,
         connection: psycopg.Connection,
-        batch: Batch,
-        type_ids: list[int],
-        expected_version: int | None,
-        partition_key: str | None,
+        call: Call,
         code_versions: Sequence[int],
         *,
         begins: bool = False,
     ) -> tuple[Any, ...]:
         """Call ``append_events``. ``begins``: the driver sends BEGIN before it, and a pipeline does not wait for the answer to that."""
-        with self._translated(connection, batch, expected_version, code_versions):
+        with self._translated(connection, call, code_versions):
             with connection.pipeline() if begins else nullcontext():
-                cursor = EventCursor(connection).execute(
-                    self._query,
-                    arguments(batch, type_ids, expected_version, code_versions, partition_key),
-                )
+                cursor = EventCursor(connection).execute(self._query, call.arguments(code_versions))
             return cast(tuple[Any, ...], cursor.fetchone())
 
     def _translated(
-        self,
-        connection: psycopg.Connection,
-        batch: Batch,
-        expected_version: int | None,
-        code_versions: Sequence[int],
+        self, connection: psycopg.Connection, call: Call, code_versions: Sequence[int]
     ) -> AbstractContextManager[None]:
         return translated(
             self._schema,
             connection,
-            aggregate_id=batch.aggregate_id,
-            expected_version=expected_version,
+            aggregate_id=call.batch.aggregate_id,
+            expected_version=call.expected_version,
             code_versions=code_versions,
             explain_refusal=self._explain_refusal,
         )

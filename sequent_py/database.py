@@ -18,14 +18,18 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from sequent_py.cursors import SHIPPED
 from sequent_py.errors import DatabaseUnavailable, StoreError
+from sequent_py.kept_connections import KeptConnections
 
 OLDEST_SERVER_VERSION = 15
 """``max(xid8)`` and ``NULLS NOT DISTINCT`` came with it."""
 CONNECT_TIMEOUT_SECONDS = 10
 """For URLs that set no ``connect_timeout``: a host that swallows packets would hold a command for minutes."""
 POOL_SIZE = 5
-POOL_OVERFLOW = 20
-"""An append that meets an event type for the first time uses a second connection for a moment, so the pool must give way."""
+POOL_OVERFLOW = 15
+"""An append that meets an event type for the first time uses a second connection for a moment, so the pool must give way. With those that are kept
+(:mod:`sequent_py.kept_connections`) a process has 25 at most."""
+KEPT = "sequent_py.kept"
+"""The execution option by which an engine has its kept connections; engines that others made have none."""
 
 PREPARE_AFTER = 5
 """How often the store executes a statement before the server is to remember it; the driver's own default."""
@@ -151,6 +155,8 @@ def create_engine(
     The driver prepares nothing on them but what the store executes (:func:`preparing`), which knows when a cut-over makes the server refuse
     to run a statement again: where a column has changed its type. The application's queries see no cut-over. They convert as the application has
     told the driver for the whole process.
+
+    Without ``options``, which may say how connections are pooled, the store keeps some for its appends.
     """
 
     def creator() -> psycopg.Connection:
@@ -160,8 +166,13 @@ def create_engine(
         connection.prepare_threshold = PREPARED_BY_THE_STORE_ONLY
         return connection
 
-    options = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "use_native_hstore": False} | options
-    return sqlalchemy.create_engine("postgresql+psycopg://", creator=creator, **options)
+    kept = None if options else KeptConnections[Any](lambda exchange: exchange.connection.close())
+    defaults = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "use_native_hstore": False}
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=creator, **(defaults | options))
+    if kept is not None:
+        engine.update_execution_options(**{KEPT: kept})
+        sqlalchemy.event.listen(engine, "engine_disposed", lambda _engine: kept.close())
+    return engine
 
 
 @contextmanager

@@ -52,9 +52,11 @@ class Batch:
             set_envelope(event, aggregate_id, number, created_at_us, position, metadata)
         return list(self.decoded)
 
-    def expected_at(self, first_sequence_number: int) -> Sequence[Event]:
-        """Return the events as they will be if nothing comes between: of their envelopes only aggregate and numbers are true."""
-        return self.recorded(first_sequence_number, [0] * len(self.decoded), 0)
+    def first_expected_at(self, sequence_number: int) -> Event:
+        """Return the first event as it will be if nothing comes between: of its envelope only aggregate and number are true."""
+        first = self.decoded[0]
+        set_envelope(first, self.aggregate_id, sequence_number, 0, 0, self.metadata)
+        return first
 
 
 def encode_batch(
@@ -74,7 +76,7 @@ def encode_batch(
         ``aggregate_id`` is no UUID.
     """
     checked_aggregate_id(aggregate_id)
-    if isinstance(events, Event) or not isinstance(events, Sequence):
+    if events.__class__ is not list and (isinstance(events, Event) or not isinstance(events, Sequence)):
         raise InvalidEvent("Events are appended as a list.", remedy="Write append(aggregate_id, [event]).")
     if not events:
         raise InvalidEvent("There is nothing to append: the list of events is empty.")
@@ -160,15 +162,15 @@ def checked_time(created_at: datetime | None) -> datetime | None:
         ) from None
 
 
-def jsonb_array_text(payloads: Iterable[bytes]) -> bytes:
+def jsonb_array_text(payloads: Iterable[bytes]) -> str:
     """Return JSON texts as the text of a ``jsonb[]``. The driver's own lists cost three times as much: it looks for each one's type."""
     quoted = [payload.replace(b"\\", b"\\\\").replace(b'"', b'\\"') for payload in payloads]
-    return b'{"' + b'","'.join(quoted) + b'"}'
+    return (b'{"' + b'","'.join(quoted) + b'"}').decode()
 
 
-def array_text(numbers: Iterable[int]) -> bytes:
+def array_text(numbers: Iterable[int]) -> str:
     """Return numbers as the text of an ``integer[]``."""
-    return b"{%s}" % ",".join(map(str, numbers)).encode()
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 _finds_exponent = re.compile(rb"e[-+]?[0-9]").search

@@ -30,11 +30,16 @@ class EventTypeIds:
         self._ids: dict[str, int] = {}
         self._names: dict[int, str] = {}
 
-    def ids_of(self, names: Sequence[str]) -> list[int]:
-        """Return the ids of the names in their order; new names are stored first, and committed at once."""
+    def cached_ids_of(self, names: Sequence[str]) -> list[int] | None:
+        """Return the ids of the names in their order; None where one of them is new here."""
         try:
             return [self._ids[name] for name in names]
         except KeyError:
+            return None
+
+    def ids_of(self, names: Sequence[str]) -> list[int]:
+        """Return the ids of the names in their order; new names are stored first, and committed at once."""
+        if self.cached_ids_of(names) is None:
             with self._autocommit_connection() as connection:
                 self._store(connection, sorted({name for name in names if name not in self._ids}))
         return [self._ids[name] for name in names]

@@ -41,9 +41,9 @@ MOST_PREPARED = 100
 """Statements that one connection keeps prepared; the driver's own limit. Others are sent with their text."""
 MOST_LOSSES = 100
 """So often may a connection lose what was prepared. Behind a pooler that changes servers it does all the time, and would leave statements on all of them."""
-RENEWED_AT = 16
-"""A prepared statement is prepared anew after so many uses, and after as many times that. The server keeps the plan that it made when the table was empty, and
-scanned by pages, until somebody analyses the table: by then thousands of events may have gone by."""
+RENEWED_AT, RENEWAL_GROWTH = 16, 4
+"""A prepared statement is prepared anew after so many uses, and then after so many times more than the last time. The server keeps the plan that it made when the
+table was empty, and scanned by pages, until somebody analyses the table: by then thousands of events may have gone by."""
 _LOST = frozenset({"26000", "42P05"})
 """No such prepared statement; or there is one of that name already."""
 _PLACEHOLDER = re.compile(rb"%([%sbt])")
@@ -115,6 +115,8 @@ class Exchange:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.pgconn = connection.pgconn
+        self.prepared_for: object = None
+        """For what tables, and as of when, statements are prepared: whoever lends the connection says so, and finds it."""
         self._token = uuid4().hex.encode()
         self._prepared: dict[Statement, _Prepared] = {}
         self._given = 0
@@ -133,10 +135,12 @@ class Exchange:
             The connection was lost.
         """
         pgconn = self.pgconn
-        preparations: list[int] = []
+        preparations: dict[int, int] = {}
         pgconn.enter_pipeline_mode()
-        for statement, values in asked:
-            name = self._ready(statement, preparations)
+        for place, (statement, values) in enumerate(asked):
+            name, preceding = self._ready(statement)
+            if preceding:
+                preparations[place] = preceding
             if name is None:
                 pgconn.send_query_params(statement.text, values, result_format=Format.BINARY)
             else:
@@ -144,7 +148,7 @@ class Exchange:
         pgconn.pipeline_sync()
         answers = self.connection.wait(_answers(pgconn))
         pgconn.exit_pipeline_mode()
-        return self._without_preparations(asked, preparations, answers) if any(preparations) else answers
+        return self._without_preparations(asked, preparations, answers) if preparations else answers
 
     def checked(self, answer: PGresult) -> PGresult:
         """Return an answer that is no error.
@@ -210,14 +214,13 @@ class Exchange:
         self._prepared.clear()
         self._losses += 1
 
-    def _ready(self, statement: Statement, preparations: list[int]) -> bytes | None:
-        """Return the name that a statement is prepared by, None where it is to be sent with its text; adds how many answers come before its own."""
+    def _ready(self, statement: Statement) -> tuple[bytes | None, int]:
+        """Return the name that a statement is prepared by, None where it is to be sent with its text; and how many answers come before its own."""
         pgconn, known = self.pgconn, self._prepared.get(statement)
         if known is not None:
             known.uses += 1
             if known.uses < known.renewed_at:
-                preparations.append(0)
-                return known.name
+                return known.name, 0
             pgconn.send_query_params(b"DEALLOCATE " + known.name, ())
         else:
             statement.uses += 1
@@ -226,27 +229,25 @@ class Exchange:
                 or len(self._prepared) >= MOST_PREPARED
                 or self._losses >= MOST_LOSSES
             ):
-                preparations.append(0)
-                return None
+                return None, 0
         self._given += 1
         name = b"sequent_%s_%d" % (self._token, self._given)
-        renewed_at = RENEWED_AT if known is None else known.renewed_at * RENEWED_AT
+        renewed_at = RENEWED_AT if known is None else known.renewed_at * RENEWAL_GROWTH
         self._prepared[statement] = _Prepared(name, renewed_at)
         pgconn.send_prepare(name, statement.text)
-        preparations.append(1 if known is None else 2)
-        return name
+        return name, 1 if known is None else 2
 
     def _without_preparations(
         self,
         asked: Sequence[tuple[Statement, Texts]],
-        preparations: Sequence[int],
+        preparations: Mapping[int, int],
         answers: Sequence[PGresult],
     ) -> list[PGresult]:
         """Leave out the answers to preparations; an error of one is the answer to its statement."""
         found: list[PGresult] = []
         coming = iter(answers)
-        for (statement, _), count in zip(asked, preparations, strict=True):
-            answer, *others = islice(coming, count + 1)
+        for place, (statement, _) in enumerate(asked):
+            answer, *others = islice(coming, preparations.get(place, 0) + 1)
             for other in others:
                 if answer.status == ExecStatus.COMMAND_OK:
                     answer = other

@@ -10,11 +10,14 @@ import psycopg
 import sqlalchemy
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from sequent_py.database import preparing
+from sequent_py.database import KEPT, preparing
 from sequent_py.exchange import Exchange
+from sequent_py.kept_connections import KeptConnections
 
 _KEY = "sequent_py.exchange"
 """Where the pool keeps a connection's :class:`~sequent_py.exchange.Exchange`, as long as the connection lives."""
+
+_HAS_PIPELINES = psycopg.Pipeline.is_supported()
 
 
 class OwnConnections:
@@ -22,6 +25,7 @@ class OwnConnections:
 
     def __init__(self, engine: sqlalchemy.Engine) -> None:
         self._engine = engine
+        self._kept: KeptConnections[Exchange] | None = engine.get_execution_options().get(KEPT)
 
     @contextmanager
     def lend(self, *, autocommit: bool = False) -> Iterator[psycopg.Connection]:
@@ -44,27 +48,65 @@ class OwnConnections:
         That is where transactions are to begin in a way of their own (an isolation level, say), or nothing may be prepared, or libpq is too old. What is not
         committed at the end is rolled back.
         """
+        exchange: Exchange | None = None
+        if self._kept is not None:
+            try:
+                exchange = self._kept.take()
+                if exchange is not None:
+                    yield exchange
+                    return
+            finally:
+                if exchange is not None:
+                    self._put_back(self._kept, exchange)
         pooled = self._engine.raw_connection()
-        connection = cast(psycopg.Connection, pooled.driver_connection)
+        driver_connection: Any = pooled.driver_connection
+        connection: psycopg.Connection = driver_connection
+        is_plain = False
         try:
-            exchange = cast(Exchange | None, pooled.info.get(_KEY))
+            exchange = pooled.info.get(_KEY)
             if exchange is None:
                 exchange = pooled.info[_KEY] = Exchange(connection)
-            yield exchange if _is_plain(connection) else None
+            is_plain = _is_plain(connection)
+            yield exchange if is_plain else None
         finally:
-            self._take_back(pooled, connection)
+            if is_plain and exchange is not None and self._kept is not None and self._kept.adopt(exchange):
+                pooled.detach()
+                self._put_back(self._kept, exchange)
+            else:
+                self._take_back(pooled, connection)
+
+    def _put_back(self, kept: KeptConnections[Exchange], exchange: Exchange) -> None:
+        """As :meth:`_take_back`, for one that is kept."""
+        connection, pgconn = exchange.connection, exchange.pgconn
+        is_kept = False
+        try:
+            if connection.closed:
+                self._engine.dispose()
+            elif (
+                pgconn.transaction_status != TransactionStatus.ACTIVE
+                and pgconn.pipeline_status == PipelineStatus.OFF
+            ):
+                if pgconn.transaction_status != TransactionStatus.IDLE:
+                    connection.rollback()
+                kept.put_back(exchange)
+                is_kept = True
+        finally:
+            if not is_kept:
+                # Whatever came between: nobody else may get it.
+                kept.drop(exchange)
+                connection.close()
 
     def _take_back(self, pooled: sqlalchemy.PoolProxiedConnection, connection: psycopg.Connection) -> None:
         pgconn = connection.pgconn
         status = pgconn.transaction_status
-        if status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
-            # An exception came while the driver waited for the server: nothing more can be sent.
-            connection.close()
-            pooled.invalidate()
-        elif connection.closed:
+        if connection.closed:
             pooled.invalidate()
             # The others in the pool were probably cut off by the same event, and each would fail one append.
             self._engine.dispose()
+        elif status == TransactionStatus.ACTIVE or pgconn.pipeline_status != PipelineStatus.OFF:
+            # An exception came while the driver waited for the server: nothing more can be sent.
+            connection.close()
+            pooled.invalidate()
         else:
             if status != TransactionStatus.IDLE:
                 connection.rollback()
@@ -79,5 +121,5 @@ def _is_plain(connection: psycopg.Connection[Any]) -> bool:
         and connection.read_only is None
         and connection.deferrable is None
         and connection.prepare_threshold is not None
-        and psycopg.Pipeline.is_supported()
+        and _HAS_PIPELINES
     )

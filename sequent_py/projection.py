@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
@@ -37,6 +38,19 @@ from sequent_py.replay.quarantine import Quarantine
 from sequent_py.view_schema.migrations import MigrationsDefinition
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """What is known of the live tables until ``cut_overs`` rises. One value, lest some of it be believed without the rest."""
+
+    cut_overs: int | None = None
+    tables: Mapping[type[Record], TableShape] = field(default_factory=dict)
+    at_once: frozenset[str] = frozenset()
+    """Tables where a write can have effects on other rows, or on its own."""
+    left_behind: frozenset[UUID] = frozenset()
+    """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
+    look_ups: LookUps = field(default_factory=LookUps)
+
+
 class LiveProjection:
     """All registered projectors, fed with new events; of each version that this process serves. Safe for use by several threads."""
 
@@ -53,14 +67,7 @@ class LiveProjection:
         self._view_schema = view_schema
         self._quarantine = quarantine
         self._home = home
-        self._left_behind: frozenset[UUID] = frozenset()
-        """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
-        self._tables: Mapping[type[Record], TableShape] = {}
-        self._at_once: frozenset[str] = frozenset()
-        """Tables where a write can have effects on other rows, or on its own."""
-        self._look_ups = LookUps()
-        self._cut_overs: int | None = None
-        """As of when the four above are known."""
+        self._known = _Known()
         self._prepared: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
         """As of when each connection may have prepared statements."""
         self._lock = threading.Lock()
@@ -81,26 +88,25 @@ class LiveProjection:
         psycopg.OperationalError
             Neither is this: a deadlock or a serialization failure, after which the caller may try again, a lock that could not be had…
         """
-        tables = self._live_tables(connection, live_version, cut_overs)
-        self._run(LivePersistor(connection, tables), events, live_version, tables)
+        known = self._known_of(connection, live_version, cut_overs)
+        self._run(LivePersistor(connection, known.tables), events, live_version, known)
 
     # Along a line
 
-    def ahead(self, exchange: Exchange, event: Event) -> Sequence[Ahead]:
-        """Return the look-ups to send along with an event that knows its aggregate and its number, and nothing else of its envelope."""
+    def ahead(self, exchange: Exchange, event: Event, *, is_numbered: bool) -> Sequence[Ahead]:
+        """Return the look-ups to send along with an event that knows its aggregate and, if ``is_numbered``, its number, and nothing else of its envelope."""
         found: list[Ahead] = []
-        for foresight in self._look_ups.foresights(type(event)):
+        for foresight in self._known.look_ups.foresights(type(event)):
+            if not is_numbered and foresight.needs_number:
+                continue
             parameters = foresight.of(event)
             if parameters is not None:
-                look_up = foresight.look_up
-                found.append(
-                    Ahead(foresight, (look_up, *parameters), look_up.statement, exchange.dump(parameters))
-                )
+                found.append(Ahead(foresight, parameters, exchange.dump(parameters)))
         return found
 
     def give_up(self, foresight: Foresight) -> None:
         """Send this look-up along no longer."""
-        self._look_ups.give_up(foresight)
+        self._known.look_ups.give_up(foresight)
 
     def project_and_commit(
         self,
@@ -119,16 +125,17 @@ class LiveProjection:
         DatabaseUnavailable
             Besides: the connection was lost, and nobody knows whether it was committed.
         """
-        look_ups = self._look_ups
-        tables = self._live_tables(exchange.connection, live_version, cut_overs, exchange)
-        if look_ups is not self._look_ups:
-            # Read for tables that were live before.
-            foreseen, look_ups = (), self._look_ups
-        line = Line(exchange, foreseen, at_once=self._at_once, look_ups=look_ups)
-        persistor = LivePersistor(exchange.connection, tables, line)
-        if self._run(persistor, events, live_version, tables, line):
+        known = self._known
+        if exchange.prepared_for is not known or known.cut_overs != cut_overs:
+            before, known = known, self._known_of(exchange.connection, live_version, cut_overs, exchange)
+            if known is not before:
+                # Read for tables that were live before.
+                foreseen = ()
+        line = Line(exchange, foreseen, at_once=known.at_once, look_ups=known.look_ups)
+        persistor = LivePersistor(exchange.connection, known.tables, line)
+        if self._run(persistor, events, live_version, known, line):
             for foresight in line.in_vain:
-                look_ups.give_up(foresight)
+                known.look_ups.give_up(foresight)
 
     # Inside
 
@@ -137,13 +144,13 @@ class LiveProjection:
         persistor: LivePersistor,
         events: Sequence[Event],
         live_version: int,
-        tables: Mapping[type[Record], TableShape],
+        known: _Known,
         line: Line | None = None,
     ) -> bool:
         """Run the handlers, and commit along a line; return whether all of them were to run."""
         connection = persistor.connection
         projectors = self._definitions[live_version].projectors
-        behind = self._tables_left_behind(connection, {event.aggregate_id for event in events})
+        behind = self._tables_left_behind(connection, events, known) if known.left_behind else None
         if behind:
             projectors = tuple(
                 item
@@ -163,26 +170,28 @@ class LiveProjection:
             circumstance = circumstance_of(failed)
             if circumstance is not None:
                 raise circumstance from circumstance.__cause__
-            raise _with_table(failed, [item.projector for item in projectors], tables) from failed.__cause__
+            raise _with_table(
+                failed, [item.projector for item in projectors], known.tables
+            ) from failed.__cause__
         return not behind
 
     def _tables_left_behind(
-        self, connection: psycopg.Connection[Any], aggregate_ids: set[UUID]
+        self, connection: psycopg.Connection[Any], events: Sequence[Event], known: _Known
     ) -> frozenset[str]:
-        """Return the live tables that were promoted without these aggregates; one append has events of one aggregate only."""
-        suspects = self._left_behind & aggregate_ids
+        """Return the live tables that were promoted without the events' aggregate; one append has events of one aggregate only."""
+        suspects = known.left_behind & {event.aggregate_id for event in events}
         if not suspects or self._quarantine is None:
             return frozenset()
         found = self._quarantine.unprojected(connection, list(suspects))
         return frozenset(table for tables in found.values() for table in tables)
 
-    def _live_tables(
+    def _known_of(
         self,
         connection: psycopg.Connection[Any],
         live_version: int,
         cut_overs: int,
         exchange: Exchange | None = None,
-    ) -> Mapping[type[Record], TableShape]:
+    ) -> _Known:
         """Read the tables' shapes, and who was left behind, once per cut-over: a version that comes back may have been built anew."""
         with self._lock:
             if self._prepared.setdefault(connection, cut_overs) != cut_overs:
@@ -193,7 +202,8 @@ class LiveProjection:
                 if exchange is not None:
                     exchange.forget()
                 self._prepared[connection] = cut_overs
-            if self._cut_overs != cut_overs:
+            known = self._known
+            if known.cut_overs != cut_overs:
                 if self._home is not None:
                     self._home.require_view_schema(connection, self._view_schema)
                 tables = {
@@ -212,10 +222,10 @@ class LiveProjection:
                 at_once = tables_with_effects(
                     connection, self._view_schema, [table.name for table in tables.values()]
                 )
-                # All or nothing: one without the others would be believed until the next cut-over.
-                self._tables, self._left_behind, self._cut_overs = tables, left_behind, cut_overs
-                self._at_once, self._look_ups = at_once, LookUps()
-            return self._tables
+                known = self._known = _Known(cut_overs, tables, at_once, left_behind)
+            if exchange is not None:
+                exchange.prepared_for = known
+            return known
 
 
 def _dispatch(

@@ -27,6 +27,7 @@ import sqlalchemy
 from psycopg import sql
 from pydantic_core import from_json
 
+from sequent_py.append_call import Call
 from sequent_py.appending import Appender, Projection
 from sequent_py.arguments import checked_aggregate_id, checked_count, checked_event_classes
 from sequent_py.cursors import EventCursor, EventServerCursor, OwnCursor
@@ -121,13 +122,13 @@ class EventStore:
         if partition_key is not None and (not isinstance(partition_key, str) or not partition_key):
             raise StoreError(f"partition_key is a text that is not empty, not {partition_key!r:.80}.")
         batch = encode_batch(self.event_types, aggregate_id, events, metadata, created_at)
-        type_ids = self._stored_type_ids(batch.type_names)
+        call = Call(batch, self._stored_type_ids(batch.type_names), expected_version, partition_key)
         if connection is not None:
             raw = raw_connection(connection)
             with preparing(raw):
-                return self._appender.append_on(raw, batch, type_ids, expected_version, partition_key)
+                return self._appender.append_on(raw, call)
         try:
-            return self._appender.append(batch, type_ids, expected_version, partition_key)
+            return self._appender.append(call)
         except WrongExpectedVersion as error:
             if error.actual is not None:
                 raise
@@ -279,6 +280,9 @@ class EventStore:
     # Inside
 
     def _stored_type_ids(self, names: Sequence[str]) -> list[int]:
+        known = self._ids.cached_ids_of(names)
+        if known is not None:
+            return known
         with translated(self.schema, None, explain_refusal=self._may_not_append):
             return self._ids.ids_of(names)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -25,35 +25,57 @@ _OUR_FUNCTIONS = ("check_gate_v", "append_events_v", "register_event_types_v")
 _NOT_INSTALLED = {"3F000": "does not exist", "42P01": "does not exist", "42883": "is older than this library"}
 
 
-@contextmanager
-def translated(
-    schema: str,
-    connection: psycopg.Connection | None,
-    *,
-    aggregate_id: Any = None,
-    expected_version: int | None = None,
-    code_versions: Sequence[int] = (),
-    explain_refusal: Explain | None = None,
-) -> Iterator[None]:
-    """Raise the store's errors for the driver's, ``from`` them; others pass as they are.
+class translated:
+    """Raise the store's errors for the driver's, ``from`` them; others pass as they are. A context, as ``contextlib.suppress`` is.
 
     ``explain_refusal`` says what the login of ``connection`` lacks, where the server refuses it for want of privileges.
     """
-    try:
-        yield
-    except psycopg.Error as error:
-        if explain_refusal is not None and isinstance(error, psycopg.errors.InsufficientPrivilege):
-            found = explain_refusal(error, connection)
+
+    __slots__ = (
+        "_aggregate_id",
+        "_code_versions",
+        "_connection",
+        "_expected_version",
+        "_explain_refusal",
+        "_schema",
+    )
+
+    def __init__(
+        self,
+        schema: str,
+        connection: psycopg.Connection | None,
+        *,
+        aggregate_id: Any = None,
+        expected_version: int | None = None,
+        code_versions: Sequence[int] = (),
+        explain_refusal: Explain | None = None,
+    ) -> None:
+        self._schema, self._connection = schema, connection
+        self._aggregate_id, self._expected_version = aggregate_id, expected_version
+        self._code_versions, self._explain_refusal = code_versions, explain_refusal
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, psycopg.Error):
+            return
+        connection = self._connection
+        if self._explain_refusal is not None and isinstance(error, psycopg.errors.InsufficientPrivilege):
+            found = self._explain_refusal(error, connection)
         else:
-            found = _translate(error, schema, aggregate_id, expected_version, code_versions)
+            found = _translate(
+                error, self._schema, self._aggregate_id, self._expected_version, self._code_versions
+            )
         if found is None and connection is not None and connection.closed:
             found = DatabaseUnavailable(
                 "The connection was lost; whether the last statement took effect is not known.",
                 remedy="Look, and try again.",
             )
-        if found is None:
-            raise
-        raise found from error
+        if found is not None:
+            raise found from error
 
 
 def _translate(

@@ -47,9 +47,8 @@ KINDS: dict[str, Callable[[psycopg.Connection[Any], Tables], Any]] = {
 class Unprepared(Exchange):
     """Prepares nothing: other kinds use the connection too, and a rollback makes the driver deallocate everything. The store would try again."""
 
-    def _ready(self, statement: Statement, preparations: list[int]) -> bytes | None:
-        preparations.append(0)
-        return None
+    def _ready(self, statement: Statement) -> tuple[bytes | None, int]:
+        return None, 0
 
 
 def along_a_line(connection: psycopg.Connection[Any], tables: Tables) -> LivePersistor:

@@ -44,13 +44,8 @@ class Foreseen:
     """A look-up that was sent ahead, and its rows."""
 
     foresight: Foresight
-    key: tuple[Any, ...]
+    parameters: Sequence[Any]
     rows: list[Row]
-
-    @property
-    def table(self) -> str:
-        """The name of the table whose rows they are."""
-        return self.foresight.look_up.table
 
 
 @dataclass(slots=True)
@@ -92,17 +87,20 @@ class Line:
         self._at_once = at_once
         """Tables where nothing may wait."""
         self._look_ups = look_ups
-        self._foreseen = {item.key: item for item in foreseen}
+        self._foreseen = list(foreseen)
         self._spoiled: list[Foreseen] = []
         self._waiting: list[_Write] = []
         self._swallowed: Failure | None = None
 
     # Reading
 
-    def foreseen(self, key: tuple[Any, ...]) -> list[Row] | None:
+    def foreseen(self, look_up: LookUp, parameters: Sequence[Any]) -> list[Row] | None:
         """Return the rows of a look-up that was foreseen; once, and only as long as nothing was written to the table since."""
-        found = self._foreseen.pop(key, None)
-        return None if found is None else found.rows
+        for item in self._foreseen:
+            if item.foresight.look_up is look_up and item.parameters == parameters:
+                self._foreseen.remove(item)
+                return item.rows
+        return None
 
     def learn(self, look_up: LookUp, values: Sequence[Any]) -> None:
         """Take note of a look-up that was not foreseen."""
@@ -112,7 +110,7 @@ class Line:
     @property
     def in_vain(self) -> list[Foresight]:
         """What was foreseen, and either not asked for or no longer true when it was."""
-        return [item.foresight for item in (*self._foreseen.values(), *self._spoiled)]
+        return [item.foresight for item in (*self._foreseen, *self._spoiled)]
 
     # Sending
 
@@ -146,9 +144,10 @@ class Line:
 
     def note_written(self, table: str) -> None:
         """Believe no longer what was read ahead of a table's rows; of no table's, where a write to this one can have effects elsewhere."""
-        for key, item in list(self._foreseen.items()):
-            if item.table == table or table in self._at_once:
-                self._spoiled.append(self._foreseen.pop(key))
+        for item in tuple(self._foreseen):
+            if item.foresight.look_up.table == table or table in self._at_once:
+                self._foreseen.remove(item)
+                self._spoiled.append(item)
 
     def flush(self) -> None:
         """Send what waits."""

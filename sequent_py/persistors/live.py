@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import psycopg
 from psycopg import errors
@@ -25,13 +25,15 @@ from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.lines import Answer, Line
 from sequent_py.persistors.lookups import LookUp
 from sequent_py.persistors.operations import Filter, RowOperations, Values, operations_of
-from sequent_py.persistors.statements import Statements, statements_of
+from sequent_py.persistors.statements import Statements, ValuesQuery, statements_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.records import Record
 from sequent_py.row_classes import Row
 
 R = TypeVar("R", bound=Record)
 
+_SEVERAL = (list, tuple, set, frozenset)
+"""What filters name several values by."""
 _PARAMETERS_PER_STATEMENT = 60_000
 """The protocol counts parameters in 16 bits."""
 
@@ -50,7 +52,8 @@ class LivePersistor:
         self._live: dict[type[Record], LiveTable] = {}
 
     def create_record(self, record: type[R], values: Mapping[str, Any]) -> R:
-        return cast(R, self._table(record).create([values])[0])
+        row: R = self._table(record).create_one(values)
+        return row
 
     def create_records(self, record: type[R], rows: Iterable[Mapping[str, Any]]) -> list[R]:
         return cast(list[R], self._table(record).create(list(rows)))
@@ -58,12 +61,12 @@ class LivePersistor:
     def update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
     ) -> AbstractContextManager[R]:
-        return cast(AbstractContextManager[R], LiveUpdate(self._table(record), where, touched, False))
+        return LiveUpdate(self._table(record), where, touched, False)
 
     def create_or_update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
     ) -> AbstractContextManager[R]:
-        return cast(AbstractContextManager[R], LiveUpdate(self._table(record), where, touched, True))
+        return LiveUpdate(self._table(record), where, touched, True)
 
     def get_record(self, record: type[R], where: Mapping[str, Any]) -> R:
         row = self.find_record(record, where)
@@ -72,8 +75,8 @@ class LivePersistor:
         return row
 
     def find_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
-        table = self._table(record)
-        return cast("R | None", table.first(where, "ASC"))
+        row: R | None = self._table(record).first(where, "ASC")
+        return row
 
     def find_records(self, record: type[R], where: Mapping[str, Any]) -> list[R]:
         table = self._table(record)
@@ -81,8 +84,8 @@ class LivePersistor:
         return cast(list[R], [table.operations.load(values) for values in table.run(query, parameters)])
 
     def last_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
-        table = self._table(record)
-        return cast("R | None", table.first(where, "DESC"))
+        row: R | None = self._table(record).first(where, "DESC")
+        return row
 
     def update_all_records(
         self, record: type[Record], where: Mapping[str, Any], values: Mapping[str, Any]
@@ -114,14 +117,13 @@ class LiveTable:
     def __init__(
         self, connection: psycopg.Connection[Any], table: TableShape, line: Line | None = None
     ) -> None:
-        self.name, self.connection, self.line = table.record_shape.name, connection, line
+        self.connection, self.line = connection, line
         self.operations: RowOperations = operations_of(table)
+        self.name = self.operations.name
         self.statements: Statements = statements_of(table)
         self.writes = 0
         """How many statements have changed rows, or will."""
         self._table = table
-        # Drawn singly: live transactions are short, and a block would be thrown away with each.
-        self._defaults = DefaultSource(connection, table, block_size=1)
         self._cursor = OwnCursor(connection) if line is None else None
 
     def run(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]] | Answer:
@@ -140,7 +142,8 @@ class LiveTable:
         """Return the next default of an attribute that has a drawn one."""
         if self.line is not None:
             self.line.flush()
-        return self._defaults.draw(attribute)
+        # Drawn singly: live transactions are short, and a block would be thrown away with each.
+        return DefaultSource(self.connection, self._table, block_size=1).draw(attribute)
 
     def first(self, where: Mapping[str, Any], order: str, *, lock: bool = False) -> Row | None:
         """Return the first matching row in the order of the primary key, ``order`` being "ASC" or "DESC"."""
@@ -149,12 +152,12 @@ class LiveTable:
             filters = self.operations.filters(where)
             answer = self.run(*self.statements.select(filters, order=order, is_first=True, lock=lock))
         else:
-            values = [
-                column.coerce(value) for column, value in zip(look_up.columns, where.values(), strict=True)
-            ]
+            values = tuple(
+                [column.coerce(value) for column, value in zip(look_up.columns, where.values(), strict=True)]
+            )
             parameters = look_up.parameters(values)
             if self.line is not None:
-                rows = self.line.foreseen((look_up, *parameters))
+                rows = self.line.foreseen(look_up, parameters)
                 if rows is not None:
                     return self.operations.load(rows[0]) if rows else None
                 self.line.learn(look_up, values)
@@ -165,7 +168,7 @@ class LiveTable:
     def _look_up(self, where: Mapping[str, Any], order: str, lock: bool) -> LookUp | None:
         """Return the look-up by one value for each of these columns; None for filters that are more than that."""
         for value in where.values():
-            if value is None or isinstance(value, list | tuple | set | frozenset):
+            if value is None or isinstance(value, _SEVERAL):
                 return None
         key = (LookUp, *where, order, lock)
         found = self._table.memo.get(key)
@@ -173,6 +176,48 @@ class LiveTable:
             columns = [item.column for item in self.operations.filters(where)]
             found = self._table.memo[key] = LookUp(self.statements, columns, order, lock)
         assert isinstance(found, LookUp)
+        return found
+
+    def create_one(self, values: Mapping[str, Any]) -> Row:
+        """Insert a row; by one call of a compiled function where the server knows nothing of its values that we don't."""
+        maker = self._maker(tuple(values))
+        if maker is None:
+            return self.create([values])[0]
+        row = maker(values)
+        if self.may_wait:
+            self.insert_later(row)
+            return row
+        (stored,) = self.insert(row, returning=True)
+        return self.operations.load(stored)
+
+    def _maker(self, given: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Row] | None:
+        """Return the function from these values to a row; None where the table's defaults have a part in it."""
+        operations, table, key = self.operations, self._table, ("maker", given)
+        if key not in table.memo:
+            left = operations.columns.keys() - {*given, *operations.shape.python_defaults}
+            is_ours = left.isdisjoint(table.constant_defaults) and left.isdisjoint(table.drawn_defaults)
+            table.memo[key] = operations.compile_create(given, _never_drawn) if is_ours else None
+        found: Callable[[Mapping[str, Any]], Row] | None = table.memo[key]
+        return found
+
+    def insert(self, row: Row, *, returning: bool) -> psycopg.Cursor[tuple[Any, ...]] | Answer:
+        """Insert a row of which every value is known, now."""
+        insertion = self._insertion(returning=returning)
+        try:
+            return self.change(insertion.query, insertion.parameters(self.operations.shape.values_of(row)))
+        except errors.UniqueViolation as error:
+            raise self.translated(error, self.operations.key_values(row)) from error
+
+    def _insertion(self, *, returning: bool) -> ValuesQuery:
+        """Return the insertion of a row of which every value is known."""
+        found = self._table.memo.get(("insertion", returning))
+        if found is None:
+            names = tuple(self.operations.columns)
+            query = self.statements.insert(names, 1, returning=returning)
+            found = self._table.memo["insertion", returning] = ValuesQuery(
+                query, (self.statements.dumpers[name] for name in names)
+            )
+        assert isinstance(found, ValuesQuery)
         return found
 
     def create(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -188,7 +233,8 @@ class LiveTable:
         parameters = [self.statements.dump(name, row[name]) for row in rows for name in given]
         if len(given) == len(self.operations.columns) and self.may_wait:
             # Nothing that the server knows and we don't.
-            self.insert_later(given, parameters, rows)
+            query = self.statements.insert(given, len(rows), returning=False)
+            self._later(query, parameters, lambda: rows[0] if len(rows) == 1 else {})
             return [self.operations.fill(dict(row), self.draw) for row in rows]
         query = self.statements.insert(given, 1 if not given else len(rows), returning=True)
         try:
@@ -215,10 +261,11 @@ class LiveTable:
         """Whether a write whose outcome is known can be sent later."""
         return self.line is not None and self.line.may_wait(self._table.name)
 
-    def insert_later(self, given: Sequence[str], parameters: Sequence[Any], rows: Sequence[Values]) -> None:
-        """Insert rows of which every value is known, when it suits the line."""
-        query = self.statements.insert(given, len(rows), returning=False)
-        self._later(query, parameters, rows[0] if len(rows) == 1 else {})
+    def insert_later(self, row: Row) -> None:
+        """Insert a row of which every value is known, when it suits the line."""
+        operations, insertion = self.operations, self._insertion(returning=False)
+        parameters = insertion.parameters(operations.shape.values_of(row))
+        self._later(insertion.query, parameters, lambda: operations.key_values(row))
 
     def update_row(self, row: Row, values: Values, *, may_wait: bool) -> None:
         """Set columns of a row that was read; when it suits the line, where nothing can have changed it since.
@@ -228,35 +275,44 @@ class LiveTable:
         RecordNotFound
             There is no such row any more.
         """
-        operations, names = self.operations, tuple(values)
-        key = operations.key_values(row)
-        query = self._table.memo.get(("update of a row", names))
-        if query is None:
-            query = self.statements.update(names, operations.filters(key))[0]
-            self._table.memo["update of a row", names] = query
-        dump = self.statements.dump
-        parameters = [dump(name, value) for each in (values, key) for name, value in each.items()]
+        key = self.operations.key_values(row)
+        update = self._update_of_row(tuple(values))
+        parameters = update.parameters([*values.values(), *key.values()])
         if may_wait and self.may_wait:
-            self._later(query, parameters, values, lambda: RecordNotFound(self.name, key))
+            self._later(update.query, parameters, lambda: values, lambda: RecordNotFound(self.name, key))
             return
         try:
-            if self.change(query, parameters).rowcount == 0:
+            if self.change(update.query, parameters).rowcount == 0:
                 raise RecordNotFound(self.name, key)
         except errors.UniqueViolation as error:
             raise self.translated(error, values) from error
+
+    def _update_of_row(self, names: tuple[str, ...]) -> ValuesQuery:
+        """Return the update of these columns of a row, which is found by its key."""
+        found = self._table.memo.get(("update of a row", names))
+        if found is None:
+            columns = self.operations.shape.key_columns
+            query = self.statements.update(names, [Filter(column, (...,), True) for column in columns])[0]
+            dumpers = self.statements.dumpers
+            found = self._table.memo["update of a row", names] = ValuesQuery(
+                query, (dumpers[name] for name in (*names, *self.operations.key_attributes))
+            )
+        assert isinstance(found, ValuesQuery)
+        return found
 
     def _later(
         self,
         query: bytes,
         parameters: Sequence[Any],
-        values: Values,
+        values: Callable[[], Mapping[str, Any]],
         missing: Callable[[], Exception] | None = None,
     ) -> None:
+        """Send a write later; ``values`` returns what it writes, for the message where it is refused."""
         assert self.line is not None
         self._note_written()
 
         def explain(error: psycopg.Error) -> Exception:
-            return self.translated(error, values) if isinstance(error, errors.UniqueViolation) else error
+            return self.translated(error, values()) if isinstance(error, errors.UniqueViolation) else error
 
         self.line.write(sent(self._table, query), parameters, explain, missing)
 
@@ -265,13 +321,13 @@ class LiveTable:
         if self.line is not None:
             self.line.note_written(self._table.name)
 
-    def translated(self, error: errors.UniqueViolation, values: Values) -> Exception:
+    def translated(self, error: errors.UniqueViolation, values: Mapping[str, Any]) -> Exception:
         """Return DuplicateRecord if it was the primary key; other constraints are the table file's, and speak as the server does."""
         return translate_unique_violation(self.operations, error, values)
 
 
 def translate_unique_violation(
-    operations: RowOperations, error: errors.UniqueViolation, values: Values
+    operations: RowOperations, error: errors.UniqueViolation, values: Mapping[str, Any]
 ) -> Exception:
     """Return DuplicateRecord for a violated primary key, the error itself for other constraints."""
     if error.diag.constraint_name not in operations.table.key_constraints:
@@ -328,26 +384,22 @@ class LiveUpdate:
     def _insert(self, after: Row) -> None:
         table, operations = self._table, self._table.operations
         operations.check_draft(after)
-        values = {name: getattr(after, name) for name in operations.columns}
-        parameters = [table.statements.dump(name, value) for name, value in values.items()]
         if table.may_wait:
-            table.insert_later(tuple(values), parameters, [values])
-            return
-        query = table.statements.insert(tuple(values), 1, returning=False)
-        try:
-            table.change(query, parameters)
-        except errors.UniqueViolation as error:
-            raise table.translated(error, values) from error
+            table.insert_later(after)
+        else:
+            table.insert(after, returning=False)
 
     def _write(self, before: Row, after: Row) -> None:
         table, operations = self._table, self._table.operations
         operations.finish(after, before)
         changed = operations.changed(before, after)
-        if not changed:
-            return
-        values = {name: getattr(after, name) for name in changed}
-        # The row is locked; nothing but the block itself can have written to it meanwhile.
-        table.update_row(before, values, may_wait=table.writes == self._writes)
+        if changed:
+            # The row is locked; nothing but the block itself can have written to it meanwhile.
+            table.update_row(before, changed, may_wait=table.writes == self._writes)
+
+
+def _never_drawn(attribute: str) -> NoReturn:
+    raise AssertionError(f"{attribute} is drawn by the server")
 
 
 def sent(table: TableShape, query: bytes) -> Statement:

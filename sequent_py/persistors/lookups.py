@@ -8,7 +8,7 @@ it, because one that is to change a row locks it; and one that was foreseen in v
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from sequent_py.events import Event
 from sequent_py.exchange import numbered
 from sequent_py.persistors.ahead import AccessPaths, Path
 from sequent_py.persistors.operations import Filter
-from sequent_py.persistors.statements import Statements
+from sequent_py.persistors.statements import Statements, ValuesQuery
 from sequent_py.records import ColumnShape
 
 LEARNED_FROM = 3
@@ -27,23 +27,19 @@ _UNKNOWN_BEFORE = frozenset({"created_at", "position"})
 """What an event gets from the server only."""
 
 
-class LookUp:
+class LookUp(ValuesQuery):
     """A look-up of one row by certain columns, which are to have a value each: which of the matching rows, and whether to lock it. Composed once."""
 
     def __init__(
         self, statements: Statements, columns: Sequence[ColumnShape], order: str, is_locking: bool
     ) -> None:
+        super().__init__(
+            statements.first(columns, order=order, lock=is_locking),
+            (statements.dumpers[column.attribute] for column in columns),
+        )
         self.table = statements.table.name
         self.columns = tuple(columns)
-        self.query = statements.first(columns, order=order, lock=is_locking)
         self.statement = numbered(self.query)
-        self._dumpers = [statements.dumpers[column.attribute] for column in columns]
-
-    def parameters(self, values: Iterable[Any]) -> list[Any]:
-        """Return the parameters for values that were converted to their columns' types."""
-        return [
-            value if dump is None else dump(value) for dump, value in zip(self._dumpers, values, strict=True)
-        ]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,14 +50,21 @@ class Foresight:
     look_up: LookUp
     path: Path
 
-    def of(self, event: Event) -> list[Any] | None:
-        """Return the look-up's parameters for an event that knows its aggregate and its number; None where they cannot be told."""
-        path = self.path
-        if path.explained < LEARNED_FROM or any(
-            sources[0].attribute in _UNKNOWN_BEFORE for sources in path.sources
-        ):
-            return None
-        values = path.guess(event)
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known well enough, and from what is known of an event before it is recorded."""
+        return self.path.explained >= LEARNED_FROM and not any(
+            sources[0].attribute in _UNKNOWN_BEFORE for sources in self.path.sources
+        )
+
+    @property
+    def needs_number(self) -> bool:
+        """Whether the event's number within its aggregate has to be known."""
+        return any(sources[0].attribute == "sequence_number" for sources in self.path.sources)
+
+    def of(self, event: Event) -> Sequence[Any] | None:
+        """Return the look-up's parameters for an event that is not recorded yet, but has what :attr:`is_ready` asks for; None where they cannot be told."""
+        values = self.path.guess(event)
         return None if values is None else self.look_up.parameters(values)
 
 
@@ -71,12 +74,13 @@ class LookUps:
 
     _paths: AccessPaths = field(default_factory=AccessPaths)
     _known: dict[type[Event], tuple[Foresight, ...]] = field(default_factory=dict)
+    _ready: dict[type[Event], tuple[Foresight, ...]] = field(default_factory=dict)
     _lessons: dict[tuple[type[Event], LookUp], int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def foresights(self, event_class: type[Event]) -> tuple[Foresight, ...]:
-        """Return what is known of an event class."""
-        return self._known.get(event_class, ())
+        """Return what is known of an event class well enough."""
+        return self._ready.get(event_class, ())
 
     def learn(self, event: Event, look_up: LookUp, values: Sequence[Any]) -> None:
         """Take note of a look-up that a handler of the event made, and that was not foreseen."""
@@ -91,16 +95,20 @@ class LookUps:
         with self._lock:
             self._lessons[kind] = lessons + 1
             path = self._paths.path(event, (look_up,), filters)
-            known = self.foresights(event_class)
+            known = self._known.get(event_class, ())
             if path is not None and all(item.path is not path for item in known):
-                self._known[event_class] = (*known, Foresight(event_class, look_up, path))
+                known = (*known, Foresight(event_class, look_up, path))
+            self._take(event_class, known)
 
     def give_up(self, foresight: Foresight) -> None:
         """Foresee it no longer: what was read was not asked for."""
         with self._lock:
             self._lessons[foresight.event_class, foresight.look_up] = MOST_LESSONS
-            self._known[foresight.event_class] = tuple(
-                item
-                for item in self.foresights(foresight.event_class)
-                if item.look_up is not foresight.look_up
+            known = self._known.get(foresight.event_class, ())
+            self._take(
+                foresight.event_class, tuple(item for item in known if item.look_up is not foresight.look_up)
             )
+
+    def _take(self, event_class: type[Event], known: tuple[Foresight, ...]) -> None:
+        self._known[event_class] = known
+        self._ready[event_class] = tuple(item for item in known if item.is_ready)

@@ -354,7 +354,7 @@ class MemoryTable:
         if key is None:
             self.refuse_missing(where)
         current = self.rows[key]
-        self.swap(key, current, self._with(current, {name: getattr(after, name) for name in changed}))
+        self.swap(key, current, self._with(current, changed))
 
     def draw(self, attribute: str) -> Any:
         """Return the next default of a column."""

@@ -127,7 +127,8 @@ class RowOperations:
     def touch(self, row: Row, touched: Mapping[str, Any]) -> None:
         """Set the columns that note an event, before the block."""
         for name, value in touched.items():
-            self.column(name)
+            if name not in self.columns:
+                self.column(name)
             setattr(row, name, value)
 
     def draft(self, filters: Iterable[Filter], draw: Callable[[str], Any]) -> Row:
@@ -170,9 +171,14 @@ class RowOperations:
         for name, column in self.columns.items():
             setattr(row, name, column.coerce(getattr(row, name)))
 
-    def changed(self, before: Row, after: Row) -> list[str]:
-        """Return the attributes in which two rows differ as stored."""
-        return [name for name in self.columns if not is_same(getattr(before, name), getattr(after, name))]
+    def changed(self, before: Row, after: Row) -> Values:
+        """Return the values, by attribute, in which ``after`` differs as stored."""
+        values_of = self.shape.values_of
+        return {
+            name: new
+            for name, old, new in zip(self.columns, values_of(before), values_of(after), strict=True)
+            if new is not old and not is_same(old, new)
+        }
 
     def key_values(self, row: Row) -> Values:
         """Return the primary key by attribute."""

@@ -21,6 +21,24 @@ from sequent_py.records import ColumnShape
 Query = bytes
 
 
+class ValuesQuery:
+    """A query whose parameters are a value for each of certain columns, in their order."""
+
+    def __init__(self, query: Query, dumpers: Iterable[Any]) -> None:
+        self.query = query
+        found = tuple(dumpers)
+        self._dumpers = found if any(found) else None
+
+    def parameters(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return the parameters for values that were converted to their columns' types."""
+        if self._dumpers is None:
+            return values
+        return [
+            value if value is None or dump is None else dump(value)
+            for dump, value in zip(self._dumpers, values, strict=True)
+        ]
+
+
 class Statements:
     """Statements on the relation ``relation`` (schema and name, or a temporary table's name alone) of a table's shape."""
 

@@ -88,6 +88,7 @@ def app(store_database_url: str) -> Iterator[Sequent]:
 def differences(url: str) -> list[Any]:
     """What the tables have that the events do not say, or lack."""
     with psycopg.connect(url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         actual, expected = actual_rows(connection), expected_rows(connection)
     return [pair for name in expected for pair in (actual[name], expected[name]) if actual != expected]
 

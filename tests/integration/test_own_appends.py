@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,10 +31,19 @@ from sequent_py.database import create_engine
 from sequent_py.errors import DatabaseUnavailable, DuplicateRecord, ProjectionFailed
 from sequent_py.events import envelope_of
 from sequent_py.exchange import Exchange, Statement
+from sequent_py.kept_connections import MOST_KEPT
+from sequent_py.own_connections import OwnConnections
 from sequent_py.persistors import lookups
 from sequent_py.store import EventStore
 
 Told = list[list[str]]
+
+
+def await_(is_so: Callable[[], bool]) -> None:
+    """Poll until it is so."""
+    until = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < until
 
 
 @pytest.fixture
@@ -67,6 +78,14 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
     monkeypatch.setattr(Exchange, "ask", noted)
     return exchanges
+
+
+@contextmanager
+def own_connection(app: Sequent) -> Iterator[psycopg.Connection]:
+    """The connection that the next append goes by."""
+    with OwnConnections(app.engine).lend_exchange() as exchange:
+        assert exchange is not None
+        yield exchange.connection
 
 
 def line(cents: int = 1) -> LineAdded:
@@ -161,14 +180,44 @@ def test_a_look_up_that_was_foreseen_in_vain_is_foreseen_no_more(store_database_
         assert app.store.version_of(aggregate_id) == 11
 
 
-def test_without_an_expected_version_nothing_is_foreseen(
-    app: Sequent, store_database_url: str, told: Told
+class LooksBack(LineProjector):
+    """Looks up the line before, by its number; and of a batch's later events what its earlier ones have written."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        self.find_record(LineRecord, aggregate_id=event.aggregate_id, number=event.sequence_number - 1)
+        super().line_added(event)
+
+
+@pytest.mark.parametrize(("expected_version", "foreseen"), [(7, ["order", "line"]), (None, ["order"])])
+def test_without_an_expected_version_only_what_does_not_depend_on_the_number_is_foreseen(
+    store_database_url: str, told: Told, expected_version: int | None, foreseen: list[str]
 ) -> None:
-    aggregate_id = placed(app, lines=6)
-    told.clear()
-    app.store.append(aggregate_id, [line()])
-    assert len(told[0]) == 2
-    assert agree(store_database_url)
+    with live(store_database_url, OrderProjector, LooksBack) as app:
+        aggregate_id = placed(app, lines=6)
+        told.clear()
+        app.store.append(aggregate_id, [line()], expected_version)
+        assert [text for text in foreseen if any(f"{text}_records" in sent for sent in told[0])] == foreseen
+        assert len(told[0]) == 2 + len(foreseen)
+        assert agree(store_database_url)
+
+
+@pytest.mark.parametrize("expected_version", [7, None])
+def test_of_a_batch_the_first_event_s_look_ups_are_foreseen_and_stay_so(
+    store_database_url: str, told: Told, expected_version: int | None
+) -> None:
+    with live(store_database_url, OrderProjector, LooksBack) as app:
+        aggregate_id = placed(app, lines=6)
+        for version in (expected_version, None, None):
+            told.clear()
+            app.store.append(aggregate_id, [line(2), line(3)], version)
+            assert any("FOR NO KEY UPDATE" in text for text in told[0])
+        app.store.append(uuid4(), [OrderPlaced(customer="Bo"), line(2), line(3)], 0)
+        app.store.append(uuid4(), [OrderPlaced(customer="Bo"), line(2), line(3)])
+        told.clear()
+        app.store.append(aggregate_id, [line(4)], 13)
+        assert [len(each) for each in told] == [4, 3]
+        assert agree(store_database_url)
 
 
 def test_a_partition_key_with_a_nul_character_is_refused_and_not_cut_short(app: Sequent) -> None:
@@ -314,11 +363,11 @@ def test_statements_that_somebody_deallocates_are_prepared_again(
     app: Sequent, store_database_url: str, statement: str
 ) -> None:
     aggregate_id = placed(app, lines=20)
-    with closing(app.engine.raw_connection()) as pooled:
-        pooled.driver_connection.autocommit = True
-        pooled.driver_connection.execute(statement)
-        pooled.driver_connection.execute("SET search_path = view_schema, public")
-        pooled.driver_connection.autocommit = False
+    with own_connection(app) as own:
+        own.autocommit = True
+        own.execute(statement)
+        own.execute("SET search_path = view_schema, public")
+        own.autocommit = False
     for number in range(21, 24):
         app.store.append(aggregate_id, [line()], number)
     assert agree(store_database_url)
@@ -326,11 +375,11 @@ def test_statements_that_somebody_deallocates_are_prepared_again(
 
 def test_statements_are_prepared_anew_now_and_then_and_once_each(app: Sequent) -> None:
     placed(app, lines=80)
-    with closing(app.engine.raw_connection()) as pooled:
-        texts = pooled.driver_connection.execute(
+    with own_connection(app) as own:
+        texts = own.execute(
             "SELECT statement FROM pg_prepared_statements WHERE name ~ '^sequent_'"
         ).fetchall()
-        [(latest,)] = pooled.driver_connection.execute(
+        [(latest,)] = own.execute(
             "SELECT max(substring(name from '[0-9]+$')::int) FROM pg_prepared_statements WHERE name ~ '^sequent_'"
         ).fetchall()
     assert len(texts) == len(set(texts)) >= 5
@@ -354,6 +403,118 @@ def test_an_engine_with_an_isolation_level_of_its_own_keeps_it(
     assert agree(store_database_url)
 
 
+# Connections that are kept
+
+
+def sessions(url: str) -> list[tuple[str, int]]:
+    with psycopg.connect(url, autocommit=True, application_name="looks on") as connection:
+        return connection.execute(
+            "SELECT state, pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sequent'"
+        ).fetchall()
+
+
+def test_an_append_s_connection_is_kept_and_not_the_pool_s_any_more(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=2)
+    with own_connection(app) as own:
+        pid = own.info.backend_pid
+    assert app.engine.pool.checkedout() == 0
+    with app.engine.connect() as connection, connection.begin():
+        assert connection.connection.driver_connection.info.backend_pid != pid
+        # It has the pool's to itself.
+        app.store.append(aggregate_id, [line()], 3)
+    with own_connection(app) as own:
+        assert own.info.backend_pid == pid
+    assert agree(store_database_url)
+
+
+def test_no_more_connections_are_kept_than_there_is_room_for(app: Sequent) -> None:
+    with ExitStack() as stack:
+        lent = [stack.enter_context(own_connection(app)) for _ in range(MOST_KEPT + 2)]
+        assert len({own.info.backend_pid for own in lent}) == MOST_KEPT + 2
+    with ExitStack() as stack:
+        again = [stack.enter_context(own_connection(app)) for _ in range(MOST_KEPT + 2)]
+        assert len([own for own in again if own in lent]) == MOST_KEPT
+
+
+def test_kept_connections_are_closed_with_the_engine_whoever_has_them(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=2)
+    with own_connection(app) as first:
+        with own_connection(app) as second:
+            pass
+        app.engine.dispose()
+        assert second.closed
+        assert not first.closed
+    assert first.closed
+    await_(lambda: not sessions(store_database_url))
+    app.store.append(aggregate_id, [line()], 3)
+    assert agree(store_database_url)
+
+
+def test_a_transaction_that_was_left_open_is_rolled_back_before_the_next_append(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=2)
+    with own_connection(app) as own:
+        own.execute("DELETE FROM view_schema.line_records")
+    assert [state for state, _ in sessions(store_database_url)] == ["idle"] * len(
+        sessions(store_database_url)
+    )
+    app.store.append(aggregate_id, [line()], 3)
+    assert agree(store_database_url)
+
+
+def test_when_a_kept_connection_was_cut_off_the_others_are_not_believed_either(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=2)
+    with own_connection(app), own_connection(app):
+        pass
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sequent'"
+        )
+    with pytest.raises(DatabaseUnavailable):
+        app.store.append(aggregate_id, [line()], 3)
+    app.store.append(aggregate_id, [line()], 3)
+    assert agree(store_database_url)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_appends_on_connections_of_its_own(app: Sequent, store_database_url: str) -> None:
+    aggregate_id = placed(app, lines=2)
+    child = os.fork()
+    if child == 0:
+        try:
+            app.engine.dispose(close=False)
+            app.store.append(aggregate_id, [line()], 3)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for number in range(4, 12):
+        app.store.append(aggregate_id, [line()], number)
+    assert agree(store_database_url)
+
+
+@pytest.mark.parametrize("options", [{"pool_pre_ping": True}, {"pool_size": 1, "max_overflow": 0}])
+def test_of_engines_that_pool_in_a_way_of_their_own_none_are_kept(
+    app: Sequent, store_database_url: str, options: dict[str, Any]
+) -> None:
+    engine = create_engine(store_database_url, "view_schema", **options)
+    store = EventStore(engine, app.config.event_store_schema, app.event_types, app.store.projection)
+    aggregate_id = uuid4()
+    store.append(aggregate_id, [OrderPlaced(customer="x"), line()], 0)
+    store.append(aggregate_id, [line()], 2)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    engine.dispose()
+    assert agree(store_database_url)
+
+
 # Interruptions
 
 
@@ -371,6 +532,8 @@ def test_wherever_an_append_of_the_store_s_own_is_interrupted_it_is_whole_or_not
         if not reached:
             break
         with psycopg.connect(store_database_url) as connection:
+            # In one snapshot: where COMMIT was on its way, it may come into force now.
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             actual, expected = actual_rows(connection), expected_rows(connection)
         assert actual == expected, reached
     assert any("exchange.py" in place for place in places)

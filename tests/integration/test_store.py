@@ -32,6 +32,7 @@ from sequent_py.errors import (
 )
 from sequent_py.events import Envelope, Event, EventTypes, envelope_of, is_recorded
 from sequent_py.gate import Gate
+from sequent_py.own_connections import OwnConnections
 from sequent_py.schema_migrations.event_store import install_event_store
 from sequent_py.store import EventStore
 from sequent_py.transaction_ids import foreign_transaction_ids, repair_transaction_ids
@@ -201,17 +202,9 @@ def test_ranges_by_position_and_type(store: EventStore) -> None:
 def test_one_round_trip_per_append(store: EventStore, admin: psycopg.Connection) -> None:
     aggregate_id = uuid4()
     store.append(aggregate_id, [Opened(owner="A"), Deposited(amount=1)])
-    with store.engine.connect() as pooled:
-        own = pooled.connection.driver_connection
-        assert isinstance(own, psycopg.Connection)
-        pid = own.info.backend_pid
-    statements = []
-    trace = type("Trace", (), {"write": lambda self, line: statements.append(line)})
-    del trace
-    before = admin.execute(
-        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-    ).fetchone()
-    assert before is not None
+    with OwnConnections(store.engine).lend_exchange() as exchange:
+        assert exchange is not None
+        pid = exchange.connection.info.backend_pid
     store.append(aggregate_id, deposits(2), 2)
     row = admin.execute("SELECT query, state FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
     assert row is not None

@@ -2,7 +2,8 @@
 
 ::
 
-    w        the window's events, by aggregate and position: fields of payloads by name, and every check of them      (materialized)
+    e        the window's events
+    w        the same by aggregate and position: fields of payloads by name, and every check of them                  (materialized)
 
     of each table:
     k        the key (k0, k1, …)
@@ -19,7 +20,8 @@ It reads in one snapshot; it locks what an INSERT locks. It is only right for ta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from psycopg import sql
 
@@ -72,6 +74,7 @@ class CompiledTables:
 
     by_projector: Mapping[type[TableProjection], CompiledTable]
     events: EventReadings
+    _composed: dict[frozenset[int], sql.SQL] = field(default_factory=dict, compare=False)
 
     @property
     def stored(self) -> tuple[type[TableProjection], ...]:
@@ -84,14 +87,23 @@ class CompiledTables:
         It answers with one row: how many events of the types ``counted`` there were, in how many lives something was odd, and an array of how
         many rows were written of each. What is odd may also be an error of its own (SQLSTATE class 22 or 23).
         """
+        events = sql.SQL("WITH e AS (SELECT e.* {}), ").format(source(self.events.type_ids))
+        return events + self._behind_events(frozenset(counted))
+
+    def _behind_events(self, counted: frozenset[int]) -> sql.SQL:
+        """Return what the statements of all groups have in common, composed once."""
+        if counted not in self._composed:
+            self._composed[counted] = sql.SQL(cast(Any, self._compose(counted).as_string(None)))
+        return self._composed[counted]
+
+    def _compose(self, counted: frozenset[int]) -> sql.Composed:
         tables = [self.by_projector[projector] for projector in self.stored]
         type_ids = self.events.type_ids
         parts = [table.compose(number, type_ids) for number, table in enumerate(tables)]
-        is_ordered = any(table.needs_order for table in tables)
-        window = self.events.select(source(type_ids), is_ordered=is_ordered)
+        window = self.events.select(is_ordered=any(table.needs_order for table in tables))
         counted_ids = tuple(type_id for type_id in type_ids if type_id in counted)
         return sql.SQL(
-            "WITH w AS MATERIALIZED ({}), {} SELECT count(*) FILTER (WHERE {}), {}, ARRAY[{}] FROM w"
+            "w AS MATERIALIZED ({}), {} SELECT count(*) FILTER (WHERE {}), {}, ARRAY[{}] FROM w"
         ).format(
             window,
             sql.SQL(", ").join([query for part in parts for query in part.queries]),

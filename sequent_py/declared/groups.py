@@ -98,6 +98,21 @@ def compile_tables(
         # Once more without them: what they asked of events before they failed need not hold.
 
 
+class Compilations:
+    """What :func:`compile_tables` returns, once for all groups of a worker with the same projectors; and again when an event type is new."""
+
+    def __init__(self, tables: Mapping[type[Record], TableShape]) -> None:
+        self._tables = tables
+        self._latest: tuple[object, CompiledTables] | None = None
+
+    def of(self, projectors: Sequence[type[Projector]], stored_types: Mapping[str, int]) -> CompiledTables:
+        """Return what can be replayed as SQL."""
+        asked = (tuple(projectors), dict(stored_types))
+        if self._latest is None or self._latest[0] != asked:
+            self._latest = asked, compile_tables(projectors, self._tables, stored_types)[0]
+        return self._latest[1]
+
+
 def stored_ids(event_class: type[Event], stored_types: Mapping[str, int]) -> tuple[int, ...]:
     """Return the ids under which events of a class are stored, aliases included."""
     names = (event_type_of(event_class), *aliases_of(event_class))

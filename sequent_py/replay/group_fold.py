@@ -17,7 +17,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from sequent_py.declared.groups import FoldedInSql, compile_tables, fold_in_sql
+from sequent_py.declared.groups import Compilations, FoldedInSql, fold_in_sql
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.persistors.ahead import AccessPaths
@@ -56,6 +56,11 @@ class Folding:
     max_rows_in_memory: int
     paths: AccessPaths = field(default_factory=AccessPaths)
     """What handlers look up, learned from one group for the next."""
+    compilations: Compilations = field(init=False)
+    """Declared projections as SQL, composed for one group and used for the next."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compilations", Compilations(self.tables))
 
 
 class GroupFold:
@@ -82,6 +87,8 @@ class GroupFold:
         """How many events the last :meth:`write` has read."""
         self.last_event: RawEvent | None = None
         """The last one of them."""
+        self.events_handled = 0
+        """How many events handlers were given, of all that this group has read."""
 
     @property
     def writing(self) -> str | None:
@@ -120,7 +127,7 @@ class GroupFold:
 
         None where SQL finds something odd: nothing is written then, and the handlers fold all of it.
         """
-        compiled, _ = compile_tables(self.projectors, self.tables, self._stored_types)
+        compiled = self._folding.compilations.of(self.projectors, self._stored_types)
         in_sql: list[type[Projector]] = list(compiled.by_projector)
         if not in_sql:
             return [], None
@@ -268,4 +275,5 @@ class GroupFold:
         stream = iter(raw_events)
         while batch := list(islice(stream, BATCH_EVENTS)):
             events += fold.apply_batch(batch)
+            self.events_handled += len(batch)
         return events

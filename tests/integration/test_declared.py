@@ -108,7 +108,7 @@ def test_a_group_with_an_odd_payload_goes_to_the_handlers(
     ids = place_orders(app, range(30))
     # Valid to pydantic, and not how the library stores a number.
     connection.execute(
-        """UPDATE sequent_schema.events SET payload = payload || '{"cents": "17"}' WHERE aggregate_id = %s AND sequence_number = 2""",
+        """UPDATE sequent_schema.events SET payload = payload || '{"cents": "+17"}' WHERE aggregate_id = %s AND sequence_number = 2""",
         (ids[3],),
     )
     app.view_schema.online()

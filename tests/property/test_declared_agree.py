@@ -294,8 +294,8 @@ PAYLOADS = st.fixed_dictionaries(
 # What somebody may have stored by hand: some of it valid to pydantic, some not.
 TAMPERED = st.sampled_from(
     [
-        ("amount", "12"), ("amount", 1.0), ("amount", 1.5), ("amount", None), ("amount", True), ("amount", 2**70), ("price", 1.5), ("price", 2),
-        ("price", "NaN"), ("price", "1e3"), ("price", " 1"), ("size", 100), ("size", "1"), ("label", "seven77"), ("label", 7), ("flag", "true"),
+        ("amount", "12"), ("amount", "-7"), ("amount", "+5"), ("amount", " 6"), ("amount", "0x10"), ("amount", "1_0"), ("amount", "-0"), ("amount", "007"), ("amount", 1.0), ("amount", 1.5), ("amount", None), ("amount", True), ("amount", 2**70), ("price", 1.5), ("price", 2),
+        ("price", "NaN"), ("price", "1e3"), ("price", " 1"), ("size", 100), ("size", "1"), ("size", "0x1"), ("size", "0b1"), ("label", "seven77"), ("label", 7), ("flag", "true"),
         ("flag", 1), ("ref", "00000000000000000000000000000001"), ("ref", "{00000000-0000-0000-0000-000000000001}"), ("ref", "x"),
         ("ref", "0000-00000000-0000-0000-0000-00000001"), ("at", "2024-02-30T00:00:00Z"), ("at", "2024-02-29"), ("at", 7), ("at", "2024-02-29T24:00:00Z"),
         ("at", "0001-01-01T00:00:00+05:00"), ("at", "2024-02-29T12:00:00.1234567Z"), ("at", "2024-02-29T23:59:60Z"), ("mood", "x"), ("mood", "GOOD"), ("grade", None), ("unknown", [1]),

@@ -26,8 +26,8 @@ from typing import Any, cast
 from psycopg import sql
 
 from sequent_py.declared.declaration import Declaration
-from sequent_py.declared.life import case_by_type, is_of
-from sequent_py.declared.lives import among_all, column_lives, running_totals
+from sequent_py.declared.life import ColumnLife, case_by_type, is_of
+from sequent_py.declared.lives import RunningTotal, among_all, column_lives, running_totals
 from sequent_py.declared.payloads import Inexpressible
 from sequent_py.declared.projection import TableProjection
 from sequent_py.declared.readings import EventReadings, RuleReading
@@ -54,6 +54,15 @@ class CompiledTable:
     """Whether anything depends on which event came first."""
     compose: Callable[[int, Collection[int]], TableParts]
     """From its number in the statement, and the types of all events that it reads."""
+    table: TableShape
+    rule_kinds: Mapping[int, RuleKind]
+    """By event type."""
+    are_events_rows: bool
+    """Whether every event makes a row that nothing changes afterwards."""
+    keys: Mapping[str, sql.Composable]
+    """The key's values by column."""
+    lives: Sequence[ColumnLife]
+    totals: Mapping[str, RunningTotal]
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ def compile_table(
         SQL cannot do what its handlers do.
     """
     compiler = _Compiler(declaration, table, type_ids, events)
-    return CompiledTable(declaration, compiler.type_ids, compiler.needs_order, compiler.compose)
+    return compiler.compiled()
 
 
 class _Compiler:
@@ -158,6 +167,20 @@ class _Compiler:
             bool(self._totals)
             or self._has_ends
             or (not self._are_events_rows and any(life.needs_order for life in self._lives))
+        )
+
+    def compiled(self) -> CompiledTable:
+        return CompiledTable(
+            self._declaration,
+            self.type_ids,
+            self.needs_order,
+            self.compose,
+            self._table,
+            {type_id: reading.rule.kind for reading in self._readings for type_id in reading.type_ids},
+            self._are_events_rows,
+            dict(zip(self._declaration.key, self._keys, strict=True)),
+            self._lives,
+            self._totals,
         )
 
     def compose(self, number: int, among: Collection[int]) -> TableParts:
@@ -234,8 +257,8 @@ class _Compiler:
         items = [
             sql.SQL(
                 "(sum({}) OVER (PARTITION BY {} ORDER BY position ROWS UNBOUNDED PRECEDING))::{} AS {}"
-            ).format(amounts, scope, type_name, sql.Identifier(name))
-            for name, (amounts, type_name) in self._totals.items()
+            ).format(case_by_type(total.amounts, self.type_ids), scope, total.type, sql.Identifier(name))
+            for name, total in self._totals.items()
         ]
         return sql.SQL("SELECT l.*, {} FROM ({}) AS l").format(sql.SQL(", ").join(items), events)
 

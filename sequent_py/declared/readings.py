@@ -50,6 +50,10 @@ class Slot:
     is_read: bool = False
     """Whether its value is wanted, and not only checked."""
 
+    def fits(self, text: sql.Composable, type_ids: Iterable[int]) -> bool:
+        """Whether nothing else is read into it of events of these types."""
+        return all(self.texts.get(type_id, text) == text for type_id in type_ids)
+
     @property
     def text(self) -> sql.Identifier:
         """The name of the field's text."""
@@ -72,9 +76,9 @@ class Slots:
 
         Of other events nothing is read: what one class calls ``ref`` may be a UUID, and a text in another, or nothing that was ever looked at.
         """
-        free = [slot for slot in self._slots if slot.kind == kind and slot.texts.keys().isdisjoint(type_ids)]
-        alike = [slot for slot in free if text in slot.texts.values()]
-        slot = next(iter(alike or free), None)
+        fitting = [slot for slot in self._slots if slot.kind == kind and slot.fits(text, type_ids)]
+        alike = [slot for slot in fitting if text in slot.texts.values()]
+        slot = next(iter(alike or fitting), None)
         if slot is None:
             slot = Slot(len(self._slots), kind, {})
             self._slots.append(slot)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from sequent_py.declared.groups import Compilations, FoldedInSql, fold_in_sql
+from sequent_py.declared.groups import Compilations, FoldedInSql, fold_in_server
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.persistors.ahead import AccessPaths
@@ -134,8 +134,14 @@ class GroupFold:
         others = [item for item in self.projectors if item not in in_sql]
         # An event of the group counts once, however many projectors read it.
         counted_elsewhere = handled_type_ids(others, self._stored_types)
-        source = self._window_source()
-        return in_sql, fold_in_sql(self.writer, compiled, source, counted_elsewhere=counted_elsewhere)
+        return in_sql, fold_in_server(
+            self._reader,
+            self.writer,
+            self._folding.compilations,
+            compiled,
+            self._window_source(),
+            counted_elsewhere=counted_elsewhere,
+        )
 
     def aggregates(self) -> list[SpecialAggregate]:
         """Return what the group folds, in the order of its beginning in the window; those that were set aside before come last."""

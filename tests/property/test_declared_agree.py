@@ -1,7 +1,7 @@
 """Declared projections give the same rows whichever way they are run, whatever is declared and whatever has happened.
 
-Five ways: a naive fold written here, handlers live, handlers in a replay, SQL, and SQL for a beginning and handlers for the rest. Where handlers
-raise, SQL gives the events back; where SQL answers, it is right.
+Six ways: a naive fold written here, handlers live, handlers in a replay, SQL, the C module between two COPYs, and SQL for a beginning and handlers for
+the rest. Where handlers raise, SQL and the C module give the events back; where they answer, they are right.
 """
 
 from __future__ import annotations
@@ -45,9 +45,12 @@ from sequent_py.declared import (
     upsert,
 )
 from sequent_py.declared.groups import compile_tables, fold_in_sql
+from sequent_py.declared.program import program_of
 from sequent_py.declared.rules import ChangeKind, RuleKind
+from sequent_py.declared.transfer import transfer
 from sequent_py.errors import InvalidPayload, InvalidValue, ProjectionFailed
 from sequent_py.events import EventTypes, event_type_of
+from sequent_py.native import native
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape, read_table_shape
@@ -242,6 +245,8 @@ def rules(draw: st.DrawFn, record: type[Record]) -> dict[type[Event], Rule]:
     usual: list[RuleKind] = [RuleKind.INSERT, RuleKind.UPDATE, RuleKind.UPDATE, RuleKind.UPSERT, RuleKind.DELETE, RuleKind.DELETE_ALL]  # fmt: skip
     if record is LineRecord:
         usual = [RuleKind.INSERT] * 4 + [RuleKind.DELETE_ALL] + ([] if totals else [RuleKind.UPSERT])
+    if draw(st.booleans()):
+        usual = [kind for kind in usual if kind not in (RuleKind.DELETE, RuleKind.DELETE_ALL)]
     found: dict[type[Event], Rule] = {}
     for number, event_class in enumerate(CLASSES):
         kind = draw(
@@ -274,7 +279,7 @@ def rules(draw: st.DrawFn, record: type[Record]) -> dict[type[Event], Rule]:
 
 PAYLOADS = st.fixed_dictionaries(
     {
-        "product": st.sampled_from(["p", "q", "é"]),
+        "product": st.sampled_from(["p", "q", "é", "longer than sixteen bytes"]),
         "amount": st.sampled_from([0, 1, 5, -3, 2**31, 2**53 + 1, -(2**62)]) | st.integers(-9, 9),
         "price": st.sampled_from([Decimal(0), Decimal("1.5"), Decimal("1.50"), Decimal("-0.05"), Decimal("0.005"), Decimal("99999.99")]),
     },
@@ -425,6 +430,7 @@ def store(server_url: str, database_prefix: str) -> Iterator[Store]:
     # The test would be worthless if SQL always gave up.
     ways = store.ways
     assert not ways or ways["sql"] > max(ways["given back"] / 2, ways["not compiled"]), ways
+    assert not ways or native is None or ways["transferred"] > ways["sql"] / 5, ways
 
 
 EXAMPLES = int(os.environ.get("DECLARED_EXAMPLES", "200"))
@@ -461,6 +467,17 @@ def test_handlers_live_replay_and_sql_give_the_same_rows(
     in_sql, is_compiled = _in_sql(store, projection)
     if in_sql is not None:
         assert in_sql == expected
+    transferred, is_program = _transferred(store, projection)
+    if transferred is not None:
+        assert transferred == [expected]
+        note("transferred")
+        store.ways["transferred"] += 1
+    elif is_program:
+        # What SQL makes of these events, the C module can make, too.
+        assert in_sql is None
+        note("transfer given back")
+    both, _ = _transferred(store, projection, other)
+    assert both is None or both == [expected, _replayed(store, other)]
     alone, together = [in_sql, _in_sql(store, other)[0]], _both_in_sql(store, projection, other)
     assert together is None or together == [expected, _replayed(store, other)]
     if None not in alone:
@@ -555,6 +572,34 @@ def _both_in_sql(store: Store, *projections: type[TableProjection]) -> list[list
         written = {name: len(found) for name, found in zip(names, rows, strict=True)}
         assert {name: done.row_changes.get(name, 0) for name in names} == written
         return rows
+    raise AssertionError
+
+
+def _transferred(store: Store, *projections: type[TableProjection]) -> tuple[list[Any] | None, bool]:
+    """Rows of all of them by the C module, and whether it has a program."""
+    compiled, _ = compile_tables(projections, store.tables, store.stored_types)
+    if len(compiled.by_projector) < len(projections):
+        return None, False
+    with store.connection.transaction(force_rollback=True):
+        program = program_of(compiled, store.connection)
+        if program is None:
+            return None, False
+        type_ids = compiled.events.type_ids
+        # On one connection, because nobody else sees these events: they are few enough to have been read when rows are written.
+        done = transfer(store.connection, store.connection, program, store.source(), type_ids)
+        rows = [store.rows(projection) for projection in projections]
+        if done is None:
+            assert not any(rows)
+            return None, True
+        events, row_changes = done
+        (counted,) = store.connection.execute(
+            "SELECT count(*) FROM sequent_schema.events WHERE event_type_id = ANY(%s)", (list(type_ids),)
+        ).fetchone() or (None,)
+        assert events == counted
+        names = [record_shape(projection.table).table_name for projection in projections]
+        written = {name: len(found) for name, found in zip(names, rows, strict=True)}
+        assert {name: row_changes.get(name, 0) for name in names} == written
+        return rows, True
     raise AssertionError
 
 

@@ -1,6 +1,6 @@
 """Replaying a group in SQL: which projections can be, and running them, or giving the group back.
 
-Everything runs on the connection that holds the group's claim, in its transaction, within a savepoint of its own: what was written before something odd was found is
+Everything is written on the connection that holds the group's claim, in its transaction, within a savepoint of its own: what was written before something odd was found is
 taken back, and nothing of it shows. Commits nothing.
 """
 

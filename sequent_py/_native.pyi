@@ -101,6 +101,7 @@ class RowFold:
         tables: tuple[
             tuple[
                 bool,
+                int,
                 tuple[int, ...],
                 tuple[tuple[int, int, bool, tuple[tuple[int, bool, int], ...]], ...],
             ],

@@ -16,7 +16,7 @@ typedef struct { int length; union { unsigned char inlined[INLINE_BYTES]; unsign
 typedef struct { int step, is_constant, number; } Effect_;
 typedef struct { int width, begin, keeps_total; Effect_ *effects; } FoldColumn;
 typedef struct {
-    int is_per_event, columns, first_cell;
+    int is_per_event, rising, columns, first_cell; /* rising: the width of the first column, if an aggregate's rows must come in its order */
     int *rules;
     FoldColumn *column;
     long long rows;
@@ -105,6 +105,12 @@ static int write_event_as_row(RowFold *self, FoldTable *table, int type, Aggrega
     for (int number = 0; number < table->columns; number++) {
         FoldColumn *column = &table->column[number];
         Bytes value = effect_bytes(self, &column->effects[type]);
+        if (number == 0 && table->rising) {
+            Cell *last = &aggregate->cells[table->first_cell];
+            if (value.length != table->rising) return 1;
+            if (last->length >= 0 && signed_number(value.data, table->rising) <= signed_number(last->as.inlined, table->rising)) return 1;
+            if (set_cell(last, value) < 0) return -1;
+        }
         if (column->keeps_total) {
             Cell *cell = &aggregate->cells[table->first_cell + number];
             int outcome = add_to_cell(cell, value, column->width);
@@ -342,13 +348,16 @@ static int is_number_within(int number, Py_ssize_t least, Py_ssize_t size) {
     return 0;
 }
 
+static int is_width(int bytes) {
+    if (bytes == 0 || bytes == 2 || bytes == 4 || bytes == 8) return 1;
+    PyErr_SetString(PyExc_ValueError, "no width of a whole number");
+    return 0;
+}
+
 static int read_column(RowFold *self, FoldColumn *column, PyObject *told) {
     PyObject *effects;
     if (!PyArg_ParseTuple(told, "iipO!", &column->width, &column->begin, &column->keeps_total, &PyTuple_Type, &effects)) return -1;
-    if (column->width != 0 && column->width != 2 && column->width != 4 && column->width != 8) {
-        PyErr_SetString(PyExc_ValueError, "no width of a whole number");
-        return -1;
-    }
+    if (!is_width(column->width)) return -1;
     if (!is_number_within(column->begin, -1, PyTuple_GET_SIZE(self->constants)) || !is_number_within((int)PyTuple_GET_SIZE(effects), self->types, self->types + 1)) return -1;
     column->effects = PyMem_Calloc((size_t)self->types + 1, sizeof(Effect_));
     if (column->effects == NULL) { PyErr_NoMemory(); return -1; }
@@ -367,7 +376,8 @@ static int read_column(RowFold *self, FoldColumn *column, PyObject *told) {
 
 static int read_table(RowFold *self, FoldTable *table, PyObject *told) {
     PyObject *rules, *columns;
-    if (!PyArg_ParseTuple(told, "pO!O!", &table->is_per_event, &PyTuple_Type, &rules, &PyTuple_Type, &columns)) return -1;
+    if (!PyArg_ParseTuple(told, "piO!O!", &table->is_per_event, &table->rising, &PyTuple_Type, &rules, &PyTuple_Type, &columns)) return -1;
+    if (!is_width(table->rising)) return -1;
     if (!is_number_within((int)PyTuple_GET_SIZE(rules), self->types, self->types + 1)) return -1;
     table->rules = PyMem_Calloc((size_t)self->types + 1, sizeof(int));
     table->column = PyMem_Calloc((size_t)PyTuple_GET_SIZE(columns) + 1, sizeof(FoldColumn));

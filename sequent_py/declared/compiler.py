@@ -159,10 +159,10 @@ class _Compiler:
         self._totals = running_totals(table, self._readings)
         self._lives = column_lives(table, self._readings, declaration.key)
         self._refuse_odd_primary_key()
-        self._has_ends = any(reading.rule.kind in _ENDS for reading in self._readings)
-        self._are_events_rows = declaration.is_per_event and all(
-            reading.rule.kind is RuleKind.INSERT for reading in self._readings
-        )
+        # Rules for events that nobody has stored yet make nothing dearer.
+        kinds = {reading.rule.kind for reading in self._readings if reading.type_ids}
+        self._has_ends = not kinds.isdisjoint(_ENDS)
+        self._are_events_rows = declaration.is_per_event and kinds <= {RuleKind.INSERT}
         self.needs_order = (
             bool(self._totals)
             or self._has_ends
@@ -254,13 +254,19 @@ class _Compiler:
         if not self._totals:
             return events
         scope = sql.SQL("aggregate_id, life_of_all") if self._has_ends else sql.SQL("aggregate_id")
+        # A total goes by the row of the number before. Where positions were edited, that is not the event before: an error of SQLSTATE class 22.
         items = [
             sql.SQL(
-                "(sum({}) OVER (PARTITION BY {} ORDER BY position ROWS UNBOUNDED PRECEDING))::{} AS {}"
-            ).format(case_by_type(total.amounts, self.type_ids), scope, total.type, sql.Identifier(name))
+                "CASE WHEN sequence_number > lag(sequence_number, 1, 0) OVER events THEN (sum({amounts}) OVER events)::{type}"
+                " ELSE ('event ' || position)::{type} END AS {name}"
+            ).format(
+                amounts=case_by_type(total.amounts, self.type_ids), type=total.type, name=sql.Identifier(name)
+            )
             for name, total in self._totals.items()
         ]
-        return sql.SQL("SELECT l.*, {} FROM ({}) AS l").format(sql.SQL(", ").join(items), events)
+        return sql.SQL(
+            "SELECT l.*, {} FROM ({}) AS l WINDOW events AS (PARTITION BY {} ORDER BY position ROWS UNBOUNDED PRECEDING)"
+        ).format(sql.SQL(", ").join(items), events, scope)
 
     def _events_as_rows(self, events: sql.Composable, number: int, is_ours: sql.Composable) -> TableParts:
         values = [

@@ -128,7 +128,19 @@ class _Writer:
             for type_id in self._type_ids
         )
         keys = [self._key(table, name, value) for name, value in table.keys.items()]
-        return table.are_events_rows, rules, (*keys, *(self._column(table, life) for life in table.lives))
+        columns = (*keys, *(self._column(table, life) for life in table.lives))
+        return table.are_events_rows, self._rising(table), rules, columns
+
+    def _rising(self, table: CompiledTable) -> int:
+        """Return the width of the key that rises from row to row: running totals go by the row of the number before, be it the event before or not."""
+        if not table.totals:
+            return 0
+        (name,) = table.keys
+        return self._width(table, name)
+
+    @staticmethod
+    def _width(table: CompiledTable, name: str) -> int:
+        return _WIDTHS.get(table.table.record_shape.by_attribute[name].type.name, 0)
 
     def _key(self, table: CompiledTable, name: str, value: sql.Composable) -> tuple[Any, ...]:
         steps = dict.fromkeys(table.type_ids, self._value(table, name, value, table.type_ids))
@@ -136,7 +148,7 @@ class _Writer:
 
     def _column(self, table: CompiledTable, life: ColumnLife) -> tuple[Any, ...]:
         total = table.totals.get(total_name(table.table, life.name))
-        width = _WIDTHS.get(table.table.record_shape.by_attribute[life.name].type.name, 0)
+        width = self._width(table, life.name)
         if not width and (total is not None or life.course is Course.SUMMED):
             raise Inexpressible(f"{life.name} is a sum, and of no whole numbers")
         steps: dict[int, Step] = {}

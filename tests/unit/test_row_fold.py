@@ -54,7 +54,7 @@ def summing(width: int) -> Any:
         (0, -1, False, ((KEEPS, True, -1), (FIRST, False, 3), (FIRST, False, 3))),
         (0, 1, False, ((ASSIGNS, True, 1), (LAST, False, 3), (LAST, False, 3))),
     )
-    table = (False, (INSERT, UPDATE, UPSERT), columns)
+    table = (False, 0, (INSERT, UPDATE, UPSERT), columns)
     return native.RowFold(4, (OPENED, CHANGED, MERGED), (bytes(width), b"a constant of more than sixteen"), (table,), SEEDS)  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def lines() -> Any:
         (0, -1, False, ((ASSIGNS, True, 0), (ASSIGNS, False, 3))),
         (4, -1, True, ((ASSIGNS, False, 2),) * 2),
     )
-    return native.RowFold(4, (OPENED, CHANGED), (b"opened",), ((True, (INSERT, INSERT), columns),), SEEDS)
+    return native.RowFold(4, (OPENED, CHANGED), (b"opened",), ((True, 0, (INSERT, INSERT), columns),), SEEDS)
 
 
 def fold(folded: Any, blocks: Iterable[bytes]) -> bool:
@@ -174,21 +174,30 @@ def test_what_is_no_row_of_the_copy_raises(blocks: list[bytes]) -> None:
     [
         (1, (), (), (), SEEDS),
         (4, (OPENED,), ("text",), (), SEEDS),
-        (4, (OPENED,), (), ((False, (), ()),), SEEDS),
-        (4, (OPENED,), (), ((False, (4,), ()),), SEEDS),
-        (4, (OPENED,), (), ((False, (INSERT,), ((3, -1, False, (NONE,)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, (INSERT,), ((0, 0, False, (NONE,)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, (INSERT,), ((0, -1, False, ()),)),), SEEDS),
-        (4, (OPENED,), (), ((False, (INSERT,), ((0, -1, False, ((ASSIGNS, False, 4),)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, (INSERT,), ((0, -1, False, ((ASSIGNS, True, 0),)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, (INSERT,), ((0, -1, False, ((ADDS, False, 2),)),)),), SEEDS),
-        (4, (OPENED,), (), ((True, (INSERT,), ((0, -1, True, ((ASSIGNS, False, 2),)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, (INSERT,), ((0, -1, False, ((5, False, 2),)),)),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (), ()),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (4,), ()),), SEEDS),
+        (4, (OPENED,), (), ((True, 3, (INSERT,), ()),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((3, -1, False, (NONE,)),)),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, 0, False, (NONE,)),)),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ()),)),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ASSIGNS, False, 4),)),)),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ASSIGNS, True, 0),)),)),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ADDS, False, 2),)),)),), SEEDS),
+        (4, (OPENED,), (), ((True, 0, (INSERT,), ((0, -1, True, ((ASSIGNS, False, 2),)),)),), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((5, False, 2),)),)),), SEEDS),
     ],
 )
 def test_a_program_that_means_nothing_is_refused(told: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         native.RowFold(*told)
+
+
+def test_rows_that_must_come_in_order_and_do_not_are_odd() -> None:
+    for numbers, is_well in (([1, 2, 9], True), ([1, 3, 2], False), ([1, 1], False), ([-1, 1], True)):
+        told = ((True, 4, (INSERT,), ((0, -1, False, ((ASSIGNS, False, 2),)),)),)
+        folded = native.RowFold(3, (OPENED,), (), told, SEEDS)
+        blocks = [event(1, OPENED, number.to_bytes(4, signed=True)) for number in numbers]
+        assert fold(folded, [event(2, OPENED, (5).to_bytes(4)), *blocks]) is is_well
 
 
 def test_a_table_that_is_not_there_has_nothing_to_take() -> None:

@@ -515,6 +515,41 @@ def test_a_field_is_read_of_the_classes_that_have_it_alone(store: Store) -> None
     assert in_sql == _replayed(store, projection)
 
 
+@pytest.mark.parametrize("beginning", ["insert", "upsert"])
+def test_every_change_is_made_in_every_way(store: Store, beginning: str) -> None:
+    store.connection.rollback()
+    changes: dict[str, Any] = {"text": first(field("label")), "short": last(field("label")), "big": increment(field("size")), "small": count(), "ref": field("ref"), "at": last(field("at")), "total": increment(-field("amount")), "flag": field("flag")}  # fmt: skip
+    begin = insert(text=field("label"), big=3, small=0, money=field("price")) if beginning == "insert" else upsert(**changes, mood=Mood.BAD)  # fmt: skip
+    on_event = {
+        Alpha: begin,
+        Beta: update(**changes),
+        Gamma: update(touch=False, ref=None, text=first("late")),
+    }
+    projection = type("Changed", (TableProjection,), {"table": OneRecord, "on_event": on_event})
+    plain = {"product": "p", "amount": 7, "price": Decimal("1.50")}
+    full = plain | {"size": 5, "label": "a", "at": MOMENT, "ref": UUID(int=1), "flag": True}
+    other = plain | {"size": None, "label": "b", "at": None, "ref": UUID(int=2), "amount": -9}
+    histories = [
+        [("Alpha", plain), ("Beta", plain), ("Beta", full), ("Beta", other), ("Beta", plain)],
+        [("Alpha", full), ("Beta", other), ("Gamma", plain), ("Beta", plain)],
+        [("Alpha", plain), ("Gamma", full), ("Beta", other)],
+        [("Alpha", other)],
+    ]
+    store.write(
+        [
+            (UUID(int=number), name, payload, None)
+            for number, history in enumerate(histories)
+            for name, payload in history
+        ]
+    )
+    expected = _replayed(store, projection)
+    assert expected is not None
+    assert len(expected) == len(histories)
+    assert _naive(store, projection) == expected
+    assert _in_sql(store, projection) == (expected, True)
+    assert native is None or _transferred(store, projection) == ([expected], True)
+
+
 def test_running_totals_over_edited_positions_are_left_to_handlers(store: Store) -> None:
     store.connection.rollback()
     rule = insert(total=running(field("amount")))

@@ -16,6 +16,7 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 
+from sequent_py.copy_out import HEADER, copy_out
 from sequent_py.declared.compiler import CompiledTable, CompiledTables, Source
 from sequent_py.declared.life import ColumnLife, ConstantEffect, Course, case_by_type
 from sequent_py.declared.lives import total_name
@@ -23,9 +24,6 @@ from sequent_py.declared.payloads import Inexpressible
 from sequent_py.declared.readings import Slots
 from sequent_py.declared.rules import ChangeKind, RuleKind
 from sequent_py.native import native
-
-SIGNATURE, TRAILER = b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff"
-"""Where a binary COPY begins (no flags, no extension) and ends."""
 
 # The numbers of enum Rule and enum Step in c/rowfold.h.
 _RULES: Mapping[RuleKind, int] = {RuleKind.INSERT: 1, RuleKind.UPDATE: 2, RuleKind.UPSERT: 3}
@@ -69,9 +67,7 @@ class Program:
 
     def query(self, source: Source) -> sql.Composed:
         """Return the query of a window whose COPY it folds. An event that is not sound is an error (SQLSTATE class 22)."""
-        return sql.SQL("WITH e AS (SELECT e.* {}) {}").format(
-            source(self.type_ids), self._behind_events
-        )
+        return sql.SQL("WITH e AS (SELECT e.* {}) {}").format(source(self.type_ids), self._behind_events)
 
 
 def program_of(compiled: CompiledTables, connection: psycopg.Connection[Any]) -> Program | None:
@@ -199,11 +195,9 @@ def _bytes_of(
     """Return values as the server sends them."""
     if not values:
         return ()
-    statement = sql.SQL("COPY (SELECT {}) TO STDOUT (FORMAT binary)").format(sql.SQL(", ").join(values))
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        data = b"".join(bytes(block) for block in copy)
+    data = b"".join(copy_out(connection, sql.SQL("SELECT {}").format(sql.SQL(", ").join(values))))
     found: list[bytes | None] = []
-    at = len(SIGNATURE) + 2
+    at = HEADER.size + 2
     for _ in values:
         length = int.from_bytes(data[at : at + 4], signed=True)
         at += 4

@@ -13,9 +13,9 @@ from typing import Any
 
 import psycopg
 
-from sequent_py.copy_out import copy_out
+from sequent_py.copy_out import HEADER, SIGNATURE, TRAILER, copy_out
 from sequent_py.declared.compiler import Source
-from sequent_py.declared.program import SIGNATURE, TRAILER, Program
+from sequent_py.declared.program import Program
 from sequent_py.persistors.refusals import refusal_of
 
 EVENTS_PER_CALL = 1_000
@@ -77,6 +77,6 @@ def _write(writer: psycopg.Connection[Any], program: Program, fold: Any, *, more
 
 
 def _whole(rows: bytes) -> Iterator[bytes]:
-    yield SIGNATURE
+    yield HEADER.pack(SIGNATURE, 0, 0)
     yield rows
     yield TRAILER

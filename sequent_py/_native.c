@@ -17,6 +17,7 @@
  *   c/shortcut.h  Shortcut: Projector.create_record, get_record, find_record, update_record
  *   c/events.h    raw_event: reader.parse, of a block that is one row; Setter: events.set_envelope; moment: events.moment;
  *                 LazyMoment: the property events.Event.created_at
+ *   c/rowfold.h   RowFold: from the values that declared projections read to their rows, as bytes: declared.program
  *
  * Rows are instances of classes with __slots__; a slot is an object pointer at a fixed offset, NULL while it is not set.
  */
@@ -33,6 +34,7 @@
 #include "c/update.h"
 #include "c/shortcut.h"
 #include "c/events.h"
+#include "c/rowfold.h"
 
 static PyMethodDef module_methods[] = {
     {"moment", moment, METH_O, "Return the datetime in UTC so many microseconds after 2000-01-01."},
@@ -89,7 +91,7 @@ static int execute(PyObject *module) {
         || add_type(module, &finisher_spec, &state->finisher) < 0 || add_type(module, &probe_spec, &state->probe) < 0
         || add_type(module, &access_spec, &state->access) < 0 || add_type(module, &update_spec, &state->update) < 0
         || add_type(module, &shortcut_spec, &state->shortcut) < 0 || add_type(module, &setter_spec, &state->setter) < 0
-        || add_type(module, &lazy_spec, &state->lazy_moment) < 0)
+        || add_type(module, &lazy_spec, &state->lazy_moment) < 0 || add_type(module, &rowfold_spec, &state->row_fold) < 0)
         return -1;
     return 0;
 }
@@ -107,6 +109,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->shortcut);
     Py_VISIT(state->setter);
     Py_VISIT(state->lazy_moment);
+    Py_VISIT(state->row_fold);
     return 0;
 }
 

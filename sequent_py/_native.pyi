@@ -91,3 +91,28 @@ class LazyMoment:
 
 def moment(microseconds: int, /) -> datetime: ...
 def raw_event(block: bytes | memoryview, /) -> tuple[int, int, bytes, int, int, bytes, bytes] | None: ...
+
+class RowFold:
+    def __init__(
+        self,
+        fields: int,
+        type_ids: tuple[int, ...],
+        constants: tuple[bytes | None, ...],
+        tables: tuple[
+            tuple[
+                bool,
+                int,
+                tuple[int, ...],
+                tuple[tuple[int, int, bool, tuple[tuple[int, bool, int], ...]], ...],
+            ],
+            ...,
+        ],
+        seeds: tuple[int, int],
+    ) -> None: ...
+    def fold(self, blocks: Sequence[bytes | memoryview], /) -> bool: ...
+    def end(self) -> None: ...
+    def waiting(self, table: int, /) -> int: ...
+    def take(self, table: int, /) -> bytes: ...
+    counts: tuple[int, ...]
+    rows: tuple[int, ...]
+    has_ended: bool

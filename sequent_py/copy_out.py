@@ -46,6 +46,10 @@ def copy_out(connection: psycopg.Connection[Any], query: sql.Composable) -> Gene
             pgconn.get_cancel().cancel()
             while pgconn.get_copy_data(0)[0] > 0:
                 pass
+        failed = None
         while (outcome := pgconn.get_result()) is not None:
-            if outcome.status == ExecStatus.FATAL_ERROR and is_complete:
-                raise error_from_result(outcome, encoding=connection.info.encoding)
+            if outcome.status == ExecStatus.FATAL_ERROR:
+                failed = outcome
+        # Not before the last result: until then the connection takes no other statement.
+        if failed is not None and is_complete:
+            raise error_from_result(failed, encoding=connection.info.encoding)

@@ -7,8 +7,9 @@ first or the last value, delete it. From that follow
   fingerprints and every other part of the library meets nothing new. The handlers are what the declaration *means*.
 * **SQL** (:mod:`.compiler`), which a worker runs instead of the handlers for a group of a replay: one statement that reads the group's window of events
   and writes all tables. No event leaves the server.
+* **a program** (:mod:`.program`) for the C module, where there is one and the rules are simple: SQL reads and checks the events, C folds them, COPY writes the rows.
 
-The second is an optimization, and no more than that: it gives the rows that the handlers give, or nothing at all. Two things see to it.
+The second and the third are optimizations, and no more than that: they give the rows that the handlers give, or nothing at all. Two things see to it.
 
 *What SQL cannot express is not compiled* (:func:`.compiler.compile_table` raises ``Inexpressible`` with the reason, which the plan shows): event classes with
 upcasters, validators of their own or fields that SQL cannot check; columns without an exact counterpart of a field's values; changes whose
@@ -28,8 +29,10 @@ written is taken back to a savepoint and the group is folded by handlers, which 
     payloads     what of an event class's payload SQL can check and read
     columns      from a field's SQL to exactly the value that the column's converter gives
     life         how the changes of a column come together over the events of a row      SQL
-    compiler     the statement of a table
-    groups       running the statements of a group, or giving it back
+    compiler     the statement of a group
+    program      what the C module is told, and the SELECT that it is given
+    transfer     running a program: from COPY to COPY
+    groups       running one or the other for a group, or giving it back
 
 Windows after the first pass (catch-up) are folded by handlers: they cost in proportion to what is new, and rows that exist take part.
 """

@@ -2,7 +2,8 @@
 
 ::
 
-    w        the window's events, by aggregate and position: fields of payloads by name, and every check of them      (materialized)
+    e        the window's events
+    w        the same by aggregate and position: fields of payloads by name, and every check of them                  (materialized)
 
     of each table:
     k        the key (k0, k1, …)
@@ -19,13 +20,14 @@ It reads in one snapshot; it locks what an INSERT locks. It is only right for ta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from psycopg import sql
 
 from sequent_py.declared.declaration import Declaration
-from sequent_py.declared.life import case_by_type, is_of
-from sequent_py.declared.lives import among_all, column_lives, running_totals
+from sequent_py.declared.life import ColumnLife, case_by_type, is_of
+from sequent_py.declared.lives import RunningTotal, among_all, column_lives, running_totals
 from sequent_py.declared.payloads import Inexpressible
 from sequent_py.declared.projection import TableProjection
 from sequent_py.declared.readings import EventReadings, RuleReading
@@ -52,6 +54,15 @@ class CompiledTable:
     """Whether anything depends on which event came first."""
     compose: Callable[[int, Collection[int]], TableParts]
     """From its number in the statement, and the types of all events that it reads."""
+    table: TableShape
+    rule_kinds: Mapping[int, RuleKind]
+    """By event type."""
+    are_events_rows: bool
+    """Whether every event makes a row that nothing changes afterwards."""
+    keys: Mapping[str, sql.Composable]
+    """The key's values by column."""
+    lives: Sequence[ColumnLife]
+    totals: Mapping[str, RunningTotal]
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class CompiledTables:
 
     by_projector: Mapping[type[TableProjection], CompiledTable]
     events: EventReadings
+    _composed: dict[frozenset[int], sql.SQL] = field(default_factory=dict, compare=False)
 
     @property
     def stored(self) -> tuple[type[TableProjection], ...]:
@@ -84,14 +96,23 @@ class CompiledTables:
         It answers with one row: how many events of the types ``counted`` there were, in how many lives something was odd, and an array of how
         many rows were written of each. What is odd may also be an error of its own (SQLSTATE class 22 or 23).
         """
+        events = sql.SQL("WITH e AS (SELECT e.* {}), ").format(source(self.events.type_ids))
+        return events + self._behind_events(frozenset(counted))
+
+    def _behind_events(self, counted: frozenset[int]) -> sql.SQL:
+        """Return what the statements of all groups have in common, composed once."""
+        if counted not in self._composed:
+            self._composed[counted] = sql.SQL(cast(Any, self._compose(counted).as_string(None)))
+        return self._composed[counted]
+
+    def _compose(self, counted: frozenset[int]) -> sql.Composed:
         tables = [self.by_projector[projector] for projector in self.stored]
         type_ids = self.events.type_ids
         parts = [table.compose(number, type_ids) for number, table in enumerate(tables)]
-        is_ordered = any(table.needs_order for table in tables)
-        window = self.events.select(source(type_ids), is_ordered=is_ordered)
+        window = self.events.select(is_ordered=any(table.needs_order for table in tables))
         counted_ids = tuple(type_id for type_id in type_ids if type_id in counted)
         return sql.SQL(
-            "WITH w AS MATERIALIZED ({}), {} SELECT count(*) FILTER (WHERE {}), {}, ARRAY[{}] FROM w"
+            "w AS MATERIALIZED ({}), {} SELECT count(*) FILTER (WHERE {}), {}, ARRAY[{}] FROM w"
         ).format(
             window,
             sql.SQL(", ").join([query for part in parts for query in part.queries]),
@@ -117,7 +138,7 @@ def compile_table(
         SQL cannot do what its handlers do.
     """
     compiler = _Compiler(declaration, table, type_ids, events)
-    return CompiledTable(declaration, compiler.type_ids, compiler.needs_order, compiler.compose)
+    return compiler.compiled()
 
 
 class _Compiler:
@@ -138,14 +159,28 @@ class _Compiler:
         self._totals = running_totals(table, self._readings)
         self._lives = column_lives(table, self._readings, declaration.key)
         self._refuse_odd_primary_key()
-        self._has_ends = any(reading.rule.kind in _ENDS for reading in self._readings)
-        self._are_events_rows = declaration.is_per_event and all(
-            reading.rule.kind is RuleKind.INSERT for reading in self._readings
-        )
+        # Rules for events that nobody has stored yet make nothing dearer.
+        kinds = {reading.rule.kind for reading in self._readings if reading.type_ids}
+        self._has_ends = not kinds.isdisjoint(_ENDS)
+        self._are_events_rows = declaration.is_per_event and kinds <= {RuleKind.INSERT}
         self.needs_order = (
             bool(self._totals)
             or self._has_ends
             or (not self._are_events_rows and any(life.needs_order for life in self._lives))
+        )
+
+    def compiled(self) -> CompiledTable:
+        return CompiledTable(
+            self._declaration,
+            self.type_ids,
+            self.needs_order,
+            self.compose,
+            self._table,
+            {type_id: reading.rule.kind for reading in self._readings for type_id in reading.type_ids},
+            self._are_events_rows,
+            dict(zip(self._declaration.key, self._keys, strict=True)),
+            self._lives,
+            self._totals,
         )
 
     def compose(self, number: int, among: Collection[int]) -> TableParts:
@@ -219,13 +254,19 @@ class _Compiler:
         if not self._totals:
             return events
         scope = sql.SQL("aggregate_id, life_of_all") if self._has_ends else sql.SQL("aggregate_id")
+        # A total goes by the row of the number before. Where positions were edited, that is not the event before: an error of SQLSTATE class 22.
         items = [
             sql.SQL(
-                "(sum({}) OVER (PARTITION BY {} ORDER BY position ROWS UNBOUNDED PRECEDING))::{} AS {}"
-            ).format(amounts, scope, type_name, sql.Identifier(name))
-            for name, (amounts, type_name) in self._totals.items()
+                "CASE WHEN sequence_number > lag(sequence_number, 1, 0) OVER events THEN (sum({amounts}) OVER events)::{type}"
+                " ELSE ('event ' || position)::{type} END AS {name}"
+            ).format(
+                amounts=case_by_type(total.amounts, self.type_ids), type=total.type, name=sql.Identifier(name)
+            )
+            for name, total in self._totals.items()
         ]
-        return sql.SQL("SELECT l.*, {} FROM ({}) AS l").format(sql.SQL(", ").join(items), events)
+        return sql.SQL(
+            "SELECT l.*, {} FROM ({}) AS l WINDOW events AS (PARTITION BY {} ORDER BY position ROWS UNBOUNDED PRECEDING)"
+        ).format(sql.SQL(", ").join(items), events, scope)
 
     def _events_as_rows(self, events: sql.Composable, number: int, is_ours: sql.Composable) -> TableParts:
         values = [

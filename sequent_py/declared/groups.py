@@ -1,6 +1,6 @@
 """Replaying a group in SQL: which projections can be, and running them, or giving the group back.
 
-Everything runs on the connection that holds the group's claim, in its transaction, within a savepoint of its own: what was written before something odd was found is
+Everything is written on the connection that holds the group's claim, in its transaction, within a savepoint of its own: what was written before something odd was found is
 taken back, and nothing of it shows. Commits nothing.
 """
 
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from sequent_py.declared.compiler import CompiledTable, CompiledTables, Source, compile_table
 from sequent_py.declared.payloads import Inexpressible, payload_fields
+from sequent_py.declared.program import Program, program_of
 from sequent_py.declared.projection import TableProjection
 from sequent_py.declared.readings import EventReadings
+from sequent_py.declared.transfer import transfer
 from sequent_py.events import Event, aliases_of, event_type_of
 from sequent_py.persistors.refusals import refusal_of
 from sequent_py.persistors.tables import TableShape
@@ -98,10 +101,49 @@ def compile_tables(
         # Once more without them: what they asked of events before they failed need not hold.
 
 
+class Compilations:
+    """What :func:`compile_tables` returns, once for all groups of a worker with the same projectors; and again when an event type is new."""
+
+    def __init__(self, tables: Mapping[type[Record], TableShape]) -> None:
+        self._tables = tables
+        self._latest: tuple[object, CompiledTables] | None = None
+        self._program: tuple[CompiledTables, Program | None] | None = None
+
+    def of(self, projectors: Sequence[type[Projector]], stored_types: Mapping[str, int]) -> CompiledTables:
+        """Return what can be replayed as SQL."""
+        asked = (tuple(projectors), dict(stored_types))
+        if self._latest is None or self._latest[0] != asked:
+            self._latest = asked, compile_tables(projectors, self._tables, stored_types)[0]
+        return self._latest[1]
+
+    def program(self, compiled: CompiledTables, connection: psycopg.Connection[Any]) -> Program | None:
+        """Return what :func:`.program_of` returns, asked for once."""
+        if self._program is None or self._program[0] is not compiled:
+            self._program = compiled, program_of(compiled, connection)
+        return self._program[1]
+
+
 def stored_ids(event_class: type[Event], stored_types: Mapping[str, int]) -> tuple[int, ...]:
     """Return the ids under which events of a class are stored, aliases included."""
     names = (event_type_of(event_class), *aliases_of(event_class))
     return tuple(dict.fromkeys(stored_types[name] for name in names if name in stored_types))
+
+
+def fold_in_server(
+    reader: psycopg.Connection[Any],
+    writer: psycopg.Connection[Any],
+    compilations: Compilations,
+    compiled: CompiledTables,
+    source: Source,
+    *,
+    counted_elsewhere: Collection[int] = (),
+) -> FoldedInSql | None:
+    """Write the rows of all tables, by a program where they have one, else by a statement; see :func:`fold_in_sql`."""
+    program = compilations.program(compiled, writer)
+    if program is None or reader.info.transaction_status != TransactionStatus.IDLE:
+        return fold_in_sql(writer, compiled, source, counted_elsewhere=counted_elsewhere)
+    done = transfer(reader, writer, program, source, set(compiled.events.type_ids) - set(counted_elsewhere))
+    return None if done is None else FoldedInSql(*done)
 
 
 def fold_in_sql(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
 
 from sequent_py.column_types import INTEGER_BOUNDS
 from sequent_py.declared.columns import cast_to, constant
-from sequent_py.declared.life import ColumnLife, ConstantEffect, Course, Effect, case_by_type
+from sequent_py.declared.life import ColumnLife, ConstantEffect, Course, Effect
 from sequent_py.declared.payloads import Inexpressible
 from sequent_py.declared.readings import RuleReading
 from sequent_py.declared.rules import Change, ChangeKind, Field, RuleKind
@@ -43,23 +44,28 @@ def column_lives(
     return lives
 
 
-def running_totals(
-    table: TableShape, readings: Sequence[RuleReading]
-) -> dict[str, tuple[sql.Composable, sql.Composable]]:
-    """Return, by the name of a total, its amounts and its type."""
+@dataclass(frozen=True)
+class RunningTotal:
+    """A running total of an aggregate's events; ``amounts`` by event types, of the column's type."""
+
+    type: sql.Composable
+    amounts: Mapping[tuple[int, ...], sql.Composable]
+
+
+def running_totals(table: TableShape, readings: Sequence[RuleReading]) -> dict[str, RunningTotal]:
+    """Return the totals by their names, see :func:`total_name`."""
     amounts: dict[str, dict[tuple[int, ...], sql.Composable]] = {}
     types: dict[str, sql.Composable] = {}
     for reading in readings:
         for attribute, change in reading.rule.changes.items():
             if change.kind is ChangeKind.RUNNING:
                 column = table.record_shape.by_attribute[attribute]
-                name = _total_name(table, attribute)
+                name = total_name(table, attribute)
                 types[name] = cast_to(table, column)
                 amounts.setdefault(name, {})[reading.type_ids] = reading.column_value(
                     column, change
                 ).expression
-    among = among_all(readings)
-    return {name: (case_by_type(found, among), types[name]) for name, found in amounts.items()}
+    return {name: RunningTotal(types[name], found) for name, found in amounts.items()}
 
 
 def among_all(readings: Sequence[RuleReading]) -> tuple[int, ...]:
@@ -135,7 +141,7 @@ def _effect(table: TableShape, column: ColumnShape, reading: RuleReading) -> Eff
             return None
         change = Change(ChangeKind.ASSIGN, default_value(table, column))
     if change.kind is ChangeKind.RUNNING:
-        total = sql.Identifier(_total_name(table, column.attribute))
+        total = sql.Identifier(total_name(table, column.attribute))
         return Effect(reading.type_ids, kind, ChangeKind.ASSIGN, total)
     value = reading.column_value(column, change)
     make = ConstantEffect if value.is_constant else Effect
@@ -168,5 +174,6 @@ def _bound(column: ColumnShape) -> int | None:
     return None
 
 
-def _total_name(table: TableShape, attribute: str) -> str:
+def total_name(table: TableShape, attribute: str) -> str:
+    """Return the name of a column's running total."""
     return f"r{list(table.record_shape.by_attribute).index(attribute)}"

@@ -1,20 +1,28 @@
 """Readings: the SQL of events' fields and of rules' values, and the checks that go with them.
 
-A statement reads events once, for all of its tables, in two steps. The inner one takes each field out of the payload and gives it a
-short name (``x0``); everything else refers to these names. A check can be of either step: whether the stored JSON is plain is seen in the inner one, whether a value is in range in the outer.
+A statement reads events once, for all of its tables, in three steps, each of which refers to the names that the one before it gives:
+
+texts   (``t0``, …) are taken out of the payload, where it is also asked whether the JSON is plain
+values  (``x0``, …) are cast from them
+checks  look at both; everything behind them sees values only
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from psycopg import sql
 
 from sequent_py.declared.columns import column_check, column_value, constant, wanted_kind
 from sequent_py.declared.life import case_by_type
-from sequent_py.declared.payloads import REQUIRED, Inexpressible, PayloadField, payload_fields
+from sequent_py.declared.payloads import (
+    REQUIRED,
+    SQL_TYPES,
+    Inexpressible,
+    PayloadField,
+    payload_fields,
+)
 from sequent_py.declared.rules import Change, ChangeKind, Field, Rule
 from sequent_py.events import Event
 from sequent_py.persistors.tables import TableShape
@@ -26,57 +34,73 @@ _ENVELOPE: Mapping[str, str] = {
     "position": "int",
     "created_at": "aware",
 }
+_ENVELOPE_ITEMS = sql.SQL("position, event_type_id, sequence_number, created_at")
 _NEGATABLE = ("int", "decimal", "float")
 _SUMS = (ChangeKind.INCREMENT, ChangeKind.RUNNING)
 
 
-class Names:
-    """What the inner step reads, by name."""
+@dataclass
+class Slot:
+    """A place for a value of one kind: at most one field of each event type is read into it."""
+
+    number: int
+    kind: str
+    texts: dict[int, sql.Composable]
+    """By event type: how the field's text is read from the payload."""
+    is_read: bool = False
+    """Whether its value is wanted, and not only checked."""
+
+    def fits(self, text: sql.Composable, type_ids: Iterable[int]) -> bool:
+        """Whether nothing else is read into it of events of these types."""
+        return all(self.texts.get(type_id, text) == text for type_id in type_ids)
+
+    @property
+    def text(self) -> sql.Identifier:
+        """The name of the field's text."""
+        return sql.Identifier(f"{'x' if self.kind == 'str' else 't'}{self.number}")
+
+    @property
+    def value(self) -> sql.Identifier:
+        """The name of the field's value."""
+        return sql.Identifier(f"x{self.number}")
+
+
+class Slots:
+    """What the events of a group are read into. Few, for every event carries all of them through the statement."""
 
     def __init__(self) -> None:
-        self._by_text: dict[str, _Named] = {}
+        self._slots: list[Slot] = []
 
-    def name(self, value: sql.Composable, type_ids: tuple[int, ...]) -> sql.Identifier:
-        """Return the name of a value, the same for the same value; it is read of events of these types, and of those it was named for before."""
-        named = self._by_text.setdefault(value.as_string(None), _Named(f"x{len(self._by_text)}", value, []))
-        named.type_ids.extend(type_id for type_id in type_ids if type_id not in named.type_ids)
-        return sql.Identifier(named.name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(named.name for named in self._by_text.values() if named.type_ids)
-
-    def selected(self, among: Collection[int]) -> list[sql.Composed]:
-        """Return the items of the inner select list, over events of the types ``among``.
+    def take(self, kind: str, text: sql.Composable, type_ids: tuple[int, ...]) -> Slot:
+        """Return a slot for a field of events of these types, which is theirs from now on; one into which others read the same text, if there is one.
 
         Of other events nothing is read: what one class calls ``ref`` may be a UUID, and a text in another, or nothing that was ever looked at.
         """
-        return [
-            sql.SQL("{} AS {}").format(
-                case_by_type({tuple(named.type_ids): named.value}, among), sql.Identifier(named.name)
-            )
-            for named in self._by_text.values()
-            if named.type_ids
-        ]
+        fitting = [slot for slot in self._slots if slot.kind == kind and slot.fits(text, type_ids)]
+        alike = [slot for slot in fitting if text in slot.texts.values()]
+        slot = next(iter(alike or fitting), None)
+        if slot is None:
+            slot = Slot(len(self._slots), kind, {})
+            self._slots.append(slot)
+        slot.texts.update(dict.fromkeys(type_ids, text))
+        return slot
 
-
-class _Named(NamedTuple):
-    name: str
-    value: sql.Composable
-    type_ids: list[int]
+    def __iter__(self) -> Iterator[Slot]:
+        return (slot for slot in self._slots if slot.texts)
 
 
 class EventReading:
     """How the events of one class are read, by all tables of a group. Checks gather while values are asked for."""
 
-    def __init__(self, event_class: type[Event], type_ids: tuple[int, ...], names: Names) -> None:
+    def __init__(self, event_class: type[Event], type_ids: tuple[int, ...], slots: Slots) -> None:
         self.event_class, self.type_ids = event_class, type_ids
-        self._names = names
+        self._all_slots = slots
         self._fields = payload_fields(event_class)
-        self._kinds: dict[str, str] = {}
+        self._slots: dict[str, Slot] = {}
         self._checks: dict[str, sql.Composable] = {}
 
     def read(self, column: ColumnShape, source: Field) -> tuple[sql.Composable, PayloadField]:
-        """Return the name of a field's value in the inner step.
+        """Return the name of a field's value.
 
         Raises
         ------
@@ -89,55 +113,64 @@ class EventReading:
         else:
             field = self._fields[source.name]
             kind = wanted_kind(column, field)
-            if self._kinds.setdefault(source.name, kind) != kind:
-                raise Inexpressible(
-                    f"{self.event_class.__name__}.{source.name} is read with and without a time zone"
-                )
-            name = self._names.name(field.value(kind), self.type_ids)
+            slot = self._slot(source.name, kind)
+            slot.is_read, name = True, slot.value
         if source.is_negated and kind not in _NEGATABLE:
             raise Inexpressible(f"{self.event_class.__name__}.{source.name} is {kind}, and read negatively")
         return name, field
 
+    def _slot(self, name: str, kind: str) -> Slot:
+        slot = self._slots.get(name)
+        if slot is None:
+            slot = self._all_slots.take(kind, self._fields[name].text(), self.type_ids)
+            self._slots[name] = slot
+        if slot.kind != kind:
+            raise Inexpressible(f"{self.event_class.__name__}.{name} is read with and without a time zone")
+        return slot
+
     def check(self, condition: sql.Composable) -> None:
-        """Demand a condition of every event of the class, in the outer step."""
+        """Demand a condition of the values of every event of the class."""
         self._checks[condition.as_string(None)] = condition
 
-    # To be asked for when all values have been
+    # To be asked for when all values have been. Fields that nobody reads count, too: the decoder would see them.
 
     def is_plain(self) -> sql.Composable:
-        """Return the inner step's condition: the payload is in the library's form. Fields that nobody reads count, too: the decoder would see them."""
-        tests: list[sql.Composable] = []
-        for name, field in self._fields.items():
-            kind = self._kinds.get(name, field.kind)
-            tests.append(field.is_plain(kind))
-            if name not in self._kinds and field.must_be_cast:
-                tests.append(field.is_valid(field.value(kind)))
+        """Return the condition that the payload is in the library's form."""
+        tests = [field.is_plain(self._kind(field)) for field in self._fields.values()]
         if not any(field.default is REQUIRED for field in self._fields.values()):
             tests.append(sql.SQL("jsonb_typeof(e.payload) = 'object'"))
-        return sql.SQL(" AND ").join(tests)
+        return _all_of(tests)
 
     def is_sound(self) -> sql.Composable:
-        """Return the outer step's condition: every value is what the handler would have got."""
-        tests = [sql.SQL("is_plain"), *self._checks.values()]
-        for name, kind in self._kinds.items():
-            field = self._fields[name]
+        """Return the condition that every value is what the handler would have got."""
+        tests: list[sql.Composable | None] = [sql.SQL("is_plain"), *self._checks.values()]
+        for name, field in self._fields.items():
             if field.must_be_cast:
-                tests.append(field.is_valid(self._names.name(field.value(kind), self.type_ids)))
-        return sql.SQL(" AND ").join(tests)
+                slot = self._slot(name, self._kind(field))
+                tests += [field.is_plain_text(slot.kind, slot.text, slot.value), field.is_valid(slot.value)]
+        return _all_of(tests)
+
+    def _kind(self, field: PayloadField) -> str:
+        slot = self._slots.get(field.name)
+        return field.kind if slot is None else slot.kind
+
+
+def _all_of(tests: Iterable[sql.Composable | None]) -> sql.Composable:
+    return sql.SQL(" AND ").join([test for test in tests if test is not None] or [sql.SQL("true")])
 
 
 class EventReadings:
     """How the events of a group are read, once for all of its tables."""
 
     def __init__(self) -> None:
-        self._names = Names()
+        self._slots = Slots()
         self._by_class: dict[type[Event], EventReading] = {}
 
     def of(self, event_class: type[Event], type_ids: tuple[int, ...]) -> EventReading:
         """Return how a class's events are read, which are stored as these types."""
         found = self._by_class.get(event_class)
         if found is None:
-            found = self._by_class[event_class] = EventReading(event_class, type_ids, self._names)
+            found = self._by_class[event_class] = EventReading(event_class, type_ids, self._slots)
         return found
 
     @property
@@ -145,29 +178,44 @@ class EventReadings:
         """The types of all events that are read."""
         return tuple(type_id for reading in self._by_class.values() for type_id in reading.type_ids)
 
-    def select(self, source: sql.Composable, *, is_ordered: bool) -> sql.Composed:
-        """Compose the SELECT of events, their fields by name, from a ``FROM … AS e WHERE …``; in the order of aggregate and position, if that matters.
+    def select(self, *, is_ordered: bool) -> sql.Composed:
+        """Compose the SELECT of the events ``e``, their fields by name; in the order of aggregate and position, if that matters.
 
         An event that is not sound is an error (SQLSTATE class 22): nothing of the group is to be written then, so nothing further need be told.
         """
-        readings = list(self._by_class.values())
-        is_plain = case_by_type({reading.type_ids: reading.is_plain() for reading in readings}, self.type_ids)
+        readings = [reading for reading in self._by_class.values() if reading.type_ids]
         is_sound = case_by_type({reading.type_ids: reading.is_sound() for reading in readings}, self.type_ids)
-        envelope = sql.SQL("e.position, e.event_type_id, e.sequence_number, e.created_at")
-        items = self._names.selected(self.type_ids)
-        names = [sql.Identifier(name) for name in self._names]
+        is_plain = case_by_type({reading.type_ids: reading.is_plain() for reading in readings}, self.type_ids)
+        texts = [self._text(slot) for slot in self._slots]
+        values = [slot.value for slot in self._slots if slot.is_read]
         # OFFSET 0 keeps the planner from computing an expression wherever its name stands.
         return sql.SQL(
-            "SELECT CASE WHEN {} THEN aggregate_id ELSE ('event ' || position)::uuid END AS aggregate_id, {}"
-            " FROM (SELECT e.aggregate_id, {}, {} AS is_plain {} OFFSET 0) AS e{}"
+            "SELECT CASE WHEN {is_sound} THEN aggregate_id ELSE ('event ' || position)::uuid END AS aggregate_id, {selected}"
+            " FROM (SELECT aggregate_id, {cast} FROM (SELECT aggregate_id, {read} FROM e OFFSET 0) AS e OFFSET 0) AS e{order}"
         ).format(
-            is_sound,
-            sql.SQL(", ").join([envelope, *names]),
-            sql.SQL(", ").join([envelope, *items]),
-            is_plain,
-            source,
-            sql.SQL(" ORDER BY 1, 2" if is_ordered else ""),
+            is_sound=is_sound,
+            selected=_listed(_ENVELOPE_ITEMS, *values),
+            cast=_listed(_ENVELOPE_ITEMS, sql.SQL("is_plain"), *map(_cast, self._slots)),
+            read=_listed(_ENVELOPE_ITEMS, sql.SQL("{} AS is_plain").format(is_plain), *texts),
+            order=sql.SQL(" ORDER BY 1, 2" if is_ordered else ""),
         )
+
+    def _text(self, slot: Slot) -> sql.Composed:
+        ids: dict[tuple[int, ...], sql.Composable] = {
+            (type_id,): text for type_id, text in slot.texts.items()
+        }
+        return sql.SQL("{} AS {}").format(case_by_type(ids, self.type_ids), slot.text)
+
+
+def _cast(slot: Slot) -> sql.Composable:
+    """Return the items of a slot's text and value; casting fails where the text is not of the type."""
+    if slot.kind == "str":
+        return slot.value
+    return sql.SQL("{0}, {0}::{1} AS {2}").format(slot.text, SQL_TYPES[slot.kind], slot.value)
+
+
+def _listed(*items: sql.Composable) -> sql.Composed:
+    return sql.SQL(", ").join(items)
 
 
 @dataclass(frozen=True)

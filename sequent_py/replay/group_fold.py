@@ -17,7 +17,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from sequent_py.declared.groups import FoldedInSql, compile_tables, fold_in_sql
+from sequent_py.declared.groups import Compilations, FoldedInSql, fold_in_server
 from sequent_py.event_types import stored_event_types
 from sequent_py.events import EventTypes
 from sequent_py.persistors.ahead import AccessPaths
@@ -56,6 +56,11 @@ class Folding:
     max_rows_in_memory: int
     paths: AccessPaths = field(default_factory=AccessPaths)
     """What handlers look up, learned from one group for the next."""
+    compilations: Compilations = field(init=False)
+    """Declared projections as SQL, composed for one group and used for the next."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compilations", Compilations(self.tables))
 
 
 class GroupFold:
@@ -82,6 +87,8 @@ class GroupFold:
         """How many events the last :meth:`write` has read."""
         self.last_event: RawEvent | None = None
         """The last one of them."""
+        self.events_handled = 0
+        """How many events handlers were given, of all that this group has read."""
 
     @property
     def writing(self) -> str | None:
@@ -120,15 +127,21 @@ class GroupFold:
 
         None where SQL finds something odd: nothing is written then, and the handlers fold all of it.
         """
-        compiled, _ = compile_tables(self.projectors, self.tables, self._stored_types)
+        compiled = self._folding.compilations.of(self.projectors, self._stored_types)
         in_sql: list[type[Projector]] = list(compiled.by_projector)
         if not in_sql:
             return [], None
         others = [item for item in self.projectors if item not in in_sql]
         # An event of the group counts once, however many projectors read it.
         counted_elsewhere = handled_type_ids(others, self._stored_types)
-        source = self._window_source()
-        return in_sql, fold_in_sql(self.writer, compiled, source, counted_elsewhere=counted_elsewhere)
+        return in_sql, fold_in_server(
+            self._reader,
+            self.writer,
+            self._folding.compilations,
+            compiled,
+            self._window_source(),
+            counted_elsewhere=counted_elsewhere,
+        )
 
     def aggregates(self) -> list[SpecialAggregate]:
         """Return what the group folds, in the order of its beginning in the window; those that were set aside before come last."""
@@ -268,4 +281,5 @@ class GroupFold:
         stream = iter(raw_events)
         while batch := list(islice(stream, BATCH_EVENTS)):
             events += fold.apply_batch(batch)
+            self.events_handled += len(batch)
         return events

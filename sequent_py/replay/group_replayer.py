@@ -61,6 +61,8 @@ class GroupDone:
 
     events: int
     seconds: float
+    events_handled: int
+    """By handlers, which leave something to the cyclic collector; the others never left the server."""
 
 
 class GroupReplayer:
@@ -114,7 +116,7 @@ class GroupReplayer:
         with _collector_paused() as is_paused:
             while (done := self._replay_next(reader, writer)) is not None:
                 groups += 1
-                if is_paused and done.events > COLLECTED_EVENTS:
+                if is_paused and done.events_handled > COLLECTED_EVENTS:
                     gc.collect()
                 if on_done is not None:
                     on_done(done)
@@ -234,7 +236,7 @@ class GroupReplayer:
                     seconds=seconds,
                     worker=self._name,
                 )
-                return GroupDone(events, seconds)
+                return GroupDone(events, seconds, group.events_handled)
         if failure is not None:
             raise failure
         return "set aside"

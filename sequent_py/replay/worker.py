@@ -41,7 +41,8 @@ def _say(message: Mapping[str, object]) -> None:
 
 def _report_and_collect(done: GroupDone) -> None:
     _say({"done": asdict(done)})
-    gc.collect()
+    if done.events_handled:
+        gc.collect()
 
 
 def main() -> int:

@@ -35,6 +35,24 @@ class LineTable(TableProjection):
     }
 
 
+class KeptOrderTable(TableProjection):
+    """Orders of a shop where nobody cancels: nothing that only SQL can do."""
+
+    table = OrderRecord
+    on_event = {cls: rule for cls, rule in OrderTable.on_event.items() if cls is not OrderCancelled}
+
+
+class KeptLineTable(TableProjection):
+    table = LineRecord
+    key = LineTable.key
+    on_event = {LineAdded: LineTable.on_event[LineAdded]}
+
+
+class KeptShop(Migrations):
+    version = 1
+    versions = {1: [KeptOrderTable, KeptLineTable]}
+
+
 class DeclaredShop1(Migrations):
     version = 1
     versions = {1: [OrderTable, LineTable]}
@@ -86,3 +104,13 @@ class PickyOrderTable(TableProjection):
 class DeclaredPickyShop(Migrations):
     version = 1
     versions = {1: [PickyOrderTable, LineTable]}
+
+
+class KeptPickyOrderTable(TableProjection):
+    table = PickyOrderRecord
+    on_event = {cls: rule for cls, rule in PickyOrderTable.on_event.items() if cls is not OrderCancelled}
+
+
+class KeptPickyShop(Migrations):
+    version = 1
+    versions = {1: [KeptPickyOrderTable, KeptLineTable]}

@@ -1,0 +1,82 @@
+"""Transfers: a group's events from the reader's COPY through a program to COPY on the writer.
+
+In the transaction of the writer, within a savepoint of its own, as :mod:`.groups`. Memory: a row of each aggregate of the group, and as many rows of events as
+make up a few megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import psycopg
+
+from sequent_py.copy_out import HEADER, SIGNATURE, TRAILER, copy_out
+from sequent_py.declared.compiler import Source
+from sequent_py.declared.program import Program
+from sequent_py.persistors.refusals import refusal_of
+
+EVENTS_PER_CALL = 1_000
+MOST_WAITING_BYTES = 4 * 1024 * 1024
+"""Rows of a table that wait are written when they are more than that."""
+
+
+class Odd(Exception):
+    """There is something for handlers to judge."""
+
+
+def transfer(
+    reader: psycopg.Connection[Any],
+    writer: psycopg.Connection[Any],
+    program: Program,
+    source: Source,
+    counted: Collection[int],
+) -> tuple[int, dict[str, int]] | None:
+    """Write the rows of all tables; return how many events of the types ``counted`` there were, and how many rows of each table.
+
+    None, and nothing written, where something is for the handlers to judge.
+
+    Raises
+    ------
+    psycopg.Error
+        It says nothing of the rows: the connection, a lock, the disk.
+    """
+    fold = program.begin()
+    try:
+        with writer.transaction(), closing(copy_out(reader, program.query(source))) as blocks:
+            while some := list(islice(blocks, EVENTS_PER_CALL)):
+                if not fold.fold(some):
+                    raise Odd
+                _write(writer, program, fold, more_than=MOST_WAITING_BYTES)
+            if not fold.has_ended:
+                raise Odd
+            fold.end()
+            _write(writer, program, fold, more_than=0)
+    except Odd:
+        return None
+    except psycopg.Error as error:
+        # A payload that is not sound, a value out of range, a constraint, a trigger: the handlers will say whose fault it is.
+        if refusal_of(error) is None:
+            raise
+        return None
+    events = sum(
+        count for type_id, count in zip(program.type_ids, fold.counts, strict=True) if type_id in counted
+    )
+    names = [table.table for table in program.tables]
+    return events, dict(zip(names, fold.rows, strict=True))
+
+
+def _write(writer: psycopg.Connection[Any], program: Program, fold: Any, *, more_than: int) -> None:
+    for number, table in enumerate(program.tables):
+        if fold.waiting(number) > more_than:
+            with writer.cursor() as cursor, cursor.copy(table.statement) as copy:
+                for part in _whole(fold.take(number)):
+                    copy.write(part)
+
+
+def _whole(rows: bytes) -> Iterator[bytes]:
+    yield HEADER.pack(SIGNATURE, 0, 0)
+    yield rows
+    yield TRAILER

@@ -14,23 +14,19 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from sequent_py.declared.compiler import CompiledTable, CompiledTables, Source, compile_table
+from sequent_py.declared.oddities import Odd, unless_odd
 from sequent_py.declared.payloads import Inexpressible, payload_fields
 from sequent_py.declared.program import Program, program_of
 from sequent_py.declared.projection import TableProjection
 from sequent_py.declared.readings import EventReadings
 from sequent_py.declared.transfer import transfer
 from sequent_py.events import Event, aliases_of, event_type_of
-from sequent_py.persistors.refusals import refusal_of
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record, record_shape
 
 WORK_MEM = "64MB"
 """Holds the sort of a group of 100 000 events, of which nothing but the fields that count is sorted."""
-
-
-class _Odd(Exception):
-    """A statement found what is for handlers to judge."""
 
 
 @dataclass(frozen=True)
@@ -165,22 +161,17 @@ def fold_in_sql(
     if not tables.stored:
         return FoldedInSql(0, {})
     counted = set(tables.events.type_ids) - set(counted_elsewhere)
-    try:
-        with connection.transaction():
-            connection.execute(
-                "SELECT set_config('work_mem', %s, true), set_config('jit', 'off', true)", (WORK_MEM,)
-            )
-            row = connection.execute(tables.statement(source, counted)).fetchone()
-            assert row is not None
-            events, odd, rows = row
-            if odd:
-                raise _Odd
-    except _Odd:
-        return None
-    except psycopg.Error as error:
-        # A payload that is not sound, a value out of range, a constraint, a trigger: the handlers will say whose fault it is.
-        if refusal_of(error) is None:
-            raise
-        return None
+    return unless_odd(connection, lambda: _folded_in_sql(connection, tables, source, counted))
+
+
+def _folded_in_sql(
+    connection: psycopg.Connection[Any], tables: CompiledTables, source: Source, counted: Collection[int]
+) -> FoldedInSql:
+    connection.execute("SELECT set_config('work_mem', %s, true), set_config('jit', 'off', true)", (WORK_MEM,))
+    row = connection.execute(tables.statement(source, counted)).fetchone()
+    assert row is not None
+    events, odd, rows = row
+    if odd:
+        raise Odd
     names = [record_shape(projector.table).table_name for projector in tables.stored]
     return FoldedInSql(events, dict(zip(names, rows, strict=True)))

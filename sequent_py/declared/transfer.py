@@ -15,16 +15,12 @@ import psycopg
 
 from sequent_py.copy_out import HEADER, SIGNATURE, TRAILER, copy_out
 from sequent_py.declared.compiler import Source
+from sequent_py.declared.oddities import Odd, unless_odd
 from sequent_py.declared.program import Program
-from sequent_py.persistors.refusals import refusal_of
 
 EVENTS_PER_CALL = 1_000
 MOST_WAITING_BYTES = 4 * 1024 * 1024
 """Rows of a table that wait are written when they are more than that."""
-
-
-class Odd(Exception):
-    """There is something for handlers to judge."""
 
 
 def transfer(
@@ -43,24 +39,26 @@ def transfer(
     psycopg.Error
         It says nothing of the rows: the connection, a lock, the disk.
     """
+    return unless_odd(writer, lambda: _transferred(reader, writer, program, source, counted))
+
+
+def _transferred(
+    reader: psycopg.Connection[Any],
+    writer: psycopg.Connection[Any],
+    program: Program,
+    source: Source,
+    counted: Collection[int],
+) -> tuple[int, dict[str, int]]:
     fold = program.begin()
-    try:
-        with writer.transaction(), closing(copy_out(reader, program.query(source))) as blocks:
-            while some := list(islice(blocks, EVENTS_PER_CALL)):
-                if not fold.fold(some):
-                    raise Odd
-                _write(writer, program, fold, more_than=MOST_WAITING_BYTES)
-            if not fold.has_ended:
+    with closing(copy_out(reader, program.query(source))) as blocks:
+        while some := list(islice(blocks, EVENTS_PER_CALL)):
+            if not fold.fold(some):
                 raise Odd
-            fold.end()
-            _write(writer, program, fold, more_than=0)
-    except Odd:
-        return None
-    except psycopg.Error as error:
-        # A payload that is not sound, a value out of range, a constraint, a trigger: the handlers will say whose fault it is.
-        if refusal_of(error) is None:
-            raise
-        return None
+            _write(writer, program, fold, more_than=MOST_WAITING_BYTES)
+    if not fold.has_ended:
+        raise Odd
+    fold.end()
+    _write(writer, program, fold, more_than=0)
     events = sum(
         count for type_id, count in zip(program.type_ids, fold.counts, strict=True) if type_id in counted
     )

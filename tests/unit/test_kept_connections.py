@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import Counter
+
+import pytest
 
 from sequent_py.kept_connections import MOST_KEPT, KeptConnections
 
@@ -76,3 +80,33 @@ def test_no_two_threads_have_one_at_a_time() -> None:
         thread.join()
     assert not faults
     assert len(in_use) <= MOST_KEPT
+
+
+def test_no_thread_of_a_forked_child_gets_what_its_parent_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for child in range(1_000):
+            them = kept()
+            for thing in [Thing() for _ in range(MOST_KEPT)]:
+                them.adopt(thing)
+                them.put_back(thing)
+            monkeypatch.setattr(os, "getpid", lambda child=child: -child)
+            assert taken_at_once(them, threads=4) == [None] * 4
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def taken_at_once(them: KeptConnections[Thing], threads: int) -> list[Thing | None]:
+    start, found = threading.Barrier(threads), list[Thing | None]()
+
+    def take() -> None:
+        start.wait()
+        found.append(them.take())
+
+    takers = [threading.Thread(target=take) for _ in range(threads)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    return found

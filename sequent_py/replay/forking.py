@@ -29,6 +29,7 @@ _ENDING = [
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in signal.Signals.__members__
 ]
 _OPEN_FILES = "/proc/self/fd"
+_ABOUT_OPEN_FILES = "/proc/self/fdinfo"
 _THREADS = "/proc/self/task"
 
 
@@ -60,8 +61,8 @@ def _may_share(number: int) -> bool:
         # The directory's own, while it was listed.
         return error.errno == errno.EBADF
     if stat.S_ISREG(found.st_mode):
-        # Lock files are empty, and of logs nobody reads: two that read one at their common offset would each get a part.
-        return found.st_size == 0 or _is_only_written(number)
+        # Of logs nobody reads: two that read one at their common offset would each get a part. A file that is empty so far may be somebody's scratch file, or database.
+        return _is_only_written(number) or (found.st_size == 0 and _is_locked(number))
     if stat.S_ISFIFO(found.st_mode):
         # Python makes none that a program it starts would inherit: it is from whoever started this one, a shell or make.
         return os.get_inheritable(number)
@@ -69,6 +70,12 @@ def _may_share(number: int) -> bool:
 
 
 _DEVICES = frozenset({"/dev/null", "/dev/urandom", "/dev/random"})
+
+
+def _is_locked(number: int) -> bool:
+    """Whether somebody holds a lock by this open file, as by lock files."""
+    with open(f"{_ABOUT_OPEN_FILES}/{number}") as told:
+        return any(line.startswith("lock:") for line in told)
 
 
 def _is_only_written(number: int) -> bool:

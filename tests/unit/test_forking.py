@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
 
 COMMON = """
-import os, signal, socket, subprocess, sys, tempfile, threading, time
+import fcntl, os, signal, socket, subprocess, sys, tempfile, threading, time
 from sequent_py.replay.forking import ForkedProcess, may_fork
 
 def echo():
@@ -39,9 +39,10 @@ def said_by(script: str, *, status: int = 0) -> list[str]:
     [
         ("pass", True),
         ("kept = open(os.devnull)", True),
-        ("kept = tempfile.TemporaryFile()", True),
+        ("kept = tempfile.TemporaryFile(); fcntl.flock(kept, fcntl.LOCK_SH)", True),
         ("kept = open(tempfile.mktemp(), 'a'); kept.write('a log'); kept.flush()", True),
         ("kept = tempfile.TemporaryFile('w+'); kept.write('data'); kept.flush()", False),
+        ("kept = tempfile.TemporaryFile()", False),
         ("kept = open(__import__('os').__file__)", False),
         ("kept = socket.socket()", False),
         ("kept = os.pipe()", False),
@@ -55,6 +56,7 @@ def said_by(script: str, *, status: int = 0) -> list[str]:
         "a lock file",
         "a log",
         "a file that it writes and reads",
+        "a file that it will write and read",
         "a file that it reads",
         "a socket",
         "a pipe",

@@ -25,6 +25,7 @@ to standard error. Exit codes:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -90,11 +91,24 @@ root.add_typer(schema.app, name="schema")
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    _open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What is asked to end gives its locks and its share in the embedded server back first. nohup's choice is respected.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Give those that were closed for us (``>&-``) to nobody: the next connection would get their numbers, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -265,6 +265,14 @@ class Library:
         """Run ``sequent … --json`` and return the one document on standard output."""
         return json.loads(self.sequent(*arguments, "--json", expect=expect, **environment).stdout)
 
+    def run_with_closed_streams(self, *arguments: str) -> int:
+        """Run ``sequent`` without standard input, output and error; return its exit code."""
+        closing = "import os, sys; os.closerange(0, 3); os.execv(sys.argv[1], sys.argv[1:])"
+        command = [sys.executable, "-c", closing, *self._command(arguments)]
+        return subprocess.run(
+            command, cwd=self.directory, env=self._environment({}), timeout=TIMEOUT_SECONDS, check=False
+        ).returncode
+
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start ``sequent`` in a process group of its own, and return at once."""
         return subprocess.Popen(

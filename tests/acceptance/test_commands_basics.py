@@ -257,3 +257,8 @@ def test_a_terminal_gets_the_same_words(library: Library) -> None:
     )
     assert result.returncode == 0, result.stdout
     assert "sequent migrate offline" in result.stdout
+
+
+def test_standard_streams_that_are_closed_are_no_failure(library: Library) -> None:
+    assert library.run_with_closed_streams("migrate", "online") == 0
+    assert library.json("migrate", "status")["state"] == "online_done"

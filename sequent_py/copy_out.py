@@ -1,12 +1,7 @@
-"""Binary COPY from the server, as it comes.
-
-Format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4 (a header, then per row a field count and, per field, a length and that many
-bytes, and a trailer; all numbers big-endian). Those who ask parse the rows.
-"""
+"""Binary COPY from the server, as it comes; those who ask parse the rows (:mod:`sequent_py.binary_copy`)."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Generator
 from typing import Any
 
@@ -14,11 +9,6 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
-
-SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
-HEADER = struct.Struct(">11sii")
-"""The signature, flags, and the length of an extension that follows."""
-TRAILER = b"\xff\xff"
 
 
 def copy_out(connection: psycopg.Connection[Any], query: sql.Composable) -> Generator[memoryview, None, None]:

@@ -15,14 +15,13 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from sequent_py.binary_copy import BEGINNING, TRAILER
 from sequent_py.encoding import checked_time
 from sequent_py.errors import ImportRefused, InvalidEvent, StoreError, WrongExpectedVersion
 from sequent_py.events import POSTGRES_EPOCH, Event, event_type_of
 from sequent_py.partitions import assign_partitions, checked_partition_key, lock_partitions
 from sequent_py.store_errors import Explain, translated
 
-_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_TRAILER = b"\xff\xff"
 # Five fields, each with its length: created_at, aggregate_id, sequence_number, event_type_id, and jsonb's version byte before the text.
 _ROW = struct.Struct("!hiqi16siiiiiB")
 _JSONB_VERSION = 1
@@ -77,8 +76,8 @@ def _send(connection: psycopg.Connection, schema: str, rows: _Rows, explain_refu
         if keys:
             lock_partitions(connection, schema, set(keys.values()))
         with connection.cursor() as cursor, cursor.copy(target) as copy:
-            copy.write(_COPY_HEADER)
-            copy.write(payload + _COPY_TRAILER)
+            copy.write(BEGINNING)
+            copy.write(payload + TRAILER)
         if keys:
             assign_partitions(connection, schema, keys)
 

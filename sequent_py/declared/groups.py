@@ -161,17 +161,17 @@ def fold_in_sql(
     if not tables.stored:
         return FoldedInSql(0, {})
     counted = set(tables.events.type_ids) - set(counted_elsewhere)
-    return unless_odd(connection, lambda: _folded_in_sql(connection, tables, source, counted))
 
+    def run() -> FoldedInSql:
+        connection.execute(
+            "SELECT set_config('work_mem', %s, true), set_config('jit', 'off', true)", (WORK_MEM,)
+        )
+        row = connection.execute(tables.statement(source, counted)).fetchone()
+        assert row is not None
+        events, odd, rows = row
+        if odd:
+            raise Odd
+        names = [record_shape(projector.table).table_name for projector in tables.stored]
+        return FoldedInSql(events, dict(zip(names, rows, strict=True)))
 
-def _folded_in_sql(
-    connection: psycopg.Connection[Any], tables: CompiledTables, source: Source, counted: Collection[int]
-) -> FoldedInSql:
-    connection.execute("SELECT set_config('work_mem', %s, true), set_config('jit', 'off', true)", (WORK_MEM,))
-    row = connection.execute(tables.statement(source, counted)).fetchone()
-    assert row is not None
-    events, odd, rows = row
-    if odd:
-        raise Odd
-    names = [record_shape(projector.table).table_name for projector in tables.stored]
-    return FoldedInSql(events, dict(zip(names, rows, strict=True)))
+    return unless_odd(connection, run)

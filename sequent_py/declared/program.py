@@ -16,7 +16,8 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 
-from sequent_py.copy_out import HEADER, copy_out
+from sequent_py.binary_copy import HEADER
+from sequent_py.copy_out import copy_out
 from sequent_py.declared.compiler import CompiledTable, CompiledTables, Source
 from sequent_py.declared.life import ColumnLife, ConstantEffect, Course, case_by_type
 from sequent_py.declared.lives import total_name

@@ -6,14 +6,15 @@ make up a few megabytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import closing
 from itertools import islice
 from typing import Any
 
 import psycopg
 
-from sequent_py.copy_out import HEADER, SIGNATURE, TRAILER, copy_out
+from sequent_py.binary_copy import BEGINNING, TRAILER
+from sequent_py.copy_out import copy_out
 from sequent_py.declared.compiler import Source
 from sequent_py.declared.oddities import Odd, unless_odd
 from sequent_py.declared.program import Program
@@ -39,42 +40,29 @@ def transfer(
     psycopg.Error
         It says nothing of the rows: the connection, a lock, the disk.
     """
-    return unless_odd(writer, lambda: _transferred(reader, writer, program, source, counted))
 
+    def fold_and_write() -> tuple[int, dict[str, int]]:
+        fold = program.begin()
+        with closing(copy_out(reader, program.query(source))) as blocks:
+            while some := list(islice(blocks, EVENTS_PER_CALL)):
+                if not fold.fold(some):
+                    raise Odd
+                _write(writer, program, fold, more_than=MOST_WAITING_BYTES)
+        if not fold.has_ended:
+            raise Odd
+        fold.end()
+        _write(writer, program, fold, more_than=0)
+        counts = zip(program.type_ids, fold.counts, strict=True)
+        events = sum(count for type_id, count in counts if type_id in counted)
+        names = [table.table for table in program.tables]
+        return events, dict(zip(names, fold.rows, strict=True))
 
-def _transferred(
-    reader: psycopg.Connection[Any],
-    writer: psycopg.Connection[Any],
-    program: Program,
-    source: Source,
-    counted: Collection[int],
-) -> tuple[int, dict[str, int]]:
-    fold = program.begin()
-    with closing(copy_out(reader, program.query(source))) as blocks:
-        while some := list(islice(blocks, EVENTS_PER_CALL)):
-            if not fold.fold(some):
-                raise Odd
-            _write(writer, program, fold, more_than=MOST_WAITING_BYTES)
-    if not fold.has_ended:
-        raise Odd
-    fold.end()
-    _write(writer, program, fold, more_than=0)
-    events = sum(
-        count for type_id, count in zip(program.type_ids, fold.counts, strict=True) if type_id in counted
-    )
-    names = [table.table for table in program.tables]
-    return events, dict(zip(names, fold.rows, strict=True))
+    return unless_odd(writer, fold_and_write)
 
 
 def _write(writer: psycopg.Connection[Any], program: Program, fold: Any, *, more_than: int) -> None:
     for number, table in enumerate(program.tables):
         if fold.waiting(number) > more_than:
             with writer.cursor() as cursor, cursor.copy(table.statement) as copy:
-                for part in _whole(fold.take(number)):
+                for part in (BEGINNING, fold.take(number), TRAILER):
                     copy.write(part)
-
-
-def _whole(rows: bytes) -> Iterator[bytes]:
-    yield HEADER.pack(SIGNATURE, 0, 0)
-    yield rows
-    yield TRAILER

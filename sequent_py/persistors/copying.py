@@ -14,14 +14,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from sequent_py.binary_copy import BEGINNING, TRAILER
 from sequent_py.column_types import ColumnType
 from sequent_py.persistors.native import native_table
 from sequent_py.persistors.statements import dump_parameter
 from sequent_py.persistors.tables import TableShape
 from sequent_py.row_classes import Row, compile_functions
 
-_SIGNATURE, _TRAILER = b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff"
-"""Where a binary COPY begins (no flags, no extension) and ends."""
 _ROWS_PER_BLOCK = 1_000
 _BINARY_NAMES = {"varchar": "text", "bpchar": "text"}
 _OWN_NAMES = frozenset(
@@ -67,11 +66,11 @@ class RowCopier:
 
 def _blocks(dump: Callable[[list[Row]], bytes], rows: Iterable[Row]) -> Iterator[bytes]:
     """Yield a whole binary COPY of ``rows``."""
-    yield _SIGNATURE
+    yield BEGINNING
     remaining = iter(rows)
     while some := list(islice(remaining, _ROWS_PER_BLOCK)):
         yield dump(some)
-    yield _TRAILER
+    yield TRAILER
 
 
 def _binary_name(column_type: ColumnType) -> str | None:

@@ -13,7 +13,8 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 
-from sequent_py.copy_out import HEADER, TRAILER, copy_out
+from sequent_py.binary_copy import HEADER, TRAILER
+from sequent_py.copy_out import copy_out
 from sequent_py.persistors.native import NativeTable
 from sequent_py.row_classes import Row
 

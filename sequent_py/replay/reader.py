@@ -16,7 +16,8 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from sequent_py.copy_out import HEADER, SIGNATURE, TRAILER, copy_out
+from sequent_py.binary_copy import HEADER, SIGNATURE, TRAILER
+from sequent_py.copy_out import copy_out
 from sequent_py.errors import EventsEdited
 from sequent_py.native import native
 from sequent_py.replay.groups import Group

@@ -256,12 +256,10 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, float]]:
             if not ours:
                 continue
             name = max(ours, key=ours.__getitem__)
-            for other, rate in rates.items():
-                if not other.startswith("ours") and not other.startswith("COPY"):
-                    pairs.append((f"{stage['name']}: {name} / {other}", ours[name] / rate))
-            for other, rate in rows.items():
-                if not other.startswith("ours") and not other.startswith("COPY"):
-                    pairs.append((f"{stage['name']}: {name} / {other}, rows only", rows[name] / rate))
+            for measured, what in ((rates, ""), (rows, ", rows only")):
+                for other, rate in measured.items():
+                    if not other.startswith(("ours", "COPY")):
+                        pairs.append((f"{stage['name']}: {name} / {other}{what}", measured[name] / rate))
             if kind == "ours, declared":
                 by_handlers = name.replace(", declared", "")
                 pairs.append(

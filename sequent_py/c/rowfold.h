@@ -268,26 +268,27 @@ static PyObject *rowfold_end(PyObject *object, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* waiting(table): how many bytes of rows take() would return. */
-static PyObject *rowfold_waiting(PyObject *object, PyObject *number) {
+/* What was written of a table's rows and not taken; NULL with an exception where there is no such table. */
+static Buffer *written_of(PyObject *object, PyObject *number) {
     RowFold *self = (RowFold *)object;
     long table = PyLong_AsLong(number);
     if (table < 0 || table >= self->tables) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_IndexError, "no such table");
         return NULL;
     }
-    return PyLong_FromSsize_t(self->table[table].written.used);
+    return &self->table[table].written;
+}
+
+/* waiting(table): how many bytes of rows take() would return. */
+static PyObject *rowfold_waiting(PyObject *object, PyObject *number) {
+    Buffer *written = written_of(object, number);
+    return written == NULL ? NULL : PyLong_FromSsize_t(written->used);
 }
 
 /* take(table): the rows that were written and not taken, without header and trailer. */
 static PyObject *rowfold_take(PyObject *object, PyObject *number) {
-    RowFold *self = (RowFold *)object;
-    long table = PyLong_AsLong(number);
-    if (table < 0 || table >= self->tables) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_IndexError, "no such table");
-        return NULL;
-    }
-    Buffer *written = &self->table[table].written;
+    Buffer *written = written_of(object, number);
+    if (written == NULL) return NULL;
     PyObject *taken = PyBytes_FromStringAndSize(written->data, written->used);
     if (taken != NULL) written->used = 0;
     return taken;

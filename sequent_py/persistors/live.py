@@ -24,7 +24,7 @@ from sequent_py.exchange import Statement, numbered
 from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.lines import Answer, Line
 from sequent_py.persistors.lookups import LookUp
-from sequent_py.persistors.operations import Filter, RowOperations, Values, operations_of
+from sequent_py.persistors.operations import SEVERAL, Filter, RowOperations, Values, operations_of
 from sequent_py.persistors.statements import Statements, ValuesQuery, statements_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.records import Record
@@ -32,8 +32,6 @@ from sequent_py.row_classes import Row
 
 R = TypeVar("R", bound=Record)
 
-_SEVERAL = (list, tuple, set, frozenset)
-"""What filters name several values by."""
 _PARAMETERS_PER_STATEMENT = 60_000
 """The protocol counts parameters in 16 bits."""
 
@@ -168,7 +166,7 @@ class LiveTable:
     def _look_up(self, where: Mapping[str, Any], order: str, lock: bool) -> LookUp | None:
         """Return the look-up by one value for each of these columns; None for filters that are more than that."""
         for value in where.values():
-            if value is None or isinstance(value, _SEVERAL):
+            if value is None or isinstance(value, SEVERAL):
                 return None
         key = (LookUp, *where, order, lock)
         found = self._table.memo.get(key)

@@ -29,6 +29,8 @@ Key = Any
 """What stands for a row's primary key in memory: one value, or a tuple of them. Keys sort as the server sorts primary keys."""
 Where = Mapping[str, Any]
 Values = dict[str, Any]
+SEVERAL = (list, tuple, set, frozenset)
+"""What filters name several values by."""
 
 Entry = tuple[Sequence[str], dict[Any, Any], Callable[[Any, Any, Key], None]]
 """An index as generated code knows it: its attributes, its entries, and what to do when a value has an entry."""
@@ -408,7 +410,7 @@ class RowOperations:
 
 
 def _filter(column: ColumnShape, value: Any) -> Filter:
-    is_scalar = not isinstance(value, list | tuple | set | frozenset)
+    is_scalar = not isinstance(value, SEVERAL)
     values = [value] if is_scalar else value
     # Each value once: a dictionary keeps the order, a set would not be the same in the next process.
     converted = {None if item is None else column.coerce(item): None for item in values}

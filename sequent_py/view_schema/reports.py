@@ -107,8 +107,8 @@ class OnlineReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromotionReport:
-    """What a command that takes a version live did; the defaults are those of one that found it live."""
+class CutOverReport:
+    """What a command that lets another version serve did; the defaults are those of one that found it serving."""
 
     migration_id: int | None = None
     """None when the code's version was live already."""
@@ -123,12 +123,18 @@ class PromotionReport:
     rows: Mapping[str, int] = field(default_factory=dict)
     retired_tables: tuple[str, ...] = ()
     seconds: float = 0.0
-    step_seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    repointed_views: tuple[str, ...] = ()
+    """Views of others, with their schemas, that read the tables that serve now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionReport(CutOverReport):
+    """What a command that takes new tables live did."""
+
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
     accepted_quarantined: tuple[QuarantinedAggregate, ...] = ()
     """Aggregates that were left behind, as was accepted by name."""
-    repointed_views: tuple[str, ...] = ()
-    """Views of others, with their schemas, that read the new tables now."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ next one: ``online`` to another version does not care, and coming back through t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psycopg
 
@@ -37,6 +37,7 @@ from sequent_py.view_schema.inspection import current_rollback
 from sequent_py.view_schema.last_window import LastWindow
 from sequent_py.view_schema.passes import Passes
 from sequent_py.view_schema.plans import resolve
+from sequent_py.view_schema.reports import CutOverReport
 from sequent_py.view_schema.return_passes import ReturnPasses
 from sequent_py.view_schema.rollback_plan import RollbackPlan
 from sequent_py.view_schema.rollback_preview import check_rollback
@@ -48,29 +49,13 @@ MOST_CATCH_UP_PASSES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class RollbackReport:
-    """What ``rollback`` did; the defaults are those of one that found the version serving."""
+class RollbackReport(CutOverReport):
+    """What ``rollback`` did. Its ``rows`` are those of the tables that were brought up to date, before the last window."""
 
-    migration_id: int | None = None
-    from_version: int
-    target_version: int
-    is_noop: bool
     is_forth: bool = False
-    catch_up_events: int = 0
-    """Events replayed by this run before the cut-over."""
-    window_events: int = 0
-    """Events replayed while writers waited."""
-    verified_aggregates: int = 0
-    rows: Mapping[str, int] = field(default_factory=dict)
-    """Of the tables that were brought up to date, before the last window."""
     returned_tables: tuple[str, ...] = ()
-    retired_tables: tuple[str, ...] = ()
-    seconds: float = 0.0
     writers_stall_milliseconds: float = 0.0
     readers_stall_milliseconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    repointed_views: tuple[str, ...] = ()
-    """Views of others, with their schemas, that read the returned tables now."""
 
 
 def run_rollback(

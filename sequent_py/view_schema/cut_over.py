@@ -43,6 +43,7 @@ from psycopg import sql
 
 from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, SwapLockTimeout
 from sequent_py.progress import Progress
+from sequent_py.view_schema.autovacuum import make_way
 from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.locks import view_locks
@@ -232,6 +233,7 @@ class _CutOver(Generic[R]):
     # Waiting, with no lock and in no queue
 
     def _wait_for_long_transactions(self, deadline: float, budget_seconds: float) -> None:
+        make_way(self._connection, self._context.config.view_schema, self._tables)
         # Those of now, not those that have become long meanwhile: on a slow machine there would always be one.
         waiting_for = {item.writer.transaction for item in self._blockers() if self._is_long(item)}
         while long := [item for item in self._blockers() if item.writer.transaction in waiting_for]:

@@ -11,6 +11,7 @@ from psycopg import errors, sql
 
 from sequent_py.errors import DependentObjects, MigrationError
 from sequent_py.view_schema import catalog
+from sequent_py.view_schema.autovacuum import make_way
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.outside_tables import outside_tables
 from sequent_py.view_schema.script import lock_timeout
@@ -114,6 +115,7 @@ def _drop(
             with connection.transaction(), lock_timeout(connection, lock_timeout_seconds):
                 _drop_in_order(connection, view_schema, pending)
 
+        make_way(connection, view_schema, tables)
         with _explained(connection, view_schema, tables, lock_timeout_seconds):
             # Dropping a table with a foreign key locks the table that it refers to as well, and others use that.
             in_short_tries(connection, attempt, seconds=lock_timeout_seconds)

@@ -23,6 +23,7 @@ from sequent_py.errors import SwapLockTimeout
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import executor, swap
+from sequent_py.view_schema.autovacuum import make_way
 from sequent_py.view_schema.blockers import listed, outside_holders, row_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.inspection import current_plan
@@ -206,6 +207,7 @@ class _CutOver:
                             remedy="End those transactions, or give --lock-timeout or --lock-budget; then: sequent migrate offline",
                         ) from error
                     self._progress.note(f"Waiting for the tables' locks: {self._blockers()}.")
+                    make_way(self._connection, self._context.config.view_schema, self._tables())
                     # Readers that queued behind the try go first; jitter keeps two such tools from meeting for ever.
                     time.sleep(backoff * random.uniform(0.5, 1.5))
                     backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
@@ -223,12 +225,15 @@ class _CutOver:
             )
         return result
 
-    def _blockers(self) -> str:
-        """Name the sessions that hold locks on the tables to be swapped, or may have locked the rows that tell of them."""
+    def _tables(self) -> list[str]:
+        """Return the tables that are swapped or altered."""
         plan = self._resolved.plan
         tables = [name for step in plan.replays for name in (step.table_name, step.shadow_name)]
-        tables += [step.table_name for step in plan.alters]
-        holders = executor.lock_holders(self._connection, self._context.config.view_schema, tables)
+        return tables + [step.table_name for step in plan.alters]
+
+    def _blockers(self) -> str:
+        """Name the sessions that hold locks on the tables to be swapped, or may have locked the rows that tell of them."""
+        holders = executor.lock_holders(self._connection, self._context.config.view_schema, self._tables())
         if rows := row_holders(self._connection, event_store_schema=self._context.schema):
             holders.append(listed(rows))
         outside = outside_holders(

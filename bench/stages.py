@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import psycopg
 from psycopg import sql
 
-from bench.contenders import Contender, rows_that_differ
+from bench.contenders import Contender, rows_that_differ, ruby_sequent
 from bench.contenders.ours import Ours, application, has_declared
 from bench.contenders.plain_sql import Copy, Insert
 from bench.measure import Cost, Meter
@@ -97,6 +97,8 @@ def _contenders(
     if has_declared(workload):
         found += [Ours(url, workload, events, count, is_declared=True) for count in sizes.workers]
     found += [Insert(url, workload, events), Copy(url, workload, events)]
+    if with_packages and ruby_sequent.is_there():
+        found.append(ruby_sequent.RubySequent(url, workload, events))
     if with_packages:
         from bench.contenders import eventsource_package, eventsourcing_package
 

@@ -5,54 +5,29 @@ The benchmark's process has threads and other contenders' connections, which the
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from bench.contenders.waiting_process import WaitingProcess
 from sequent_py import Config, Sequent
 
 
-class OnlineProcess:
-    """Has imported the application when it is made, and waits; runs the command once."""
-
-    def __init__(self, url: str, migrations: str, sql_directory: Path, workers: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.contenders.online_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        task = {
-            # The application is beside its SQL files, as with a pyproject.toml.
-            "path": [str(sql_directory.parent), *sys.path],
-            "url": url,
-            "migrations": migrations,
-            "sql_directory": str(sql_directory),
-            "workers": workers,
-        }
-        self._tell(json.dumps(task))
-        assert self._process.stdout is not None
-        self.cpu_seconds_before = float(self._process.stdout.readline())
-        """What it has used until now; whoever waits for its end is charged with that, too."""
-
-    def run(self) -> None:
-        """Let it run the command, and wait for its end."""
-        self._tell("go")
-        status = self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        if status != 0:
-            raise RuntimeError(f"online in a process of its own ended with {status}")
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+def waiting_online(url: str, migrations: str, sql_directory: Path, workers: int) -> WaitingProcess:
+    """Return one that has imported the application, and waits."""
+    task = {
+        # The application is beside its SQL files, as with a pyproject.toml.
+        "path": [str(sql_directory.parent), *sys.path],
+        "url": url,
+        "migrations": migrations,
+        "sql_directory": str(sql_directory),
+        "workers": workers,
+    }
+    return WaitingProcess([sys.executable, "-m", "bench.contenders.online_process"], task)
 
 
 def main() -> None:
@@ -65,6 +40,8 @@ def main() -> None:
         migrations_class=task["migrations"],
         sql_directory=Path(task["sql_directory"]),
     )
+    # As the command does when it has imported.
+    gc.freeze()
     with Sequent(config) as app:
         sys.stdout.write(f"{sum(os.times()[:4])}\n")
         sys.stdout.flush()

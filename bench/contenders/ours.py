@@ -9,7 +9,8 @@ import psycopg
 from psycopg import sql
 
 from bench.contenders import Contender, rows_that_differ
-from bench.contenders.online_process import OnlineProcess
+from bench.contenders.online_process import waiting_online
+from bench.contenders.waiting_process import WaitingProcess
 from bench.workloads import Workload
 from sequent_py import Config, Sequent
 from sequent_py.progress import ReplayProgress
@@ -58,9 +59,11 @@ def application(url: str, workload: Workload, *, is_declared: bool = False) -> S
     )
 
 
-def online_process(url: str, workload: Workload, workers: int, *, is_declared: bool = False) -> OnlineProcess:
+def online_process(
+    url: str, workload: Workload, workers: int, *, is_declared: bool = False
+) -> WaitingProcess:
     """Return a process that is ready to run ``online`` for that application."""
-    return OnlineProcess(url, _migrations(workload, is_declared), workload.sql_directory, workers)
+    return waiting_online(url, _migrations(workload, is_declared), workload.sql_directory, workers)
 
 
 def _migrations(workload: Workload, is_declared: bool) -> str:

@@ -18,7 +18,8 @@ from sequent_py.config import Config
 from sequent_py.embedded import EmbeddedServer, directory_of, is_created
 from sequent_py.erasure import Erasure, ErasureReport
 from sequent_py.errors import ConfigurationError, StoreNotInstalled
-from sequent_py.events import Event, EventTypes
+from sequent_py.event_classes import EventTypes
+from sequent_py.events import Event
 from sequent_py.gate import Gate, GateState
 from sequent_py.health.store_tables import naming_lost_tables, require_tables, require_version_table
 from sequent_py.home import Home

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-from library_project import IMPORT, VERSION_1, Library, eventually
+from library_project import IMPORT, PACKAGE_PARENT, VERSION_1, Library, eventually
 from stores import Clones
 
 BOOKS = 40
@@ -143,6 +143,19 @@ def test_ctrl_c_in_the_terminal_reaches_the_workers_too_and_prints_one_message(s
         assert "Traceback" not in stderr
         assert stderr.count("Interrupted.") == 1
     assert_complete(shelves)
+
+
+def test_ctrl_c_while_a_command_is_still_importing_ends_it_in_silence(tmp_path: Path) -> None:
+    library = Library(tmp_path, None)
+    held = tmp_path / "held"
+    library.write(
+        {"sqlalchemy/__init__.py": f"import time\nopen({str(held)!r}, 'w').close()\ntime.sleep(60)\n"}
+    )
+    process = library.start("--version", PYTHONPATH=os.pathsep.join([str(tmp_path), PACKAGE_PARENT]))
+    eventually(held.exists)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGINT
 
 
 def test_two_at_once_the_second_is_refused_and_changes_nothing(shelves: Library) -> None:

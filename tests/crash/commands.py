@@ -33,6 +33,8 @@ class Command:
     version: int
     crash_point: Mapping[str, Any] | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    may_copy: bool = False
+    """It has nothing open that keeps it from copying itself to have workers."""
 
     def start(self) -> Command:
         """Start it and return at once."""
@@ -46,7 +48,7 @@ class Command:
             **self.settings,
         }
         self._process = _processes.Process(
-            target=_run, args=(self.arguments, str(self.directory), environment)
+            target=_run, args=(self.arguments, str(self.directory), environment, self.may_copy)
         )
         self._process.start()
         return self
@@ -89,8 +91,11 @@ class Command:
         return f"sequent {' '.join(self.arguments)} (code of version {self.version})"
 
 
-def _run(arguments: tuple[str, ...], directory: str, environment: Mapping[str, str]) -> None:
+def _run(arguments: tuple[str, ...], directory: str, environment: Mapping[str, str], may_copy: bool) -> None:
     os.chdir(directory)
+    if may_copy:
+        # The pipes by which it was forked; none of them is used any more.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     for number, name in ((1, "stdout"), (2, "stderr")):
         handle = os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(handle, number)

@@ -61,6 +61,8 @@ class Scenario:
     """Commands that come after the command has been repeated, with the versions of their code."""
     uses_workers: bool = False
     """Its passes are replayed by processes of their own."""
+    copies_itself: bool = False
+    """Its workers are copies of it."""
     may_refuse: bool = False
     """It closes the gate."""
 
@@ -109,6 +111,18 @@ SCENARIOS = (
         ("live", "online_running", "online_done"),
         (("offline", 2),),
         uses_workers=True,
+    ),
+    Scenario(
+        "online, first build, copied workers",
+        "live",
+        ("migrate", "online"),
+        2,
+        {"planning": 2, "creating the shadow tables": 2, "replaying": 6},
+        (1, 1),
+        ("live", "online_running", "online_done"),
+        (("offline", 2),),
+        uses_workers=True,
+        copies_itself=True,
     ),
     Scenario(
         "online, catch-up",
@@ -333,7 +347,13 @@ class Matrix:
             if scenario.uses_workers:
                 crash_point["inline_events"] = 0
         return Command(
-            scenario.arguments, directory, url, scenario.version, crash_point, dict(scenario.settings)
+            scenario.arguments,
+            directory,
+            url,
+            scenario.version,
+            crash_point,
+            dict(scenario.settings),
+            scenario.copies_itself,
         )
 
     def crash_point(self, scenario: Scenario, point: Point) -> dict[str, Any]:
@@ -411,6 +431,9 @@ class Matrix:
                     (directory / "go").touch()
             result.exit_code = command.wait()
             result.at = reached.read_text() if reached.exists() else ""
+            if (workers := directory / "workers").exists():
+                kind = "copy" if scenario.copies_itself else "new"
+                assert set(json.loads(workers.read_text())) == {kind}
             with parcels(url, newest) as app:
                 wait_until(lambda: app.view_schema.status().holder is None, 20)
                 status = app.view_schema.status()

@@ -2,10 +2,12 @@
 
 Installed by ``sitecustomize`` beside this file, in every Python process whose environment has ``CRASH_POINT``: a JSON object with
 
-* ``role``: ``coordinator`` (the command) or ``worker`` (``python -m sequent_py.replay.worker``); in other processes nothing happens;
+* ``role``: ``coordinator`` (the command) or ``worker`` (``python -m sequent_py.replay.worker``, or a copy of the command); in other processes nothing
+  happens;
 * ``step``, ``index``: at which statement, counted from 0 within a named progress step;
 * ``action``: ``record`` (crash nowhere), ``kill`` this process before the statement is sent, ``kill_inside`` while it runs,
-  ``terminate`` the statement's backend before it is sent, ``kill_worker`` a child that replays, or ``pause`` until the test lets go;
+  ``terminate`` the statement's backend before it is sent, ``kill_worker`` a child that replays (then, or as soon as there is one), or ``pause`` until
+  the test lets go;
 * ``inline_events``: passes up to this size run inside the command; 0 makes it start workers for every pass;
 * ``directory``: where ``trace`` (what was sent), ``reached`` and ``go`` are.
 
@@ -41,7 +43,8 @@ class CrashPoint:
         self._at_step = self._newest_step = "starting"
         self._sent = {"starting": 0}
         self._lock = threading.RLock()
-        self._is_acting = False
+        self._is_due = self._is_acting = False
+        self._process = os.getpid()
 
     def enter(self, step: str) -> None:
         """A named step begins; one that comes again is part of the newest that came for the first time."""
@@ -56,7 +59,7 @@ class CrashPoint:
     def statement(self, connection: Any, text: str) -> None:
         """Something is about to be sent."""
         with self._lock:
-            if self._is_acting:
+            if self._is_acting or os.getpid() != self._process:
                 return
             step, index = self._at_step, self._sent[self._at_step]
             self._sent[step] += 1
@@ -64,13 +67,19 @@ class CrashPoint:
                 with (self.directory / "trace").open("a", encoding="utf-8") as file:
                     file.write(json.dumps([step, index, text]) + "\n")
                 return
-            if (step, index) != (self.step, self.index) or not self._is_first(f"{step} {index}: {text}"):
+            self._is_due = self._is_due or (step, index) == (self.step, self.index)
+            if not self._is_due or not self._can_act() or not self._is_first(f"{step} {index}: {text}"):
                 return
+            self._is_due = False
             self._is_acting = True
             try:
                 getattr(self, self.action)(connection)
             finally:
                 self._is_acting = False
+
+    def _can_act(self) -> bool:
+        """Whether now is the moment: a worker can be killed only while there is one."""
+        return self.action != "kill_worker" or bool(_workers())
 
     def _is_first(self, text: str) -> bool:
         try:
@@ -107,10 +116,9 @@ class CrashPoint:
         own.finish()
 
     def kill_worker(self, _connection: Any) -> None:
-        workers = [pid for pid in _children() if b"sequent_py.replay.worker" in _command_line(pid)]
-        (self.directory / "workers").write_text(str(len(workers)))
-        if workers:
-            os.kill(self.random.choice(workers), signal.SIGKILL)
+        workers = _workers()
+        (self.directory / "workers").write_text(json.dumps(sorted(workers.values())))
+        os.kill(self.random.choice(list(workers)), signal.SIGKILL)
 
     def pause(self, _connection: Any) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
@@ -118,6 +126,18 @@ class CrashPoint:
             if time.monotonic() > deadline:
                 os._exit(99)
             time.sleep(0.002)
+
+
+def _workers() -> dict[int, str]:
+    """Return the children that replay, and what each is: a ``copy`` of this process, or ``new``."""
+    own, found = _command_line(os.getpid()), {}
+    for pid in _children():
+        command_line = _command_line(pid)
+        if command_line == own:
+            found[pid] = "copy"
+        elif b"sequent_py.replay.worker" in command_line:
+            found[pid] = "new"
+    return found
 
 
 def _children() -> list[int]:
@@ -164,8 +184,13 @@ def install() -> None:
         from sequent_py.replay import replayer
 
         replayer.INLINE_EVENTS = plan["inline_events"]
-    if plan["role"] != _role():
-        return
+    if plan["role"] == _role():
+        _begin(plan)
+    elif plan["role"] == "worker":
+        os.register_at_fork(after_in_child=lambda: _begin(plan))
+
+
+def _begin(plan: dict[str, Any]) -> None:
     point = CrashPoint(plan)
     _count_statements(point)
     if plan["role"] == "worker":

@@ -15,8 +15,9 @@
  *   c/access.h    Access: of one MemoryTable: first(where), create(values), update(where, touched)
  *   c/update.h    Update: blocks.MemoryUpdate
  *   c/shortcut.h  Shortcut: Projector.create_record, get_record, find_record, update_record
- *   c/events.h    raw_event: reader.parse, of a block that is one row; Setter: events.set_envelope; moment: events.moment;
+ *   c/events.h    raw_event: reader.parse, of a block that is one row; Setter: events.set_envelope, is_recorded; moment: events.moment;
  *                 LazyMoment: the property events.Event.created_at
+ *   c/texts.h     texts: exchange.Exchange.dump
  *   c/rowfold.h   RowFold: from the values that declared projections read to their rows, as bytes: declared.program
  *
  * Rows are instances of classes with __slots__; a slot is an object pointer at a fixed offset, NULL while it is not set.
@@ -34,11 +35,13 @@
 #include "c/update.h"
 #include "c/shortcut.h"
 #include "c/events.h"
+#include "c/texts.h"
 #include "c/rowfold.h"
 
 static PyMethodDef module_methods[] = {
     {"moment", moment, METH_O, "Return the datetime in UTC so many microseconds after 2000-01-01."},
     {"raw_event", raw_event, METH_O, "Return the raw event of a block that is exactly one row; None of any other block."},
+    {"texts", texts, METH_O, "Return values as the texts of parameters; None where one is of a rare type."},
     {NULL},
 };
 
@@ -78,13 +81,12 @@ static int execute(PyObject *module) {
         return -1;
     }
     state->str_int = PyUnicode_InternFromString("int");
-    state->str_limit = PyUnicode_InternFromString("limit");
-    state->str_finish = PyUnicode_InternFromString("finish");
     state->str_first = PyUnicode_InternFromString("first");
     state->str_store = PyUnicode_InternFromString("store");
     state->str_class = PyUnicode_InternFromString("__class__");
     state->str_touch = PyUnicode_InternFromString("touch");
-    state->str_aggregate_id = PyUnicode_InternFromString("aggregate_id");
+    state->by_aggregate = Py_BuildValue("(N)", PyUnicode_InternFromString("aggregate_id"));
+    state->nothing = PyTuple_New(0);
     if (PyErr_Occurred()) return -1;
     if (PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0) return -1;
     if (add_type(module, &layout_spec, &state->layout) < 0 || add_type(module, &creator_spec, &state->creator) < 0

@@ -138,6 +138,7 @@ class Appender:
                 sends_ahead = False
             except (psycopg.Error, ProjectionFailed) as error:
                 if not may_be_lost or not is_lost(error):
+                    exchange.roll_back()
                     raise
                 may_be_lost = False
                 exchange.forget()
@@ -158,13 +159,10 @@ class Appender:
         projection = self.projection
         assert projection is not None
         along, batch = self._along_a_line, call.batch
-        ahead = self._look_ups_ahead(exchange, call) if sends_ahead else ()
         with self._translated(exchange.connection, call, projection.versions):
-            answers = exchange.ask(
-                (BEGIN, ()),
-                (self._statement, values),
-                *((item.foresight.look_up.statement, item.values) for item in ahead),
-            )
+            exchange.send((BEGIN, ()), (self._statement, values), more_comes_now=True)
+            ahead = self._look_ups_ahead(exchange, call) if sends_ahead else ()
+            answers = exchange.ask(*((item.foresight.look_up.statement, item.values) for item in ahead))
             exchange.checked(answers[0])
             recorded = recorded_by(exchange.checked(answers[1]))
         foreseen = [

@@ -45,10 +45,10 @@ class Config(BaseSettings):
 
     workers: Annotated[int, Field(ge=0, le=256)] = Field(default_factory=lambda: os.cpu_count() or 1)
     """Replay processes; 0 replays inside the calling process."""
-    group_target_events: Annotated[int, Field(ge=1)] = 100_000
-    """How many events a replay group aims for. Bounds a worker's memory and the length of its transaction."""
-    max_rows_in_memory: Annotated[int, Field(ge=1)] = 200_000
-    """Rows that a worker holds before cold ones spill to a temporary table."""
+    group_target_events: Annotated[int, Field(ge=1)] = 50_000
+    """How many events a replay group aims for: at most half as many again, but for longer aggregates. Bounds a worker's memory and the length of its transaction."""
+    max_rows_in_memory: Annotated[int, Field(ge=1)] = 100_000
+    """Rows that a worker holds before cold ones spill to a temporary table: more than a usual group makes, and less than a long aggregate's."""
     lock_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """How long one try for the swap's locks may wait; whoever comes later queues behind it for that long. None: what suits each command."""
     lock_budget_seconds: Annotated[float, Field(gt=0)] = 60.0

@@ -20,14 +20,8 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from sequent_py.arguments import checked_aggregate_id
 from sequent_py.errors import InvalidEvent
-from sequent_py.events import (
-    Event,
-    EventTypes,
-    describe_cause,
-    event_type_of,
-    is_recorded,
-    set_envelope,
-)
+from sequent_py.event_classes import EventTypes, describe_cause
+from sequent_py.events import Event, event_type_of, is_recorded, set_envelope
 
 
 @dataclass(frozen=True, slots=True)

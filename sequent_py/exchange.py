@@ -1,4 +1,4 @@
-"""Exchanges: statements that travel to the server together, and whose answers come back together. Over ``psycopg.pq``, the driver's own layer on libpq.
+"""Exchanges: statements that travel to the server one behind the other, and whose answers come back together. Over ``psycopg.pq``, the driver's own layer on libpq.
 
 For connections of the engine's pool while the store has one to itself. A cursor costs ten times what is sent here by it, and every statement's way to
 the server and back as much again. Whatever anybody has set on the connection (row factory, cursor, adapters, autocommit) means nothing here: texts go to the server as
@@ -7,6 +7,8 @@ parameters, whose types the statements name, binary values come back, and the dr
 Statements that are sent often are prepared under names of our own. They may get lost at any time: somebody else who uses the pool runs DISCARD ALL, rolls back (the
 driver deallocates everything then), or there is a pooler between us and the server. The server says so (:func:`is_lost`) and has run nothing of what came along;
 after :meth:`Exchange.forget` the same is sent again.
+
+What nobody waits for yet is sent ahead (:meth:`Exchange.send`): the server is at it while we get ready what comes next.
 
 An exception in the middle of an exchange (an alarm's, say) leaves the connection in a pipeline or waiting for the server: it can only be closed.
 """
@@ -25,13 +27,14 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
 from sequent_py.cursors import OwnCursor
 from sequent_py.database import PREPARE_AFTER
 from sequent_py.errors import DatabaseUnavailable
+from sequent_py.native import IS_NATIVE, native
 
 Connection = psycopg.Connection[Any]
 Row = tuple[Any, ...]
@@ -44,6 +47,9 @@ MOST_LOSSES = 100
 RENEWED_AT, RENEWAL_GROWTH = 16, 4
 """A prepared statement is prepared anew after so many uses, and then after so many times more than the last time. The server keeps the plan that it made when the
 table was empty, and scanned by pages, until somebody analyses the table: by then thousands of events may have gone by."""
+SENT_TOGETHER = 16
+"""So many statements that are sent ahead leave in one piece. Only the first leaves by itself, because the server has to wake up: a piece costs a system call, and
+as much again where the server has gone to sleep meanwhile."""
 _LOST = frozenset({"26000", "42P05"})
 """No such prepared statement; or there is one of that name already."""
 _PLACEHOLDER = re.compile(rb"%([%sbt])")
@@ -79,6 +85,17 @@ _TEXTS: Mapping[type, Callable[[Any], bytes]] = {
     datetime: lambda value: str(value).encode(),
 }
 """The commonest types, written as the driver writes them; it takes three times as long to find out how."""
+
+
+def texts_in_python(values: Sequence[Any]) -> Texts | None:
+    """Return values of the commonest types as the texts of parameters; None where there is one of another type."""
+    try:
+        return [None if value is None else _TEXTS[value.__class__](value) for value in values]
+    except (KeyError, UnicodeError):
+        return None
+
+
+_texts: Callable[[Sequence[Any]], Texts | None] = native.texts if IS_NATIVE else texts_in_python
 
 
 def numbered(query: bytes) -> Statement:
@@ -121,10 +138,14 @@ class Exchange:
         self._prepared: dict[Statement, _Prepared] = {}
         self._given = 0
         self._losses = 0
+        self._sent: list[tuple[Statement, int]] = []
+        """What has not been answered yet, and how many answers come before that of each."""
+        self._syncs = 0
+        """How many answers among those say that the server has come so far."""
         self._transformer = Transformer(OwnCursor(connection))
 
     def ask(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
-        """Send statements with their parameters, wait, and return the answers in their order.
+        """Send statements with their parameters, wait, and return the answers in their order, those to what was sent ahead first.
 
         An answer may be an error, see :meth:`checked`; behind one nothing was run. Outside of a transaction they are one of their own; where that
         does not commit, the reason is one more answer.
@@ -135,20 +156,34 @@ class Exchange:
             The connection was lost.
         """
         pgconn = self.pgconn
-        preparations: dict[int, int] = {}
-        pgconn.enter_pipeline_mode()
-        for place, (statement, values) in enumerate(asked):
-            name, preceding = self._ready(statement)
-            if preceding:
-                preparations[place] = preceding
-            if name is None:
-                pgconn.send_query_params(statement.text, values, result_format=Format.BINARY)
-            else:
-                pgconn.send_query_prepared(name, values, result_format=Format.BINARY)
+        for statement, values in asked:
+            self._queue(statement, values)
+        if not self._sent:
+            return []
         pgconn.pipeline_sync()
-        answers = self.connection.wait(_answers(pgconn))
+        answers = self.connection.wait(_answers(pgconn, self._syncs + 1))
+        # In this order: a connection that is out of its pipeline is lent again, whatever comes between.
+        sent, self._sent, self._syncs = self._sent, [], 0
         pgconn.exit_pipeline_mode()
-        return self._without_preparations(asked, preparations, answers) if preparations else answers
+        return self._without_preparations(sent, answers)
+
+    def send(self, *asked: tuple[Statement, Texts], more_comes_now: bool = False) -> None:
+        """Send statements whose answers are not waited for: :meth:`ask` returns them before those to what it is asked itself.
+
+        Until then nothing else may be done on the connection. To the server, its transaction is idle until more comes (``idle_in_transaction_session_timeout``);
+        not where ``more_comes_now``, which saves it an answer.
+        """
+        before = len(self._sent)
+        for statement, values in asked:
+            self._queue(statement, values)
+        if before and before // SENT_TOGETHER == len(self._sent) // SENT_TOGETHER:
+            return
+        # As much leaves now as the socket takes, the rest with what is asked.
+        if more_comes_now:
+            self.pgconn.flush()
+        else:
+            self.pgconn.pipeline_sync()
+            self._syncs += 1
 
     def checked(self, answer: PGresult) -> PGresult:
         """Return an answer that is no error.
@@ -164,10 +199,8 @@ class Exchange:
             raise psycopg.errors.PipelineAborted("a statement before this one failed")
         raise error_from_result(answer)
 
-    def commit(
-        self, *asked: tuple[Statement, Texts], check: Callable[[list[PGresult]], None] | None = None
-    ) -> None:
-        """Send statements, and COMMIT behind them; ``check`` looks at the statements' answers first.
+    def commit(self, check: Callable[[list[PGresult]], None] | None = None) -> None:
+        """Send COMMIT; ``check`` looks first at the answers to what was sent ahead.
 
         Raises
         ------
@@ -177,7 +210,7 @@ class Exchange:
             The connection was lost, and nobody knows.
         """
         try:
-            *answers, committed = self.ask(*asked, (COMMIT, ()))
+            *answers, committed = self.ask((COMMIT, ()))
         except psycopg.OperationalError as error:
             if not self.connection.closed:
                 raise
@@ -193,16 +226,23 @@ class Exchange:
             )
 
     def roll_back(self) -> None:
-        """End a transaction, if there is one."""
-        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+        """End a transaction, if there is one, whatever becomes of what was sent ahead. Where an exception came in the middle of sending, the connection is left to be closed."""
+        if self.connection.closed:
+            return
+        self.ask()
+        pgconn = self.pgconn
+        if (
+            pgconn.pipeline_status == PipelineStatus.OFF
+            and pgconn.transaction_status != TransactionStatus.IDLE
+        ):
             self.connection.rollback()
 
     def dump(self, values: Sequence[Any]) -> Texts:
         """Return Python values as the texts of parameters."""
-        try:
-            return [None if value is None else _TEXTS[value.__class__](value) for value in values]
-        except (KeyError, UnicodeError):
-            return self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        texts = _texts(values)
+        return (
+            self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values)) if texts is None else texts
+        )
 
     def load(self, answer: PGresult) -> list[Row]:
         """Return the rows of an answer."""
@@ -213,6 +253,18 @@ class Exchange:
         """Believe no longer that anything is prepared. Names are not used again: some of it may be."""
         self._prepared.clear()
         self._losses += 1
+
+    def _queue(self, statement: Statement, values: Texts) -> None:
+        """Put a statement where it leaves with the next piece, or earlier."""
+        pgconn = self.pgconn
+        if not self._sent:
+            pgconn.enter_pipeline_mode()
+        name, preceding = self._ready(statement)
+        self._sent.append((statement, preceding))
+        if name is None:
+            pgconn.send_query_params(statement.text, values, result_format=Format.BINARY)
+        else:
+            pgconn.send_query_prepared(name, values, result_format=Format.BINARY)
 
     def _ready(self, statement: Statement) -> tuple[bytes | None, int]:
         """Return the name that a statement is prepared by, None where it is to be sent with its text; and how many answers come before its own."""
@@ -238,16 +290,15 @@ class Exchange:
         return name, 1 if known is None else 2
 
     def _without_preparations(
-        self,
-        asked: Sequence[tuple[Statement, Texts]],
-        preparations: Mapping[int, int],
-        answers: Sequence[PGresult],
+        self, sent: Sequence[tuple[Statement, int]], answers: list[PGresult]
     ) -> list[PGresult]:
         """Leave out the answers to preparations; an error of one is the answer to its statement."""
+        if not any(preceding for _, preceding in sent):
+            return answers
         found: list[PGresult] = []
         coming = iter(answers)
-        for place, (statement, _) in enumerate(asked):
-            answer, *others = islice(coming, preparations.get(place, 0) + 1)
+        for statement, preceding in sent:
+            answer, *others = islice(coming, preceding + 1)
             for other in others:
                 if answer.status == ExecStatus.COMMAND_OK:
                     answer = other
@@ -257,8 +308,8 @@ class Exchange:
         return [*found, *coming]
 
 
-def _answers(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
-    """Send what is queued and collect the answers to it, up to that of the synchronisation; for ``Connection.wait``."""
+def _answers(pgconn: PGconn, syncs: int) -> Generator[Wait, Ready | int, list[PGresult]]:
+    """Send what is queued and collect the answers to it, up to that of the last of so many synchronisations; for ``Connection.wait``."""
     while pgconn.flush():
         # The server may want to be read before it reads on.
         if (yield Wait.RW) & Ready.R:
@@ -279,6 +330,9 @@ def _answers(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
         found = pgconn.get_result()
         if found is None:
             continue
-        if found.status == ExecStatus.PIPELINE_SYNC:
+        if found.status != ExecStatus.PIPELINE_SYNC:
+            answers.append(found)
+        elif syncs == 1:
             return answers
-        answers.append(found)
+        else:
+            syncs -= 1

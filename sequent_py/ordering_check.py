@@ -21,7 +21,7 @@ from psycopg import sql
 
 from sequent_py.database import for_parameters
 from sequent_py.errors import OrderingViolated, ProjectionFailed, RecordNotFound
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape
 from sequent_py.persistors.tracing import SharedRow, Tracer, ordering_violated

@@ -31,8 +31,8 @@ from psycopg import sql
 
 from sequent_py.beside_writers import Overtaken, beside_writers
 from sequent_py.errors import MigrationError, SequentError, StallLimitExceeded
+from sequent_py.event_classes import EventTypes
 from sequent_py.event_types import stored_event_types
-from sequent_py.events import EventTypes
 from sequent_py.gate import Gate
 from sequent_py.persistors.deferred import read_deferred
 from sequent_py.persistors.refusals import naming_refusals

@@ -34,8 +34,9 @@ from sequent_py.cursors import EventCursor, EventServerCursor, OwnCursor
 from sequent_py.database import for_parameters, preparing, raw_connection
 from sequent_py.encoding import encode_batch
 from sequent_py.errors import InvalidEnvelope, SequentError, StoreError, WrongExpectedVersion
+from sequent_py.event_classes import EventTypes
 from sequent_py.event_types import EventTypeIds
-from sequent_py.events import Envelope, Event, EventTypes, aliases_of, event_type_of
+from sequent_py.events import Envelope, Event, aliases_of, event_type_of
 from sequent_py.own_connections import OwnConnections
 from sequent_py.roles.lacking import Deed, lacking
 from sequent_py.store_errors import translated

@@ -24,8 +24,8 @@ from sequent_py.checks.scratch import ScratchTable, create_scratch_table
 from sequent_py.checks.slices import Slice
 from sequent_py.database import for_parameters
 from sequent_py.errors import VerificationFailed
+from sequent_py.event_classes import EventTypes
 from sequent_py.event_types import stored_event_types
-from sequent_py.events import EventTypes
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.tables import TableShape
 from sequent_py.persistors.tracing import Tracer

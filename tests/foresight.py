@@ -45,8 +45,8 @@ class Foresight:
             if repr(event.aggregate_id) in seen or event.__class__ not in classes:
                 continue
             self.looked_at += 1
-            yield place, event
             seen.add(repr(event.aggregate_id))
+            yield place, event
 
     def following(self) -> Iterator[tuple[int, Asked]]:
         return ((place, self._events[place]) for place in range(self.place + 1, self._end))

@@ -90,6 +90,27 @@ fail:
     return -1;
 }
 
+/* Completes a row that has the given values, stores it and returns it; its reference is the caller's. */
+static PyObject *completed(const Creator *creator, PyObject *row) {
+    if (fill_defaults(creator, row) < 0 || (creator->rows != NULL && enter_row(creator, row) < 0)) Py_CLEAR(row);
+    return row;
+}
+
+/* A row of as many values as there are given columns, in their order. */
+static PyObject *row_of_values(const Creator *creator, PyObject *const *values) {
+    const Layout *layout = creator->layout;
+    PyObject *row = layout->locked->tp_alloc(layout->locked, 0);
+    if (row == NULL) return NULL;
+    for (Py_ssize_t number = 0; number < creator->given.size; number++) {
+        Py_ssize_t column = creator->given.columns[number];
+        if (set_column(layout, row, column, converted(layout, column, values[number])) < 0) {
+            Py_DECREF(row);
+            return NULL;
+        }
+    }
+    return completed(creator, row);
+}
+
 static PyObject *creator_call(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *keywords) {
     const Creator *creator = (Creator *)self;
     const Layout *layout = creator->layout;
@@ -106,14 +127,12 @@ static PyObject *creator_call(PyObject *self, PyObject *const *arguments, size_t
         /* Conversions may run Python; the caller's dictionary is its own, so it stays as it is. */
         if (number >= creator->given.size) break;
         Py_ssize_t column = creator->given.columns[number++];
-        if (set_column(layout, row, column, converted(layout, column, value)) < 0) goto fail;
+        if (set_column(layout, row, column, converted(layout, column, value)) < 0) {
+            Py_DECREF(row);
+            return NULL;
+        }
     }
-    if (fill_defaults(creator, row) < 0) goto fail;
-    if (creator->rows != NULL && enter_row(creator, row) < 0) goto fail;
-    return row;
-fail:
-    Py_DECREF(row);
-    return NULL;
+    return completed(creator, row);
 }
 
 static PyObject *creator_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {

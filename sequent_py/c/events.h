@@ -2,22 +2,40 @@
 
 #define FIXED 70 /* field count, and five fields of fixed size with their lengths, and the payload's length */
 
+#define FIELDS 7
+
+/* A tuple of the fields, whose references it takes; NULL where one of them is. */
+static PyObject *filled(PyObject *const *fields) {
+    PyObject *tuple = PyTuple_New(FIELDS);
+    int is_complete = tuple != NULL;
+    for (int number = 0; number < FIELDS; number++) {
+        is_complete = is_complete && fields[number] != NULL;
+        if (tuple != NULL) PyTuple_SET_ITEM(tuple, number, fields[number]);
+        else Py_XDECREF(fields[number]);
+    }
+    if (!is_complete) Py_CLEAR(tuple);
+    return tuple;
+}
+
 /* raw_event(block): the raw event of a block that is exactly one row of seven fields; None of any other. */
 static PyObject *raw_event(PyObject *module, PyObject *block) {
     Py_buffer view;
     if (PyObject_GetBuffer(block, &view, PyBUF_SIMPLE) < 0) return NULL;
     const unsigned char *data = view.buf;
     PyObject *found = NULL;
-    if (view.len >= FIXED && get(data, 2) == 7 && get(data + 2, 4) == 8 && get(data + 14, 4) == 8 && get(data + 26, 4) == 16
+    if (view.len >= FIXED && get(data, 2) == FIELDS && get(data + 2, 4) == 8 && get(data + 14, 4) == 8 && get(data + 26, 4) == 16
         && get(data + 46, 4) == 4 && get(data + 54, 4) == 4) {
         long long payload = (int)get(data + 62, 4), metadata_at = 66 + payload;
         if (payload >= 1 && metadata_at + 4 <= view.len) {
             long long metadata = (int)get(data + metadata_at, 4);
             if (metadata >= 1 && metadata_at + 4 + metadata == view.len)
                 /* The first byte of a jsonb is its version. */
-                found = Py_BuildValue("(LLy#iiy#y#)", (long long)get(data + 6, 8), (long long)get(data + 18, 8), data + 30, (Py_ssize_t)16,
-                                      (int)get(data + 50, 4), (int)get(data + 58, 4), data + 67, (Py_ssize_t)(payload - 1),
-                                      data + metadata_at + 5, (Py_ssize_t)(metadata - 1));
+                found = filled((PyObject *[]){
+                    PyLong_FromLongLong((long long)get(data + 6, 8)), PyLong_FromLongLong((long long)get(data + 18, 8)),
+                    PyBytes_FromStringAndSize((const char *)data + 30, 16), PyLong_FromLong((int)get(data + 50, 4)),
+                    PyLong_FromLong((int)get(data + 58, 4)), PyBytes_FromStringAndSize((const char *)data + 67, (Py_ssize_t)(payload - 1)),
+                    PyBytes_FromStringAndSize((const char *)data + metadata_at + 5, (Py_ssize_t)(metadata - 1)),
+                });
         }
     }
     PyBuffer_Release(&view);
@@ -55,11 +73,24 @@ static PyObject *setter_call(PyObject *self, PyObject *const *arguments, size_t 
     Py_RETURN_NONE;
 }
 
+/* has_set(object): whether the object has been given its values: they are all set, or none. */
+static PyObject *setter_has_set(PyObject *self, PyObject *instance) {
+    Setter *setter = (Setter *)self;
+    if (!PyObject_TypeCheck(instance, setter->cls)) {
+        PyErr_Format(PyExc_TypeError, "a %s is needed, not %.80R", setter->cls->tp_name, instance);
+        return NULL;
+    }
+    return PyBool_FromLong(*(PyObject **)((char *)instance + setter->offsets[setter->size - 1]) != NULL);
+}
+
 static PyObject *setter_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
     static char *words[] = {"cls", "names", NULL};
     PyObject *cls, *names;
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!", words, &PyType_Type, &cls, &PyTuple_Type, &names)) return NULL;
-    if (PyTuple_GET_SIZE(names) > MOST_SLOTS) { PyErr_SetString(PyExc_ValueError, "too many slots"); return NULL; }
+    if (PyTuple_GET_SIZE(names) < 1 || PyTuple_GET_SIZE(names) > MOST_SLOTS) {
+        PyErr_SetString(PyExc_ValueError, "from 1 to 8 slots are needed");
+        return NULL;
+    }
     Setter *setter = (Setter *)type->tp_alloc(type, 0);
     if (setter == NULL) return NULL;
     setter->vectorcall = setter_call;
@@ -86,12 +117,15 @@ static void setter_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
+static PyMethodDef setter_methods[] = {
+    {"has_set", setter_has_set, METH_O, "Return whether the object has been given its values."}, {NULL},
+};
 static PyMemberDef setter_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Setter, vectorcall), READONLY, NULL}, {NULL},
 };
 static PyType_Slot setter_slots[] = {
     {Py_tp_new, setter_new}, {Py_tp_dealloc, setter_dealloc}, {Py_tp_traverse, setter_traverse},
-    {Py_tp_members, setter_members}, {Py_tp_call, PyVectorcall_Call}, {Py_tp_doc, "Sets slots of an object."}, {0, NULL},
+    {Py_tp_methods, setter_methods}, {Py_tp_members, setter_members}, {Py_tp_call, PyVectorcall_Call}, {Py_tp_doc, "Sets slots of an object."}, {0, NULL},
 };
 static PyType_Spec setter_spec = {
     "sequent_py._native.Setter", sizeof(Setter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL, setter_slots,

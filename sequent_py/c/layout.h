@@ -61,10 +61,16 @@ static PyObject *converted(const Layout *layout, Py_ssize_t column, PyObject *va
     return PyObject_CallOneArg(PyTuple_GET_ITEM(layout->coerces, column), value);
 }
 
+/* A new reference to the number of a UUID. */
+static PyObject *number_of_uuid(const State *state, PyObject *value) {
+    PyObject *number = (PyObject *)Py_TYPE(value) == state->uuid_type ? *(PyObject **)((char *)value + state->uuid_int) : NULL;
+    return number != NULL ? Py_NewRef(number) : PyObject_GetAttr(value, state->str_int);
+}
+
 /* A new reference to what stands for a value in keys. */
 static PyObject *part_of(const Layout *layout, Py_ssize_t column, PyObject *value) {
     if (layout->parts[column] == UUID_INT && value != Py_None)
-        return PyObject_GetAttr(value, layout->state->str_int);
+        return number_of_uuid(layout->state, value);
     return Py_NewRef(value);
 }
 
@@ -78,6 +84,22 @@ static PyObject *clone_row(const Layout *layout, PyObject *row) {
         *slot_of(layout, copied, column) = Py_NewRef(value);
     }
     return copied;
+}
+
+/* What row.__class__ = locked does; that the classes allow it was found out when the layout was made. */
+static void lock_row(const Layout *layout, PyObject *row) {
+    if (!Py_IS_TYPE(row, layout->writable)) return;
+    Py_INCREF(layout->locked);
+    Py_SET_TYPE(row, layout->locked);
+    Py_DECREF(layout->writable);
+}
+
+/* Whether a writable row can become a locked one. */
+static int can_lock(const Layout *layout) {
+    PyObject *row = layout->writable->tp_alloc(layout->writable, 0);
+    int outcome = row == NULL ? -1 : PyObject_SetAttr(row, layout->state->str_class, (PyObject *)layout->locked);
+    Py_XDECREF(row);
+    return outcome;
 }
 
 static PyObject *layout_clone(PyObject *self, PyObject *row) { return clone_row((Layout *)self, row); }
@@ -166,7 +188,7 @@ static PyObject *layout_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     }
     if (PyTuple_GET_SIZE(coerces) != size) { PyErr_SetString(PyExc_ValueError, "one conversion per column is needed"); goto fail; }
     if (read_numbers(kinds, layout->kinds, size, KINDS) < 0 || read_numbers(parts, layout->parts, size, NO_KEY + 1) < 0
-        || read_numbers(wires, layout->wires, size, KINDS) < 0 || find_slots(layout) < 0)
+        || read_numbers(wires, layout->wires, size, KINDS) < 0 || find_slots(layout) < 0 || can_lock(layout) < 0)
         goto fail;
     return (PyObject *)layout;
 fail:

@@ -1,5 +1,7 @@
 /* Probe: from filters to what an index has. Part of _native.c. */
 
+#define MOST_FILTERS 16
+
 /* What a probe answers with: the key where the container has it, or what the container has under it; else None. */
 enum Answer { KNOWN_KEY, ENTRY, ANSWERS };
 
@@ -14,7 +16,7 @@ typedef struct {
     PyObject *container, *otherwise;
 } Probe;
 
-static PyObject *probe_key(const Probe *probe, PyObject **values) {
+static PyObject *probe_key(const Probe *probe, PyObject *const *values) {
     const Layout *layout = probe->layout;
     if (probe->parts.size == 1) {
         Py_ssize_t at = probe->parts.columns[0];
@@ -31,17 +33,11 @@ static PyObject *probe_key(const Probe *probe, PyObject **values) {
     return key;
 }
 
-#define MOST_FILTERS 16
-
-/* With complete, the aggregates of which every row is in memory, a relation is behind the rows: otherwise then also stands for what memory cannot decide. */
-static PyObject *run_probe(const Probe *probe, PyObject *where, PyObject *complete) {
-    PyObject *values[MOST_FILTERS], *name, *value;
-    if (!PyDict_CheckExact(where) || PyDict_GET_SIZE(where) != probe->given.size) return Py_NewRef(probe->otherwise);
-    Py_ssize_t position = 0, number = 0;
-    while (PyDict_Next(where, &position, &name, &value)) {
-        if (!accepts(probe->layout, probe->given.columns[number], value)) return Py_NewRef(probe->otherwise);
-        values[number++] = value;
-    }
+/* From values in the order of the filters. With complete, the aggregates of which every row is in memory, a relation is behind the rows: otherwise then also
+   stands for what memory cannot decide. */
+static PyObject *probe_values(const Probe *probe, PyObject *const *values, PyObject *complete) {
+    for (Py_ssize_t number = 0; number < probe->given.size; number++)
+        if (!accepts(probe->layout, probe->given.columns[number], values[number])) return Py_NewRef(probe->otherwise);
     PyObject *key = probe_key(probe, values);
     if (key == NULL) return NULL;
     PyObject *found = PyDict_GetItemWithError(probe->container, key);
@@ -61,7 +57,12 @@ static PyObject *probe_call(PyObject *self, PyObject *const *arguments, size_t f
         PyErr_SetString(PyExc_TypeError, "filters are needed");
         return NULL;
     }
-    return run_probe((Probe *)self, arguments[0], NULL);
+    const Probe *probe = (Probe *)self;
+    PyObject *where = arguments[0], *values[MOST_FILTERS], *name, *value;
+    if (!PyDict_CheckExact(where) || PyDict_GET_SIZE(where) != probe->given.size) return Py_NewRef(probe->otherwise);
+    Py_ssize_t position = 0, number = 0;
+    while (PyDict_Next(where, &position, &name, &value)) values[number++] = value;
+    return probe_values(probe, values, NULL);
 }
 
 static PyObject *probe_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {

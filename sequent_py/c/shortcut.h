@@ -8,76 +8,79 @@ typedef struct {
     vectorcallfunc vectorcall;
     State *state;
     int method;
-    PyObject *tables;    /* dict from record to (Access, ((column, attribute of the event), ...)) */
+    PyObject *tables;    /* dict from record to (Access, columns that an update notes of its event, their attributes of the event) */
     PyObject *otherwise;
 } Shortcut;
 
-/* What an update notes of its event. */
-static PyObject *touched_by(PyObject *columns, PyObject *event) {
-    PyObject *touched = PyDict_New();
-    for (Py_ssize_t number = 0; touched != NULL && number < PyTuple_GET_SIZE(columns); number++) {
-        PyObject *pair = PyTuple_GET_ITEM(columns, number), *value = PyObject_GetAttr(event, PyTuple_GET_ITEM(pair, 1));
-        if (value == NULL || PyDict_SetItem(touched, PyTuple_GET_ITEM(pair, 0), value) < 0) Py_CLEAR(touched);
-        Py_XDECREF(value);
+/* Attributes of an event, in a new tuple. */
+static PyObject *attributes_of(PyObject *event, PyObject *names) {
+    PyObject *values = PyTuple_New(PyTuple_GET_SIZE(names));
+    for (Py_ssize_t number = 0; values != NULL && number < PyTuple_GET_SIZE(names); number++) {
+        PyObject *value = PyObject_GetAttr(event, PyTuple_GET_ITEM(names, number));
+        if (value == NULL) Py_CLEAR(values);
+        else PyTuple_SET_ITEM(values, number, value);
     }
-    return touched;
+    return values;
 }
 
-static PyObject *shortcut_update(const Shortcut *shortcut, PyObject *access, PyObject *columns, PyObject *event, PyObject *where) {
-    if (PyDict_GET_SIZE(where) == 0) {
-        PyObject *aggregate_id = PyObject_GetAttr(event, shortcut->state->str_aggregate_id);
-        int outcome = aggregate_id == NULL ? -1 : PyDict_SetItem(where, shortcut->state->str_aggregate_id, aggregate_id);
-        Py_XDECREF(aggregate_id);
-        if (outcome < 0) return NULL;
+/* Without filters the row of the event's aggregate is meant. */
+static PyObject *shortcut_update(const Shortcut *shortcut, PyObject *entry, PyObject *event, PyObject *names, PyObject *const *values) {
+    PyObject *filters, *noted;
+    if (PyTuple_GET_SIZE(names) == 0) {
+        names = shortcut->state->by_aggregate;
+        filters = attributes_of(event, names);
+    } else {
+        filters = PyTuple_New(PyTuple_GET_SIZE(names));
+        for (Py_ssize_t number = 0; filters != NULL && number < PyTuple_GET_SIZE(names); number++)
+            PyTuple_SET_ITEM(filters, number, Py_NewRef(values[number]));
     }
-    PyObject *arguments[] = {where, touched_by(columns, event)};
-    PyObject *update = arguments[1] == NULL ? NULL : access_update(access, arguments, 2);
-    Py_XDECREF(arguments[1]);
-    return update;
+    noted = filters == NULL ? NULL : attributes_of(event, PyTuple_GET_ITEM(entry, 2));
+    if (noted == NULL) { Py_XDECREF(filters); return NULL; }
+    return new_update(PyTuple_GET_ITEM(entry, 0), Py_NewRef(names), filters, Py_NewRef(PyTuple_GET_ITEM(entry, 1)), noted);
+}
+
+/* NULL without an exception: there is no such row. */
+static PyObject *shortcut_read(Access *access, PyObject *names, PyObject *const *values) {
+    PyObject *key = first_key(access, names, values);
+    PyObject *found = NULL;
+    if (key != NULL && key != Py_None) {
+        found = PyDict_GetItemWithError(access->rows, key);
+        Py_XINCREF(found);
+        if (found == NULL && !PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, key);
+    }
+    Py_XDECREF(key);
+    return found;
+}
+
+/* 1: touch is among the names, which are no filters then; -1: error. */
+static int has_touch(const Shortcut *shortcut, PyObject *names) {
+    for (Py_ssize_t number = 0; number < PyTuple_GET_SIZE(names); number++) {
+        if (PyUnicode_Compare(PyTuple_GET_ITEM(names, number), shortcut->state->str_touch) == 0) return 1;
+        if (PyErr_Occurred()) return -1;
+    }
+    return 0;
 }
 
 static PyObject *shortcut_call(PyObject *self, PyObject *const *arguments, size_t flags, PyObject *keywords) {
     const Shortcut *shortcut = (Shortcut *)self;
-    Py_ssize_t given = PyVectorcall_NARGS(flags), named = keywords == NULL ? 0 : PyTuple_GET_SIZE(keywords);
-    PyObject *entry = NULL, *where = NULL, *found = NULL;
+    Py_ssize_t given = PyVectorcall_NARGS(flags);
+    PyObject *names = keywords == NULL ? shortcut->state->nothing : keywords, *const *values = arguments + given;
+    PyObject *entry = NULL, *found = NULL;
     if (given == (shortcut->method == UPDATE ? 2 : 1) && PyType_Check(arguments[0]))
         entry = PyDict_GetItemWithError(shortcut->tables, arguments[0]);
-    if (entry == NULL) {
-        if (PyErr_Occurred()) return NULL;
-        return PyObject_Vectorcall(shortcut->otherwise, arguments, flags, keywords);
-    }
-    where = PyDict_New();
-    if (where == NULL) return NULL;
-    for (Py_ssize_t number = 0; number < named; number++) {
-        PyObject *name = PyTuple_GET_ITEM(keywords, number);
+    if (entry != NULL) {
+        Access *access = (Access *)PyTuple_GET_ITEM(entry, 0);
+        int is_unusual = 0;
+        if (shortcut->method == CREATE) return create_row(access, names, values);
         if (shortcut->method == UPDATE) {
-            int is_touch = PyUnicode_Compare(name, shortcut->state->str_touch) == 0;
-            if (is_touch || PyErr_Occurred()) goto otherwise;
+            is_unusual = has_touch(shortcut, names);
+            if (is_unusual == 0) return shortcut_update(shortcut, entry, arguments[1], names, values);
+        } else {
+            found = shortcut_read(access, names, values);
+            if (found != NULL || PyErr_Occurred()) return found;
+            if (shortcut->method == FIND) Py_RETURN_NONE;
         }
-        if (PyDict_SetItem(where, name, arguments[given + number]) < 0) goto done;
     }
-    PyObject *access = PyTuple_GET_ITEM(entry, 0);
-    if (shortcut->method == CREATE)
-        found = access_create(access, where);
-    else if (shortcut->method == UPDATE)
-        found = shortcut_update(shortcut, access, PyTuple_GET_ITEM(entry, 1), arguments[1], where);
-    else {
-        PyObject *key = first_key((Access *)access, where);
-        if (key == NULL) goto done;
-        if (key != Py_None) {
-            found = PyDict_GetItemWithError(((Access *)access)->rows, key);
-            Py_XINCREF(found);
-            if (found == NULL && !PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, key);
-        } else if (shortcut->method == FIND)
-            found = Py_NewRef(Py_None);
-        Py_DECREF(key);
-        if (key == Py_None && found == NULL) goto otherwise;
-    }
-done:
-    Py_DECREF(where);
-    return found;
-otherwise:
-    Py_DECREF(where);
     if (PyErr_Occurred()) return NULL;
     return PyObject_Vectorcall(shortcut->otherwise, arguments, flags, keywords);
 }
@@ -91,15 +94,11 @@ static PyObject *shortcut_new(PyTypeObject *type, PyObject *arguments, PyObject 
     if (method < 0 || method >= METHODS) { PyErr_SetString(PyExc_ValueError, "no such method"); return NULL; }
     Py_ssize_t position = 0;
     while (PyDict_Next(tables, &position, NULL, &entry)) {
-        PyObject *columns = NULL;
-        if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 2 || !Py_IS_TYPE(PyTuple_GET_ITEM(entry, 0), state->access)
-            || !PyTuple_Check(columns = PyTuple_GET_ITEM(entry, 1))) {
-            PyErr_SetString(PyExc_TypeError, "an access and pairs of names are needed");
+        if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 3 || !Py_IS_TYPE(PyTuple_GET_ITEM(entry, 0), state->access)
+            || !PyTuple_Check(PyTuple_GET_ITEM(entry, 1)) || !PyTuple_Check(PyTuple_GET_ITEM(entry, 2))
+            || PyTuple_GET_SIZE(PyTuple_GET_ITEM(entry, 1)) != PyTuple_GET_SIZE(PyTuple_GET_ITEM(entry, 2))) {
+            PyErr_SetString(PyExc_TypeError, "an access, columns and as many attributes are needed");
             return NULL;
-        }
-        for (Py_ssize_t number = 0; number < PyTuple_GET_SIZE(columns); number++) {
-            PyObject *pair = PyTuple_GET_ITEM(columns, number);
-            if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) { PyErr_SetString(PyExc_TypeError, "pairs of names are needed"); return NULL; }
         }
     }
     Shortcut *shortcut = (Shortcut *)type->tp_alloc(type, 0);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Rises with what sequent_py asks of this module, there and in native.py. */
-#define INTERFACE 6
+#define INTERFACE 7
 
 /* How a value is tested to be stored as it is; see column_types.passes. OTHER is never accepted here. */
 enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, KINDS };
@@ -18,7 +18,8 @@ enum KeyPart { PLAIN, UUID_INT, NO_KEY };
 typedef struct {
     PyObject *uuid_type, *unknown_safety;
     Py_ssize_t uuid_int, uuid_is_safe; /* Offsets of a UUID's slots. */
-    PyObject *str_int, *str_limit, *str_finish, *str_first, *str_store, *str_class, *str_touch, *str_aggregate_id;
+    PyObject *str_int, *str_first, *str_store, *str_class, *str_touch;
+    PyObject *by_aggregate, *nothing; /* names of filters: ("aggregate_id",) and () */
     PyTypeObject *layout, *creator, *finisher, *probe, *access, *update, *shortcut, *setter, *lazy_moment, *row_fold;
 } State;
 

@@ -1,30 +1,33 @@
 /* Update: the block of an update. Part of _native.c. */
 
-static int touch_row(const Access *access, PyObject *row, PyObject *touched) {
-    const Layout *layout = access->layout;
-    PyObject *items = PyMapping_Items(touched);
-    if (items == NULL) return -1;
-    for (Py_ssize_t number = 0; number < PyList_GET_SIZE(items); number++) {
-        PyObject *name = PyTuple_GET_ITEM(PyList_GET_ITEM(items, number), 0);
+static int touch_row(const Update *update, PyObject *row) {
+    const Layout *layout = update->access->layout;
+    for (Py_ssize_t number = 0; number < PyTuple_GET_SIZE(update->touched_names); number++) {
+        PyObject *name = PyTuple_GET_ITEM(update->touched_names, number);
         PyObject *column = PyDict_GetItemWithError(layout->numbers, name);
         if (column == NULL) {
             if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, name);
-            Py_DECREF(items);
             return -1;
         }
-        set_column(layout, row, PyLong_AsSsize_t(column), Py_NewRef(PyTuple_GET_ITEM(PyList_GET_ITEM(items, number), 1)));
+        set_column(layout, row, PyLong_AsSsize_t(column), Py_NewRef(PyTuple_GET_ITEM(update->touched_values, number)));
     }
-    Py_DECREF(items);
     return 0;
+}
+
+static PyObject *refuse_missing(const Update *update) {
+    PyObject *where = as_dict(update->names, &PyTuple_GET_ITEM(update->values, 0));
+    PyObject *answer = where == NULL ? NULL : PyObject_CallMethod(update->access->table, "refuse_missing", "O", where);
+    Py_XDECREF(where);
+    return answer;
 }
 
 static PyObject *update_enter(PyObject *self, PyObject *ignored) {
     Update *update = (Update *)self;
-    const Access *access = update->access;
-    PyObject *key = first_key(access, update->where);
+    Access *access = update->access;
+    PyObject *key = first_key(access, update->names, &PyTuple_GET_ITEM(update->values, 0));
     if (key == NULL) return NULL;
     Py_XSETREF(update->key, key);
-    if (key == Py_None) return PyObject_CallMethod(access->table, "refuse_missing", "O", update->where);
+    if (key == Py_None) return refuse_missing(update);
     PyObject *before = PyDict_GetItemWithError(access->rows, key);
     if (before == NULL) {
         if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, key);
@@ -34,16 +37,14 @@ static PyObject *update_enter(PyObject *self, PyObject *ignored) {
     PyObject *after = clone_row(access->layout, before);
     if (after == NULL) return NULL;
     Py_XSETREF(update->after, after);
-    int has_touched = PyObject_IsTrue(update->touched);
-    if (has_touched < 0 || (has_touched && touch_row(access, after, update->touched) < 0)) return NULL;
-    return Py_NewRef(after);
+    return touch_row(update, after) < 0 ? NULL : Py_NewRef(after);
 }
 
 /* Store what the block has made of its copy, which is still writable. */
 static int store_update(const Update *update) {
     const Access *access = update->access;
-    PyObject *finisher = PyObject_GetAttr(access->table, access->state->str_finish);
-    if (finisher == NULL) return -1;
+    /* It may be replaced while it runs a conversion. */
+    PyObject *finisher = Py_NewRef(access->finish);
     int has_moved;
     if (Py_IS_TYPE(finisher, access->state->finisher))
         has_moved = finish_row((Finisher *)finisher, update->after, update->before);
@@ -74,15 +75,8 @@ static PyObject *update_exit(PyObject *self, PyObject *const *arguments, Py_ssiz
     if (count != 3 || update->after == NULL) { PyErr_SetString(PyExc_TypeError, "the block was not entered"); return NULL; }
     int outcome = arguments[0] == Py_None ? store_update(update) : 0;
     /* Read-only from now on, whatever happened. */
-    PyObject *kind, *error, *traceback;
-    PyErr_Fetch(&kind, &error, &traceback);
-    int locked = PyObject_SetAttr(update->after, update->access->state->str_class, (PyObject *)update->access->layout->locked);
-    if (outcome < 0) {
-        if (locked < 0) PyErr_Clear();
-        PyErr_Restore(kind, error, traceback);
-        return NULL;
-    }
-    if (locked < 0) return NULL;
+    lock_row(update->access->layout, update->after);
+    if (outcome < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -90,8 +84,10 @@ static int update_traverse(PyObject *self, visitproc visit, void *arg) {
     Update *update = (Update *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(update->access);
-    Py_VISIT(update->where);
-    Py_VISIT(update->touched);
+    Py_VISIT(update->names);
+    Py_VISIT(update->values);
+    Py_VISIT(update->touched_names);
+    Py_VISIT(update->touched_values);
     Py_VISIT(update->key);
     Py_VISIT(update->before);
     Py_VISIT(update->after);
@@ -103,8 +99,10 @@ static void update_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_XDECREF(update->access);
-    Py_XDECREF(update->where);
-    Py_XDECREF(update->touched);
+    Py_XDECREF(update->names);
+    Py_XDECREF(update->values);
+    Py_XDECREF(update->touched_names);
+    Py_XDECREF(update->touched_values);
     Py_XDECREF(update->key);
     Py_XDECREF(update->before);
     Py_XDECREF(update->after);

@@ -27,7 +27,7 @@ from sequent_py.checks.scratch_fold import ScratchFold
 from sequent_py.checks.slices import Slice
 from sequent_py.checks.staging import Staged, Staging, Target
 from sequent_py.errors import SequentError
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from sequent_py.checks.omissions import Omissions
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.persistors import Persistor
 from sequent_py.projectors import Projector
 from sequent_py.replay.fold import Fold

@@ -12,7 +12,7 @@ from sequent_py.checks.omissions import Omissions
 from sequent_py.checks.partial_fold import PartialFold
 from sequent_py.checks.plain import PlainPersistor
 from sequent_py.checks.scratch import ScratchTable
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.projectors import Projector
 from sequent_py.records import Record
 from sequent_py.replay.ledger import Connection

@@ -20,7 +20,7 @@ from psycopg import sql
 from sequent_py.checks.omissions import Omissions
 from sequent_py.checks.partial_fold import PartialFold
 from sequent_py.checks.scratch import ScratchTable
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.persistors.deferred import deferred_names
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.projectors import Projector

@@ -31,7 +31,7 @@ from sequent_py.checks.omissions import Omissions
 from sequent_py.checks.slices import Slice
 from sequent_py.checks.staging import Target
 from sequent_py.errors import SequentError, WorkerFailed
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector
 from sequent_py.records import Record, record_shape

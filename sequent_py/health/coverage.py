@@ -20,8 +20,8 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.errors import UnknownEventType
+from sequent_py.event_classes import EventTypes, describe_cause
 from sequent_py.event_types import stored_event_types
-from sequent_py.events import EventTypes, describe_cause
 from sequent_py.progress import SILENT, Progress, ReplayProgress
 from sequent_py.replay.groups import PARTITION_COUNT
 from sequent_py.replay.reader import RawEvent, read_events

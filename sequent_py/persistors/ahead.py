@@ -12,10 +12,10 @@ Pure: asks no database and calls no handler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from operator import attrgetter
+from itertools import islice, repeat
+from operator import attrgetter, is_not
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -58,7 +58,7 @@ class Coming(Protocol):
     def firsts(self, after: int, classes: Collection[type], seen: set[Any]) -> Iterator[tuple[int, Any]]:
         """Yield events of these classes with numbers above ``after`` and the current one's, of each aggregate that is not in ``seen`` the first.
 
-        The current event's aggregate is added, and that of every event when the next one is asked for.
+        The current event's aggregate is added, and that of every event that is yielded.
         """
 
 
@@ -76,8 +76,22 @@ class Source:
             return self.constant
         return _converted(getattr(event, self.attribute), self.offset, column)
 
+    def of_all(self, events: Sequence[Any], column: ColumnShape) -> Sequence[Any]:
+        """Return the value for each event; in one go where all are usual, for this is asked of every event of a window, and several times."""
+        if self.attribute is None:
+            return [self.constant] * len(events)
+        values = list(map(attrgetter(self.attribute), events))
+        kinds = set(map(type, values))
+        if kinds == {UUID} and column.type.family == "uuid" and not self.offset:
+            return values
+        if kinds == {int} and column.type.family == "integer" and column.type.members is None:
+            bound, offset = INTEGER_BOUNDS[column.type.name], self.offset
+            if -bound <= min(values) + offset and max(values) + offset < bound:
+                return [value + offset for value in values] if offset else values
+        return [_converted(value, self.offset, column) for value in values]
+
     def compiled(self, column: ColumnShape) -> Callable[[Any], Any]:
-        """Return :meth:`of` as a function of the event: it runs for every event of a window, and several times."""
+        """Return :meth:`of` as a function of the event: it runs for every append."""
         if self.attribute is None:
             return lambda _event: self.constant
         get, offset = attrgetter(self.attribute), self.offset
@@ -159,6 +173,16 @@ class Path:
             return tuple(values)
 
         self.guess = guess
+
+    def guesses(self, events: Sequence[Any]) -> list[Values]:
+        """Return what events will look up, without those of which that cannot be told."""
+        columns = [
+            each[0].of_all(events, column) for column, each in zip(self.columns, self.sources, strict=True)
+        ]
+        several = list(zip(*columns, strict=True))
+        if all(all(map(is_not, values, repeat(None))) for values in columns):
+            return several
+        return [values for values in several if all(map(is_not, values, repeat(None)))]
 
     def note_read(self, keys: int, rows: int, most_rows: int) -> None:
         """Take note of what reading ahead has brought: the next time more, but no more than ``most_rows``."""
@@ -285,31 +309,36 @@ class ReadAhead:
         self._covered[lookup if path.reads_firsts else path] = covered
         path.note_read(keys, rows, most_rows)
 
-    def guesses(self, path: Path, lookup: Lookup) -> Iterator[tuple[int, Values]]:
-        """Yield what the coming events will look up, with their numbers; not endlessly, if most of it is known already."""
-        return self._guesses_of_firsts(lookup) if path.reads_firsts else self._guesses_of_all(path)
+    def guesses(self, path: Path, lookup: Lookup, most: int) -> Iterator[tuple[int, list[Values]]]:
+        """Yield what coming events will look up, of about ``most`` events at a time, with the number of the last of them.
 
-    def _guesses_of_firsts(self, lookup: Lookup) -> Iterator[tuple[int, Values]]:
-        """Yield what the first events of aggregates will look up, of all classes that look it up; after those that were read ahead for."""
-        paths = self._paths.of_firsts(lookup)
+        Not endlessly, if most of it is known already.
+        """
+        if path.reads_firsts:
+            paths = self._paths.of_firsts(lookup)
+            coming = self._firsts(lookup, paths)
+        else:
+            paths = {type(self._coming.current): [path]}
+            coming = islice(self._coming.following(), _GROWTH * path.most_keys)
+        several = max(map(len, paths.values()), default=1)
+        while some := list(islice(coming, max(1, most // several))):
+            events: dict[type, list[Any]] = {}
+            for _, event in some:
+                events.setdefault(event.__class__, []).append(event)
+            yield (
+                some[-1][0],
+                [values for cls in events for each in paths[cls] for values in each.guesses(events[cls])],
+            )
+
+    def _firsts(self, lookup: Lookup, paths: Mapping[type, list[Path]]) -> Iterator[tuple[int, Any]]:
+        """Return the first events of aggregates, of all classes that look it up; after those that were read ahead for."""
         classes, seen = self._seen.get(lookup, (frozenset(), set()))
         covered = self._covered.get(lookup, -1)
         if classes != paths.keys():
             # A class of events that was not known to look this up.
             covered, seen = -1, set()
         self._seen[lookup] = frozenset(paths), seen
-        for place, event in self._coming.firsts(covered, paths, seen):
-            for path in paths[event.__class__]:
-                values = path.guess(event)
-                if values is not None:
-                    yield place, values
-
-    def _guesses_of_all(self, path: Path) -> Iterator[tuple[int, Values]]:
-        guess = path.guess
-        for place, event in islice(self._coming.following(), _GROWTH * path.most_keys):
-            values = guess(event)
-            if values is not None:
-                yield place, values
+        return self._coming.firsts(covered, paths, seen)
 
 
 def _is_plain(item: Filter) -> bool:

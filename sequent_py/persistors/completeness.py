@@ -89,6 +89,15 @@ class Completeness:
                 return True
         return (attributes, value) in self._values
 
+    def covered(self, lookup: Lookup, values: Iterable[Any]) -> Iterable[Any]:
+        """Return those of a look-up's values that :meth:`covers` says yes to."""
+        if self._seen is None and not self.is_whole:
+            if lookup.is_by_aggregate:
+                return self.aggregates.intersection(values)
+            if not self.aggregates and not self._values:
+                return ()
+        return [value for value in values if self.covers(lookup, value)]
+
     def may_hold(self, aggregate: Any) -> bool:
         """Whether the relation may have rows of an aggregate."""
         return self._seen is None or aggregate in self._seen
@@ -100,6 +109,12 @@ class Completeness:
     def reach(self, lookup: Lookup, value: Any, order: str) -> Reach | None:
         """Return how far rows are in memory; None where nothing is known."""
         return self._reaches.get((lookup.attributes, value, order))
+
+    def reached(self, lookup: Lookup, values: Iterable[Any], order: str) -> Iterable[Any]:
+        """Return those of a look-up's values of which some rows are known to be in memory."""
+        if not self._reaches:
+            return ()
+        return [value for value in values if self.reach(lookup, value, order) is not None]
 
     def remember(self, lookup: Lookup, values: Iterable[Any]) -> None:
         """Note that every row is in memory that matches these values of a look-up."""

@@ -7,7 +7,7 @@ constant time on average but the first question for an order, which sorts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sequent_py.persistors.native import ENTRY, KNOWN_KEY
@@ -83,6 +83,15 @@ class Index:
         if found is not key:
             self.collide(value, found, key)
 
+    def add_all(self, rows: Mapping[Key, Row]) -> None:
+        """Enter rows, by their keys."""
+        entered = dict(zip(map(self.value_of, rows.values()), rows, strict=True))
+        if len(entered) == len(rows) and self.entries.keys().isdisjoint(entered):
+            self.entries.update(entered)
+            return
+        for key, row in rows.items():
+            self.add(row, key)
+
     def collide(self, value: Any, found: Any, key: Key) -> None:
         """Enter a key under a value that has ``found`` already."""
         if found.__class__ is Bucket:
@@ -133,11 +142,10 @@ class Lookup:
         self._keys = {name: operations.value_key(name) for name in names}
         self._parts = [(names.index(name), self._keys[name]) for name in self.attributes]
 
-    def value_from(self, values: Sequence[Any]) -> Any:
-        """Return the value of the index for converted values in the order of the names, none of them None."""
-        if len(self._parts) == 1:
-            return self._parts[0][1](values[0])
-        return tuple([key(values[place]) for place, key in self._parts])
+    def values_from(self, several: Sequence[Sequence[Any]]) -> Iterable[Any]:
+        """Return the index's value for each of several converted values in the order of the names, none of them None."""
+        columns = [[key(values[place]) for values in several] for place, key in self._parts]
+        return columns[0] if len(columns) == 1 else zip(*columns, strict=True)
 
     def _compile_probe(self, names: tuple[str, ...], rows: dict[Key, Row]) -> Callable[[Where], Any]:
         operations, index = self._operations, self.index

@@ -3,10 +3,10 @@
 Two things save round trips, and handlers notice neither:
 
 * Look-ups that were foreseen (:mod:`.lookups`) have come back with the events themselves. An answer counts only as long as nothing was written to its table since.
-* Writes whose outcome is known beforehand wait: until a handler asks the server for something, or until all are done, when COMMIT travels with them. They keep
-  their order, and everything that is sent later sees them. Where they fail, the handler that wrote is to blame, whoever is at it by then.
+* Writes whose outcome is known beforehand are sent ahead, and nobody waits for the answer: until a handler asks the server for something, or until all are done and COMMIT
+  goes behind them. They keep their order, and everything that is sent later sees them. Where they fail, the handler that wrote is to blame, whoever is at it by then.
 
-Nothing waits on tables where a write can have effects on other rows, or on its own (triggers, rules, foreign keys that cascade updates).
+Nothing is sent ahead on tables where a write can have effects on other rows, or on its own (triggers, rules, foreign keys that cascade updates).
 """
 
 from __future__ import annotations
@@ -61,8 +61,6 @@ class Failure:
 class _Write:
     handler: Handler
     event: Event
-    statement: Statement
-    values: Texts
     explain: Callable[[psycopg.Error], Exception]
     missing: Callable[[], Exception] | None
     """What to raise where no row was there to be written."""
@@ -89,7 +87,7 @@ class Line:
         self._look_ups = look_ups
         self._foreseen = list(foreseen)
         self._spoiled: list[Foreseen] = []
-        self._waiting: list[_Write] = []
+        self._unanswered: list[_Write] = []
         self._swallowed: Failure | None = None
 
     # Reading
@@ -115,9 +113,9 @@ class Line:
     # Sending
 
     def run(self, statement: Statement, parameters: Sequence[Any]) -> Answer:
-        """Send a statement now, behind those that wait."""
+        """Send a statement behind the others, and wait for its answer."""
         exchange = self.exchange
-        answer = self._send((statement, exchange.dump(parameters)))[0]
+        answer = self._ask((statement, exchange.dump(parameters)))[0]
         try:
             exchange.checked(answer)
         except psycopg.Error as error:
@@ -127,7 +125,7 @@ class Line:
         return Answer(exchange.load(answer) if answer.ntuples else [], answer.command_tuples or 0)
 
     def may_wait(self, table: str) -> bool:
-        """Whether writes to the table can be sent later."""
+        """Whether the answers to writes to the table can wait."""
         return self.at is not None and table not in self._at_once
 
     def write(
@@ -137,10 +135,11 @@ class Line:
         explain: Callable[[psycopg.Error], Exception],
         missing: Callable[[], Exception] | None = None,
     ) -> None:
-        """Send a statement later; ``explain`` what the server says against it."""
+        """Send a statement ahead; ``explain`` what the server says against it."""
         assert self.at is not None
-        values = self.exchange.dump(parameters)
-        self._waiting.append(_Write(*self.at, statement, values, explain, missing))
+        exchange = self.exchange
+        exchange.send((statement, exchange.dump(parameters)))
+        self._unanswered.append(_Write(*self.at, explain, missing))
 
     def note_written(self, table: str) -> None:
         """Believe no longer what was read ahead of a table's rows; of no table's, where a write to this one can have effects elsewhere."""
@@ -150,32 +149,32 @@ class Line:
                 self._spoiled.append(item)
 
     def flush(self) -> None:
-        """Send what waits."""
-        if self._waiting:
-            self._send()
+        """Wait for the answers to what was sent ahead."""
+        if self._unanswered:
+            self._ask()
 
     def commit(self) -> None:
-        """Send what waits, and COMMIT with it; raises as :meth:`.Exchange.commit`, and what the server has against what waited."""
+        """Send COMMIT behind the rest; raises as :meth:`.Exchange.commit`, and what the server has against what was sent ahead."""
         if self._swallowed is not None:
             # A handler went on after an error of the server, which has aborted the transaction.
             self.failure = self.failure or self._swallowed
             raise self.failure.error
-        waiting, self._waiting = self._waiting, []
+        written, self._unanswered = self._unanswered, []
 
         def check(answers: list[PGresult]) -> None:
-            self._check(waiting, answers)
+            self._check(written, answers)
 
-        self.exchange.commit(*((write.statement, write.values) for write in waiting), check=check)
+        self.exchange.commit(check)
 
-    def _send(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
-        waiting, self._waiting = self._waiting, []
-        answers = self.exchange.ask(*((write.statement, write.values) for write in waiting), *asked)
-        self._check(waiting, answers)
-        return answers[len(waiting) :]
+    def _ask(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
+        written, self._unanswered = self._unanswered, []
+        answers = self.exchange.ask(*asked)
+        self._check(written, answers)
+        return answers[len(written) :]
 
-    def _check(self, waiting: Sequence[_Write], answers: Sequence[PGresult]) -> None:
+    def _check(self, written: Sequence[_Write], answers: Sequence[PGresult]) -> None:
         """Raise what the server has against a write, in the order in which they were made."""
-        for write, answer in zip(waiting, answers, strict=False):
+        for write, answer in zip(written, answers, strict=False):
             try:
                 try:
                     self.exchange.checked(answer)

@@ -44,7 +44,7 @@ class MemoryTable:
         self.indexes: list[Index] = []
         self.residency: Residency | None = None
         self.limit = 1 << 62
-        """How many rows it takes before ``make_room`` is called."""
+        """How many rows it takes before ``make_room`` is called; see :meth:`take_at_most`."""
         self.make_room: Callable[[MemoryTable], None] = _no_need
         self._defaults = defaults
         self._makers: dict[tuple[str, ...], Callable[[Where], Row]] = {}
@@ -73,6 +73,8 @@ class MemoryTable:
             access = self.access = native.Access(
                 self.operations.native.layout,
                 self,
+                self.limit,
+                self.finish,
                 self.rows,
                 self._probes,
                 self._creators,
@@ -91,6 +93,15 @@ class MemoryTable:
         if self.access is not None:
             behind = residency and (residency.dirty, residency.gone, residency.complete_aggregates)
             self.access.back(*(behind or ()))
+
+    def take_at_most(self, rows: int) -> None:
+        """Call ``make_room`` before it has more rows than so many."""
+        self.limit = rows
+        self._renew_access()
+
+    def _renew_access(self) -> None:
+        if self.access is not None:
+            self.access.renew(self.limit, self.finish)
 
     # Rows in and out: the only functions that touch rows and indexes
 
@@ -133,11 +144,11 @@ class MemoryTable:
         if self.residency is not None:
             self.residency.changed(key)
 
-    def adopt(self, key: Key, row: Row) -> None:
-        """Store a locked row that was loaded."""
-        self.rows[key] = row
+    def adopt(self, rows: Mapping[Key, Row]) -> None:
+        """Store locked rows that were loaded, by their keys, which are not taken."""
+        self.rows.update(rows)
         for index in self.indexes:
-            index.add(row, key)
+            index.add_all(rows)
 
     def clear(self) -> None:
         """Forget all rows; indexes stay defined."""
@@ -169,6 +180,7 @@ class MemoryTable:
         self.finish = self.operations.compile_finish([*self.operations.key_attributes, *every])
         # They enter rows into the indexes there were.
         self._creators.clear()
+        self._renew_access()
         return index
 
     def _first(self, where: Where) -> Key:

@@ -27,11 +27,16 @@ from sequent_py.records import ColumnShape
 from sequent_py.row_classes import Row
 
 _INDEXED = """
-    SELECT EXISTS (
-        SELECT FROM pg_catalog.pg_index i
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = %s::regclass AND i.indisvalid AND i.indpred IS NULL AND a.attname = ANY (%s))"""
-"""Whether an index begins with one of these columns."""
+    SELECT coalesce(bool_or(names[1] = ANY (%(columns)s)), false),
+           coalesce(bool_or(indisunique AND names <@ %(columns)s::text[]), false)
+    FROM (
+        SELECT i.indisunique, array(
+            SELECT coalesce(a.attname::text, '') FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY AS k (number, place)
+            LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number ORDER BY k.place
+        ) AS names
+        FROM pg_catalog.pg_index i WHERE i.indrelid = %(relation)s::regclass AND i.indisvalid AND i.indpred IS NULL
+    ) AS indexes"""
+"""Whether an index begins with one of these columns, and whether values of all of them are of one row at most. An expression has no name."""
 
 
 class Relation:
@@ -46,7 +51,7 @@ class Relation:
         self._native = native_table(table)
         self._identifier = sql.Identifier(*self.name)
         self._column_list = sql.SQL(", ").join(sql.Identifier(column.name) for column in self.shape.columns)
-        self._indexed: dict[tuple[str, ...], bool] = {}
+        self._indexed: dict[tuple[str, ...], tuple[bool, bool]] = {}
 
     def cursor(self) -> psycopg.Cursor[tuple[Any, ...]]:
         """Return a cursor of plain rows."""
@@ -77,7 +82,7 @@ class Relation:
         self, columns: Sequence[ColumnShape], keys: Sequence[Sequence[Any]], order: str, most_each: int
     ) -> list[Row]:
         """Return the rows that have one of ``keys`` in ``columns``; with an order at most so many of each key, from its beginning."""
-        by_index = not order or self._is_indexed(columns)
+        by_index = not order or self._index_on(columns)[0]
         query, parameters = self.statements.select_keys(
             columns, keys, order=order, most_each=most_each, by_index=by_index
         )
@@ -89,15 +94,21 @@ class Relation:
         with self.cursor() as cursor:
             return [self.operations.load(values) for values in cursor.execute(query, parameters)]
 
-    def _is_indexed(self, columns: Sequence[ColumnShape]) -> bool:
-        """Whether rows can be found by these columns without going through all of them."""
+    def is_unique(self, columns: Sequence[ColumnShape]) -> bool:
+        """Whether there is at most one row with the same values, none of them NULL, in these columns; once the transaction has ended, if the constraint is deferred."""
+        return self._index_on(columns)[1]
+
+    def _index_on(self, columns: Sequence[ColumnShape]) -> tuple[bool, bool]:
+        """Return whether rows can be found by these columns without going through all of them, and whether it is one row at most."""
         names = sorted(column.name for column in columns)
         found = self._indexed.get(tuple(names))
         if found is None:
             with self.cursor() as cursor:
-                row = cursor.execute(_INDEXED, (self._identifier.as_string(cursor), names)).fetchone()
+                row = cursor.execute(
+                    _INDEXED, {"relation": self._identifier.as_string(cursor), "columns": names}
+                ).fetchone()
             assert row is not None
-            found = self._indexed[tuple(names)] = bool(row[0])
+            found = self._indexed[tuple(names)] = (bool(row[0]), bool(row[1]))
         return found
 
     def insert(self, rows: Iterable[Row]) -> int:

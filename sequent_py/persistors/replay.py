@@ -65,7 +65,7 @@ class ReplayPersistor:
         for record, table in tables.items():
             memory = self._tables[record] = MemoryTable(table, DefaultSource(connection, table))
             memory.make_room = self._make_room
-            memory.limit = max(1, max_rows_in_memory // len(tables))
+            memory.take_at_most(max(1, max_rows_in_memory // len(tables)))
             if backing == "table":
                 relation = Relation(connection, table, (table.schema, table.name))
                 memory.back_by(Residency(memory, relation, is_relation_empty=False))
@@ -173,7 +173,6 @@ class ReplayPersistor:
         residency, self.writing = memory.residency, shape
         if residency is not None and self._backing == "table":
             residency.write_back()
-            residency.forget()
             return residency.take_delta()
         target = Relation(self._connection, shape, (shape.schema, shape.name))
         inserted = 0
@@ -202,4 +201,4 @@ class ReplayPersistor:
             self.writing = largest.operations.table
             residency.evict(len(largest.rows) // 2)
             spare = self._budget - self.rows_in_memory
-        table.limit = len(table.rows) + max(1, spare // len(tables))
+        table.take_at_most(len(table.rows) + max(1, spare // len(tables)))

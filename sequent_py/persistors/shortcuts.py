@@ -25,7 +25,7 @@ def shorten(projector: Projector, tables: Mapping[type[Record], MemoryTable]) ->
     if not IS_NATIVE:
         return
     accesses = {
-        record: (access, tuple(touched_columns(record).items()))
+        record: (access, tuple(touched_columns(record)), tuple(touched_columns(record).values()))
         for record in projector.manages_tables
         if (access := tables[record].access) is not None
     }

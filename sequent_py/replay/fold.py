@@ -7,21 +7,15 @@ decode and its handlers.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
 from sequent_py.errors import InvalidPayload, ProjectionFailed, SequentError
-from sequent_py.events import (
-    Event,
-    EventTypes,
-    aliases_of,
-    describe_cause,
-    event_type_of,
-    set_envelope,
-    uuid_from_bytes,
-)
+from sequent_py.event_classes import EventTypes, describe_cause
+from sequent_py.events import Event, aliases_of, event_type_of, set_envelope, uuid_from_bytes
 from sequent_py.persistors import Persistor
 from sequent_py.persistors.refusals import circumstance_of
 from sequent_py.persistors.replay import ReplayPersistor
@@ -118,21 +112,21 @@ class Fold:
     ) -> Iterator[tuple[int, Event]]:
         """Yield events of these classes with numbers above ``after``, of each aggregate that is not in ``seen`` the first.
 
-        The aggregates of what was yielded are added, and the current event's. Ends as :meth:`following` does.
+        The aggregates of what is yielded are added, and the current event's. Ends as :meth:`following` does.
         """
         if not self._events:
             return
         seen.add(self._events[self.place - self._first][2])
         type_ids = {type_id for type_id, cls in self._event_classes.items() if cls in classes}
-        for place in range(max(after, self.place) + 1 - self._first, len(self._events)):
-            raw = self._events[place]
+        begin = max(after, self.place) + 1 - self._first
+        for place, raw in enumerate(islice(self._events, begin, None), begin):
             if raw[2] in seen or raw[4] not in type_ids:
                 continue
             event = self._event_at(place)
             if event is None:
                 return
-            yield self._first + place, event
             seen.add(raw[2])
+            yield self._first + place, event
 
     def _event_at(self, place: int) -> Event | None:
         """Return an event of the batch; None when its payload does not validate."""

@@ -14,8 +14,8 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +24,9 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFail
 from psycopg.pq import TransactionStatus
 
 from sequent_py import database
+from sequent_py.collector import collector_paused
 from sequent_py.errors import ConfigurationError, InvalidPayload, ProjectionError, WorkerFailed
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.persistors.deferred import DeferredConstraints, read_deferred
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition
@@ -46,7 +47,7 @@ from sequent_py.roles.rules import RoleKind
 from sequent_py.view_schema.migrations import Migrations, definition
 
 READER_WORK_MEM = "64MB"
-"""Holds the sort of a group of 100 000 events of some hundred bytes each."""
+"""Holds the sort of a group of up to 100 000 events of some hundred bytes each."""
 
 MOST_LOCK_RETRIES = 3
 """So often is a group tried again that lost a deadlock, or waited in vain for another's rows."""
@@ -113,7 +114,8 @@ class GroupReplayer:
         self.prepare(writer)
         self._govern(reader, writer, on_hold, check)
         groups = 0
-        with _collector_paused() as is_paused:
+        # It would walk a group's rows again and again, a fifth of a window's time.
+        with collector_paused() as is_paused:
             while (done := self._replay_next(reader, writer)) is not None:
                 groups += 1
                 if is_paused and done.events_handled > COLLECTED_EVENTS:
@@ -288,18 +290,6 @@ class GroupReplayer:
         return True
 
 
-@contextmanager
-def _collector_paused() -> Iterator[bool]:
-    """Keep the cyclic collector from walking a group's rows again and again, a fifth of a window's time; whether it was at work before."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield was_enabled
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def connect_worker(
     database_url: str, event_store_schema: str, standby_url: str | None = None
 ) -> tuple[Connection, Connection]:
@@ -318,8 +308,12 @@ def connect_worker(
             closing(database.connect_for_migration(database_url, application_name="sequent worker"))
         )
         for connection, name in ((reader, "sequent worker (reader)"), (writer, "sequent worker")):
-            # Whatever name the URL gives: the governor tells by it who is not the application.
-            connection.execute("SELECT set_config('application_name', %s, false)", (name,))
+            # Whatever name the URL gives: the governor tells by it who is not the application. And the workers are as many as they are to be: the
+            # server's own for parallel queries would only add their start, half as much again as reading a window's group, and are the application's.
+            connection.execute(
+                "SELECT set_config('application_name', %s, false), set_config('max_parallel_workers_per_gather', '0', false)",
+                (name,),
+            )
             assume(connection, event_store_schema, RoleKind.MIGRATOR)
         fence.become_worker(writer, event_store_schema)
         stack.pop_all()

@@ -8,6 +8,7 @@ never wrong ones. A plan with projectors of several orderings reads the events o
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +25,9 @@ SINGLE_GROUP_EVENTS = 5_000
 WINDOW_GROUP_EVENTS = 20_000
 """A window's groups are not made smaller: each begins with nothing in memory and reads what it needs, in a few statements if they serve many events.
 As many are caught up in the coordinator's process, one group after another."""
+
+MANY_IDS = 10
+"""So many sampled ids for each piece tell long aggregates from others."""
 
 SLICES_PER_WORKER = 2
 """Enough that a worker which finishes early finds another slice."""
@@ -144,10 +148,18 @@ def cut_window(
 
 def _cut_partition(partition: int, sample: PartitionSample, target_events: int) -> list[Group]:
     pieces = pieces_of(sample.estimated_events, target_events)
-    boundaries = _boundaries(sample.aggregate_ids, pieces)
+    quantiles = _boundaries(sample.aggregate_ids, pieces)
+    if not quantiles:
+        return [Group(partition, None, None, sample.estimated_events)]
+    ordered = sorted(sample.aggregate_ids)
+    boundaries = _with_long_ones_alone(quantiles, ordered, pieces)
     edges: list[UUID | None] = [None, *boundaries, None]
-    share = sample.estimated_events // (len(edges) - 1)
-    return [Group(partition, lower, upper, share) for lower, upper in pairwise(edges)]
+    places = [0, *(bisect_left(ordered, boundary) for boundary in boundaries), len(ordered)]
+    # The largest are begun first, so their sizes are told apart.
+    return [
+        Group(partition, lower, upper, sample.estimated_events * (end - start) // len(ordered))
+        for (lower, upper), (start, end) in zip(pairwise(edges), pairwise(places), strict=True)
+    ]
 
 
 def _boundaries(aggregate_ids: Sequence[UUID], pieces: int) -> list[UUID]:
@@ -157,3 +169,15 @@ def _boundaries(aggregate_ids: Sequence[UUID], pieces: int) -> list[UUID]:
     ordered = sorted(aggregate_ids)
     quantiles = (ordered[len(ordered) * piece // pieces] for piece in range(1, pieces))
     return sorted({boundary for boundary in quantiles if boundary != ordered[0]})
+
+
+def _with_long_ones_alone(quantiles: Sequence[UUID], ordered: Sequence[UUID], pieces: int) -> list[UUID]:
+    """Give aggregates that fill half a piece or more a group of their own: with others it would be larger still."""
+    found = set(quantiles)
+    for boundary in quantiles:
+        behind = bisect_right(ordered, boundary)
+        is_long = 2 * (behind - bisect_left(ordered, boundary)) * pieces >= len(ordered)
+        # Of few ids each would seem long.
+        if is_long and behind < len(ordered) >= MANY_IDS * pieces:
+            found.add(ordered[behind])
+    return sorted(found)

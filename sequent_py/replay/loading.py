@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from sequent_py.errors import ConfigurationError, SequentError
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.view_schema.migrations import Migrations, served_definitions
 
 _FORM = 'Name a Migrations class: [tool.sequent] migrations_class = "package.module:Class"'

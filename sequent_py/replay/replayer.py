@@ -13,7 +13,7 @@ import psycopg
 
 from sequent_py import errors
 from sequent_py.errors import SequentError, WorkerFailed
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.progress import Progress, ReplayProgress
 from sequent_py.replay import fence
 from sequent_py.replay.governor import LOOK_SECONDS, Governor, Listener, note_hold
@@ -82,8 +82,8 @@ class Replayer:
         """Replay every unfinished group of the migration and return how the pass ended.
 
         ``check`` is called between groups, and several times a second while others replay them; what it raises ends the workers and the run. ``meanwhile`` is called
-        once if this process replays beside workers, which have then begun: work of its own that it has the time for now. It is to call what it is given now and then, which
-        tells the progress.
+        once if there are workers, which have then begun: work of its own that this process has the time for now. Before it helps them, or, where it only watches, when the first group is done;
+        not at all where they are done sooner. It is to call what it is given now and then, which tells the progress.
 
         Raises
         ------
@@ -102,9 +102,10 @@ class Replayer:
                     connection,
                     min(workers, watch.groups_total),
                     progress,
-                    watch.look,
+                    watch,
                     check,
-                    meanwhile if processes_of(which.estimated_events, workers) < workers else None,
+                    meanwhile,
+                    may_help=processes_of(which.estimated_events, workers) < workers,
                 )
         return watch.report(0)
 
@@ -162,11 +163,14 @@ class Replayer:
         connection: Connection,
         workers: int,
         progress: Progress,
-        report: Callable[[int], object],
+        watch: _Watch,
         check: Callable[[], object],
-        before_help: Meanwhile | None,
+        meanwhile: Meanwhile,
+        *,
+        may_help: bool,
     ) -> None:
-        """Let workers replay, and help them after ``before_help``; None: watch only."""
+        """Let workers replay, and help them or watch only."""
+        report = watch.look
         replacements = REPLACEMENTS_PER_WORKER * workers
         task = self._task
         governor = Governor(
@@ -177,10 +181,11 @@ class Replayer:
         )
         looked_at = -LOOK_SECONDS
         with self._pool(task) as pool:
-            helps = before_help is not None and pool.is_local
+            helps = may_help and pool.is_local
             pool.start(workers - helps)
-            if helps and before_help is not None:
-                before_help(lambda: report(pool.running))
+            is_idle = not helps
+            if helps:
+                meanwhile(lambda: report(pool.running))
                 if self._help(progress, lambda: report(pool.running + 1), check):
                     replacements -= 1
                     pool.start(1)
@@ -208,6 +213,10 @@ class Replayer:
                         )
                     self._run_inline(connection, progress, lambda: report(1), check)
                 report(pool.running)
+                if is_idle and watch.groups_done:
+                    # Not sooner: a handler that ends its process has done so to a worker by then, most likely, and is named by one that survives.
+                    is_idle = False
+                    meanwhile(lambda: report(pool.running))
                 time.sleep(POLL_SECONDS)
 
     def _note_hold(self, progress: Progress, hold: Hold | None) -> None:
@@ -232,6 +241,8 @@ class _Watch:
         self._before = ledger.progress(connection, which.migration_id, which.number)
         self._next_look = self._started
         self.groups_total = self._before.groups_total
+        self.groups_done = 0
+        """How many groups of this run were done at the last look."""
 
     def look(self, running: int) -> None:
         """Report if it is time to, and check whether to go on."""
@@ -244,6 +255,7 @@ class _Watch:
         began = time.monotonic()
         now = self._ledger.progress(self._connection, self._which.migration_id, self._which.number)
         ended = time.monotonic()
+        self.groups_done = now.groups_done - self._before.groups_done
         self._next_look = ended + max(PROGRESS_SECONDS, (ended - began) / PROGRESS_SHARE)
         seen = ReplayProgress(
             events_done=now.events_done - self._before.events_done,

@@ -120,6 +120,7 @@ def build_indexes(
     blueprints: Mapping[str, TableBlueprint],
     target_version: int,
     on_built: Callable[[Connection, TableBlueprint], None],
+    beside_others: Callable[[Connection, TableBlueprint], None] = lambda _connection, _blueprint: None,
     parallel: int = 1,
     maintenance_work_mem_mb: int = MAINTENANCE_WORK_MEM_MB,
     lock_timeout_seconds: float = 5.0,
@@ -127,7 +128,8 @@ def build_indexes(
     """Build the keys and indexes of the given tables, several tables at once.
 
     ``connect`` opens an autocommit connection, which is closed here; it is called from several threads. ``on_built`` runs in the
-    transaction that builds the table's indexes, and gets the blueprint with the names that the objects really got. Tables that are
+    transaction that builds the table's indexes, and gets the blueprint with the names that the objects really got. ``beside_others`` runs behind that transaction, where
+    other tables may still be at it; not where they are built one after the other. Tables that are
     already built must be left out by the caller. A table that fails is tried once more, alone and in the given order, since its file
     may need a key of another table, or have met it in a deadlock.
 
@@ -140,7 +142,7 @@ def build_indexes(
     at_work: list[Connection] = []
     is_given_up = threading.Event()
 
-    def build(item: TableFiles) -> TableBlueprint:
+    def build(item: TableFiles, *, is_alone: bool = True) -> TableBlueprint:
         connection = connect()
         at_work.append(connection)
         try:
@@ -150,6 +152,8 @@ def build_indexes(
                 _raise_work_mem(connection, maintenance_work_mem_mb)
                 blueprint = _build_indexes(connection, view_schema, item, blueprints, target_version)
                 on_built(connection, blueprint)
+            if not is_alone:
+                beside_others(connection, blueprint)
             return blueprint
         finally:
             at_work.remove(connection)
@@ -157,7 +161,7 @@ def build_indexes(
 
     def attempt(item: TableFiles) -> TableBlueprint | None:
         try:
-            return build(item)
+            return build(item, is_alone=False)
         except (TableFileError, errors.DeadlockDetected, errors.LockNotAvailable):
             return None
 

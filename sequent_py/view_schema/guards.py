@@ -22,7 +22,7 @@ from sequent_py.errors import (
     UnknownEventTypes,
     UnsoundInstallation,
 )
-from sequent_py.events import EventTypes
+from sequent_py.event_classes import EventTypes
 from sequent_py.health import (
     coverage,
     coverage_findings,

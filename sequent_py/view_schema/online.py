@@ -20,12 +20,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+
+from sequent_py.collector import collector_paused
 from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged, SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import executor, guards, serial_order, table_files
+from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import (
     Context,
     live_blueprints,
@@ -126,6 +130,7 @@ def _build(
     return events
 
 
+@collector_paused()
 def _require_covered(
     context: Context,
     connection: Connection,
@@ -251,6 +256,7 @@ def resume(context: Context, connection: Connection, plan: Plan, command: Comman
     return unfinished
 
 
+@collector_paused()
 def _begin_or_resume(
     context: Context, connection: Connection, plan: Plan, resolved: ResolvedPlan, progress: Progress
 ) -> tuple[ViewMigration, bool, tuple[str, ...]]:
@@ -311,23 +317,35 @@ def _index_and_analyse(
     workers: int,
     progress: Progress,
 ) -> None:
-    relations = context.relations
+    relations, view_schema = context.relations, context.config.view_schema
+    analysed: set[str] = set()
+
+    def analyse(built: Connection, blueprint: TableBlueprint) -> None:
+        # What is built is committed. An ANALYZE that fails for others' locks is tried again below, where it is said.
+        with suppress(LockNotAvailable, DeadlockDetected):
+            executor.analyse(built, view_schema, [blueprint.physical_name])
+            analysed.add(blueprint.physical_name)
+
     unindexed = relations.unindexed(connection, migration.id)
     files = [files for _, files in context.table_files(resolved) if files.table in unindexed]
     if files:
         progress.step("building indexes")
         executor.build_indexes(
             context.connect_builder,
-            view_schema=context.config.view_schema,
+            view_schema=view_schema,
             files=files,
             blueprints=shadow_blueprints(context, connection, migration.id),
             target_version=resolved.plan.target_version,
             parallel=max(workers, 1),
             on_built=lambda built, blueprint: relations.mark_indexed(built, migration.id, blueprint),
+            # A small table's takes as long as a large one's; so it is not left for the end.
+            beside_others=analyse,
         )
     progress.step("analysing")
     executor.analyse(
-        connection, context.config.view_schema, [step.shadow_name for step in resolved.plan.replays]
+        connection,
+        view_schema,
+        [step.shadow_name for step in resolved.plan.replays if step.shadow_name not in analysed],
     )
 
 
@@ -341,6 +359,7 @@ class _OrderingsCheck:
     passes: Passes
     is_done: bool = False
 
+    @collector_paused()
     def require(self, on_event: Callable[[], object] = lambda: None) -> None:
         """Fold a sample of the first pass; ``on_event`` is called before each event.
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
+from sequent_py.collector import collector_paused
 from sequent_py.errors import LostRow
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering import ORDERINGS, Ordering
@@ -74,6 +75,7 @@ class Passes:
         self.was_held = False
         """Whether a pause or a limit has held up the groups that were replayed last."""
 
+    @collector_paused()
     def take_over(self) -> None:
         """Fence whatever an earlier coordinator left running, before anything is claimed or dropped, and see to the order of what comes.
 

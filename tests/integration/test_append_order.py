@@ -15,7 +15,8 @@ from waiting import wait_until
 
 from sequent_py.database import connect, create_engine
 from sequent_py.errors import ImportRefused, PartitionKeyConflict, StoreError, VersionMismatch
-from sequent_py.events import Event, EventTypes
+from sequent_py.event_classes import EventTypes
+from sequent_py.events import Event
 from sequent_py.gate import Gate
 from sequent_py.store import EventStore
 

@@ -21,7 +21,8 @@ from sequent_py.errors import (
     MigrationError,
     StoreNotInstalled,
 )
-from sequent_py.events import Event, EventTypes
+from sequent_py.event_classes import EventTypes
+from sequent_py.events import Event
 from sequent_py.gate import Gate
 from sequent_py.store import EventStore
 

@@ -42,6 +42,7 @@ from sequent_py.errors import (
     VerificationFailed,
 )
 from sequent_py.ordering_check import OrderingCheck, check_orderings
+from sequent_py.replay.limits import Limits
 
 GROUP_EVENTS = 300
 
@@ -406,6 +407,31 @@ class TestSharedRows:
         monkeypatch.setattr("sequent_py.view_schema.online.check_orderings", noted)
         app.view_schema.online(workers=workers)
         assert unfinished == [workers > 0]
+        assert actual_rows(connection, "_1") == expected_rows(connection)
+
+    def test_orderings_are_checked_while_workers_replay_that_are_only_watched(
+        self, app: Sequent, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 1)
+        monkeypatch.setattr("sequent_py.replay.replayer.HELPED_TIMES", 0)
+        monkeypatch.setattr("sequent_py.replay.replayer.PROGRESS_SECONDS", 0.0)
+        app.store.import_history(history(10, 2, 700), partition_keys=owners_of(10, 2))
+        found: list[tuple[int, bool]] = []
+
+        def noted(*arguments: Any, **options: Any) -> OrderingCheck:
+            row = connection.execute(
+                "SELECT count(done_at), bool_or(done_at IS NULL) FROM sequent_schema.replay_groups"
+            ).fetchone()
+            assert row is not None
+            found.append(row)
+            return check_orderings(*arguments, **options)
+
+        monkeypatch.setattr("sequent_py.view_schema.online.check_orderings", noted)
+        # So that the first group's end is seen before the last one's.
+        app.view_schema.online(workers=2, group_target_events=50, limits=Limits(rate=1500))
+        [(done, is_unfinished)] = found
+        assert done > 0
+        assert is_unfinished
         assert actual_rows(connection, "_1") == expected_rows(connection)
 
     def test_a_shared_row_that_is_found_while_others_replay_is_reported_in_the_end(

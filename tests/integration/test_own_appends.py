@@ -30,7 +30,7 @@ from sequent_py import Migrations, Sequent, on
 from sequent_py.database import create_engine
 from sequent_py.errors import DatabaseUnavailable, DuplicateRecord, ProjectionFailed
 from sequent_py.events import envelope_of
-from sequent_py.exchange import Exchange, Statement
+from sequent_py.exchange import SENT_TOGETHER, Exchange, Statement
 from sequent_py.kept_connections import MOST_KEPT
 from sequent_py.own_connections import OwnConnections
 from sequent_py.persistors import lookups
@@ -68,14 +68,21 @@ def live(url: str, *projectors: Any) -> Iterator[Sequent]:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What was sent: a list of statements for every round trip."""
+    """What was sent: a list of statements for every round trip, those that were sent ahead included."""
     exchanges: Told = []
-    ask = Exchange.ask
+    ahead: list[str] = []
+    ask, send = Exchange.ask, Exchange.send
+
+    def sent_ahead(self: Exchange, *asked: tuple[Statement, Any], **how: bool) -> None:
+        ahead.extend(statement.text.decode() for statement, _ in asked)
+        send(self, *asked, **how)
 
     def noted(self: Exchange, *asked: tuple[Statement, Any]) -> Any:
-        exchanges.append([statement.text.decode() for statement, _ in asked])
+        exchanges.append([*ahead, *(statement.text.decode() for statement, _ in asked)])
+        ahead.clear()
         return ask(self, *asked)
 
+    monkeypatch.setattr(Exchange, "send", sent_ahead)
     monkeypatch.setattr(Exchange, "ask", noted)
     return exchanges
 
@@ -139,6 +146,45 @@ def test_a_batch_of_events_sees_what_its_own_events_have_written(
     app.store.append(
         aggregate_id, [line(2), line(3), OrderCancelled(), OrderPlaced(customer="again"), line(4)], 7
     )
+    assert agree(store_database_url)
+
+
+def test_a_batch_whose_writes_leave_in_many_pieces_is_projected_whole(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=6)
+    app.store.append(aggregate_id, [line(cents) for cents in range(3 * SENT_TOGETHER)], 7)
+    assert agree(store_database_url)
+
+
+class WaitsForTheUpdate(LineProjector):
+    """Goes on when the server is through with what the handler before has written, and waits for more."""
+
+    url = ""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        super().line_added(event)
+        if event.product == "waits":
+            with psycopg.connect(self.url, autocommit=True) as looks_on:
+                await_(
+                    lambda: (
+                        looks_on.execute(
+                            "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+                            " AND state = 'idle in transaction' AND query LIKE 'UPDATE%order_records%'"
+                        ).fetchone()
+                        is not None
+                    )
+                )
+
+
+def test_what_a_handler_has_written_is_at_the_server_before_the_next_one_is_through(
+    store_database_url: str,
+) -> None:
+    WaitsForTheUpdate.url = store_database_url
+    with live(store_database_url, OrderProjector, WaitsForTheUpdate) as app:
+        aggregate_id = placed(app, lines=6)
+        app.store.append(aggregate_id, [LineAdded(product="waits", cents=1)], 7)
     assert agree(store_database_url)
 
 
@@ -302,6 +348,52 @@ def test_a_write_that_is_refused_late_is_its_writer_s_fault_and_nothing_is_recor
         assert isinstance(caught.value.__cause__, DuplicateRecord)
         assert app.store.version_of(aggregate_id) == 7
         app.store.append(aggregate_id, [line()], 7)
+
+
+class Twice(LineProjector):
+    """Writes first what the table refuses."""
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        if event.product == "twice":
+            self.create_record(
+                LineRecord, aggregate_id=event.aggregate_id, number=2, product="x", cents=event.cents
+            )
+        super().line_added(event)
+
+
+@pytest.mark.parametrize("events", [1, SENT_TOGETHER])
+def test_a_first_write_that_is_refused_is_what_is_reported_whatever_was_sent_behind_it(
+    store_database_url: str, events: int
+) -> None:
+    with live(store_database_url, Twice, OrderProjector) as app:
+        aggregate_id = placed(app, lines=6)
+        with pytest.raises(ProjectionFailed) as caught:
+            app.store.append(aggregate_id, [LineAdded(product="twice", cents=1)] * events, 7)
+        assert (caught.value.projector, caught.value.sequence_number) == ("Twice", 8)
+        assert isinstance(caught.value.__cause__, DuplicateRecord)
+        assert app.store.version_of(aggregate_id) == 7
+        assert agree(store_database_url)
+
+
+class Raises(LineProjector):
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        super().line_added(event)
+        if event.product == "raises":
+            raise RuntimeError
+
+
+def test_a_handler_that_raises_behind_a_write_costs_no_connection(store_database_url: str) -> None:
+    with live(store_database_url, OrderProjector, Raises) as app:
+        aggregate_id = placed(app, lines=6)
+        before = sessions(store_database_url)
+        with pytest.raises(ProjectionFailed, match="Raises"):
+            app.store.append(aggregate_id, [LineAdded(product="raises", cents=1)], 7)
+        assert app.store.version_of(aggregate_id) == 7
+        app.store.append(aggregate_id, [line()], 7)
+        assert sessions(store_database_url) == before
+        assert agree(store_database_url)
 
 
 class Swallows(OrderProjector):

@@ -30,7 +30,8 @@ from sequent_py.errors import (
     VersionMismatch,
     WrongExpectedVersion,
 )
-from sequent_py.events import Envelope, Event, EventTypes, envelope_of, is_recorded
+from sequent_py.event_classes import EventTypes
+from sequent_py.events import Envelope, Event, envelope_of, is_recorded
 from sequent_py.gate import Gate
 from sequent_py.own_connections import OwnConnections
 from sequent_py.schema_migrations.event_store import install_event_store

@@ -49,7 +49,8 @@ from sequent_py.declared.program import program_of
 from sequent_py.declared.rules import ChangeKind, RuleKind
 from sequent_py.declared.transfer import transfer
 from sequent_py.errors import InvalidPayload, InvalidValue, ProjectionFailed
-from sequent_py.events import EventTypes, event_type_of
+from sequent_py.event_classes import EventTypes
+from sequent_py.events import event_type_of
 from sequent_py.native import native
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.replay import ReplayPersistor

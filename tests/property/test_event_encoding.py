@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from sequent_py.column_types import converter, simple_type
 from sequent_py.encoding import as_jsonb_reads
 from sequent_py.errors import InvalidEvent
-from sequent_py.events import Event, EventTypes
+from sequent_py.event_classes import EventTypes
+from sequent_py.events import Event
 
 
 class Colour(enum.Enum):

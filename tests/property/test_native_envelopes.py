@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from sequent_py import Event
 from sequent_py.events import (
+    is_recorded,
+    is_recorded_in_python,
     moment,
     moment_in_python,
     set_envelope,
@@ -47,6 +49,13 @@ def test_a_moment_outside_the_years_of_a_datetime_is_refused_by_both(microsecond
     for made in (moment, moment_in_python):
         with pytest.raises(OverflowError):
             made(microseconds)
+
+
+def test_whether_it_is_there_is_the_same_in_both() -> None:
+    event = Further(by=1, to="x")
+    assert is_recorded(event) is is_recorded_in_python(event) is False
+    set_envelope_in_python(event, UUID(int=1), 1, 0, 1, b"{}")
+    assert is_recorded(event) is is_recorded_in_python(event) is True
 
 
 @given(

@@ -157,6 +157,27 @@ def test_a_method_that_a_projector_has_made_its_own_is_called() -> None:
     assert "create_record" not in vars(projector)
 
 
+def test_a_place_that_creates_rows_notices_that_they_are_looked_up_in_a_new_way() -> None:
+    into = persistor()
+    projector = SeatProjector(into)
+    into.shorten(projector)
+
+    def sit_down(row: int) -> None:
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        projector.create_record(
+            SeatRecord, aggregate_id=UUID(int=1), row=row, guest="Ann", sequence_number=1, updated_at=moment
+        )
+
+    # The first makes what creates such rows, the second remembers it.
+    sit_down(0)
+    sit_down(1)
+    projector.delete_all_records(SeatRecord, guest="Ann")
+    sit_down(2)
+    found = projector.find_record(SeatRecord, guest="Ann")
+    assert found is not None
+    assert found.row == 2
+
+
 @pytest.mark.parametrize("record", [SeatRecord, OtherRecord])
 def test_what_an_update_notes_is_said_alike_for_both_ways(record: type[Record]) -> None:
     event = taken(1, 3)

@@ -21,12 +21,12 @@ from sequent_py.errors import (
     StoreError,
     UnknownEventType,
 )
+from sequent_py.event_classes import EventTypes
 from sequent_py.events import (
     ENVELOPE_FIELDS,
     POSTGRES_EPOCH,
     Envelope,
     Event,
-    EventTypes,
     aliases_of,
     envelope_of,
     event_type_of,

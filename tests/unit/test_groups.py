@@ -82,6 +82,17 @@ def test_one_long_aggregate_is_never_split() -> None:
     assert groups == [Group(3, None, None, 1_000_000)]
 
 
+def test_a_long_aggregate_has_a_group_of_its_own_which_comes_first() -> None:
+    ids = [UUID(int=number << 96) for number in range(900)]
+    long = ids[500]
+    sampled = {number: PartitionSample(0) for number in range(PARTITION_COUNT)}
+    sampled[3] = PartitionSample(1_200_000, [*ids, *[long] * 300])
+    groups = [group for group in cut(sampled, target_events=100_000, workers=2) if group.partition == 3]
+    assert (groups[0].lower, groups[0].upper) == (long, ids[501])
+    assert groups[0].estimated_events == 301_000
+    assert sum(group.estimated_events for group in groups) == 1_200_000
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2, 8])
 def test_there_are_enough_groups_for_the_workers(workers: int) -> None:
     ids = [UUID(int=number << 96) for number in range(2_000)]

@@ -88,6 +88,7 @@ def cut_over(
     connection: Connection,
     *,
     tables: Sequence[str],
+    arriving: Sequence[str] = (),
     views: Sequence[tuple[str, str]] = (),
     last_window: Callable[[], None],
     promote: Callable[[Connection], R],
@@ -103,7 +104,7 @@ def cut_over(
     """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
 
     ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
-    window writes. ``views`` is what ``swap.serving_views`` says of them, ``outside`` what ``swap.outside`` does. ``writes_in_place``: the last window writes tables that serve, which may
+    window writes. ``arriving`` are the physical names of those that will serve: only the swap locks them, and who is in its way is waited for, and named. ``views`` is what ``swap.serving_views`` says of them, ``outside`` what ``swap.outside`` does. ``writes_in_place``: the last window writes tables that serve, which may
     refer to those outside, or be among them; what is needed of them behind the gate is asked for when it is done. ``approach`` is called before each round of tries, with no lock
     held, to make the last window small. Where it does not become so, or a last window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
@@ -126,6 +127,7 @@ def cut_over(
         context,
         connection,
         tables,
+        arriving,
         views,
         outside,
         writes_in_place,
@@ -152,6 +154,7 @@ class _CutOver(Generic[R]):
         context: Context,
         connection: Connection,
         tables: Sequence[str],
+        arriving: Sequence[str],
         views: Sequence[tuple[str, str]],
         outside: Sequence[OutsideTable],
         writes_in_place: bool,
@@ -166,6 +169,7 @@ class _CutOver(Generic[R]):
         self._context = context
         self._connection = connection
         self._tables = sorted(set(tables))
+        self._all_tables = sorted({*tables, *arriving})
         self._views = views
         self._outside = outside
         self._writes_in_place = writes_in_place
@@ -233,7 +237,7 @@ class _CutOver(Generic[R]):
     # Waiting, with no lock and in no queue
 
     def _wait_for_long_transactions(self, deadline: float, budget_seconds: float) -> None:
-        make_way(self._connection, self._context.config.view_schema, self._tables)
+        make_way(self._connection, self._context.config.view_schema, self._all_tables)
         # Those of now, not those that have become long meanwhile: on a slow machine there would always be one.
         waiting_for = {item.writer.transaction for item in self._blockers() if self._is_long(item)}
         while long := [item for item in self._blockers() if item.writer.transaction in waiting_for]:
@@ -253,7 +257,7 @@ class _CutOver(Generic[R]):
             self._connection,
             event_store_schema=self._context.schema,
             view_schema=self._context.config.view_schema,
-            tables=self._tables,
+            tables=self._all_tables,
             outside=self._outside,
         )
         now = time.monotonic()

@@ -257,6 +257,7 @@ class _Golive:
                         self._context,
                         self._connection,
                         tables=self._promotion.serving_tables(),
+                        arriving=self._promotion.shadow_tables(),
                         views=self._promotion.serving_views(),
                         outside=self._promotion.outside_tables(),
                         approach=lambda: self._approach(window),

@@ -324,6 +324,10 @@ class Promotion:
         present = dependents.present_tables(self._connection, self._context.config.view_schema)
         return [name for name in swap.serving_tables(self._resolved.plan, self._live) if name in present]
 
+    def shadow_tables(self) -> list[str]:
+        """Return the physical names of the tables that will serve."""
+        return [step.shadow_name for step in self._resolved.plan.replays]
+
     def serving_views(self) -> Sequence[tuple[str, str]]:
         """Return schema and name of the views that read those tables, in the order in which they must be locked, before the tables."""
         return self._views

@@ -212,6 +212,7 @@ class _Run:
                 self._connection,
                 # A table that is brought up to date in place is none of them: the last window writes it.
                 tables=swap.serving_tables(plan.leaving, self._live),
+                arriving=list(plan.exchange.returning.values()),
                 views=self._views,
                 outside=self._outside,
                 writes_in_place=bool(plan.exchange.managed),

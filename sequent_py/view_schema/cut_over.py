@@ -1,6 +1,7 @@
 """The cut-over without maintenance mode: every lock at once and for milliseconds, or none.
 
-One connection, C, which holds ``migration_key()`` for its session, opens a transaction and locks, in this order
+One connection, C, which holds ``migration_key()`` for its session, opens a transaction, locks the tables that are to serve as VACUUM would (which is in the way of nobody
+else), and then, in this order
 
 0. tables that stay and that foreign keys of the swap's tables refer to, in SHARE ROW EXCLUSIVE mode (:mod:`sequent_py.view_schema.outside_tables`):
    whoever writes there and then appends has ended, and does not wait at the gate with what the swap is going to need;
@@ -41,12 +42,12 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded, SwapLockTimeout
+from sequent_py.errors import CatchUpTooSlow, StallLimitExceeded
 from sequent_py.progress import Progress
-from sequent_py.view_schema.autovacuum import make_way
-from sequent_py.view_schema.blockers import Blocker, blockers, listed, relation_holders, row_holders
+from sequent_py.view_schema.blockers import relation_holders
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.locks import view_locks
+from sequent_py.view_schema.obstacles import Obstacles
 from sequent_py.view_schema.outside_tables import OutsideTable, early_locks, late_locks, lock_late
 
 Connection = psycopg.Connection[Any]
@@ -57,14 +58,11 @@ FIRST_LOCK_TIMEOUT_SECONDS = 0.05
 where transactions take that long, the same try would fail again and again."""
 LOCK_TIMEOUT_SECONDS = 0.2
 """The longest."""
-LONG_TRANSACTION_SECONDS = 0.1
-"""What has been open for longer, and for twice the lock timeout, is waited for without a queue behind us."""
 TRIES_WITHOUT_WAITING = 30
 """Before each one that waits. They take some 100 ms, and find a gap where writers are busy for nine tenths of the time."""
 LONGEST_PAUSE_SECONDS = 0.005
 FIRST_BACKOFF_SECONDS = 0.05
 LONGEST_BACKOFF_SECONDS = 2.0
-POLL_SECONDS = 0.02
 MOST_GIVEN_BACK = 5
 """Where the window was too large this often, before or behind the locks, it will be again."""
 STALL_LIMIT_SECONDS = 2.0
@@ -104,7 +102,7 @@ def cut_over(
     """Run ``last_window`` and ``promote`` while nobody writes events, and nobody reads ``tables``; commit, and return what promote returned.
 
     ``tables`` are the physical names, in the view schema, of those that serve and will be renamed or altered; not those that the last
-    window writes. ``arriving`` are the physical names of those that will serve: only the swap locks them, and who is in its way is waited for, and named. ``views`` is what ``swap.serving_views`` says of them, ``outside`` what ``swap.outside`` does. ``writes_in_place``: the last window writes tables that serve, which may
+    window writes. ``arriving`` are the physical names of those that will serve: only the swap locks them against all, and who is in its way is waited for, and named. ``views`` is what ``swap.serving_views`` says of them, ``outside`` what ``swap.outside`` does. ``writes_in_place``: the last window writes tables that serve, which may
     refer to those outside, or be among them; what is needed of them behind the gate is asked for when it is done. ``approach`` is called before each round of tries, with no lock
     held, to make the last window small. Where it does not become so, or a last window is too large all the same, they raise ``CatchUpTooSlow``: all locks are given back and there is another round, a few times.
     ``last_window`` runs while all locks are held: it must use other connections than ``connection``, opened before, and
@@ -169,7 +167,10 @@ class _CutOver(Generic[R]):
         self._context = context
         self._connection = connection
         self._tables = sorted(set(tables))
-        self._all_tables = sorted({*tables, *arriving})
+        self._arriving = sorted(set(arriving))
+        self._obstacles = Obstacles(
+            context, connection, progress, [*self._tables, *self._arriving], outside, command
+        )
         self._views = views
         self._outside = outside
         self._writes_in_place = writes_in_place
@@ -188,8 +189,6 @@ class _CutOver(Generic[R]):
         self._readers_seconds = 0.0
         self._writers_since: float | None = None
         self._readers_since: float | None = None
-        self._first_seen: dict[str, float] = {}
-        self._noted = ""
         self._longest_wait = 0.0
         """Half of deadlock_timeout, for all locks of a try."""
         self._began = 0.0
@@ -202,7 +201,8 @@ class _CutOver(Generic[R]):
         given_back = 0
         self._longest_wait = self._half_of_deadlock_timeout()
         while True:
-            self._wait_for_long_transactions(deadline, budget_seconds)
+            if long := self._obstacles.wait_for_long_ones(self._lock_timeout, deadline):
+                raise self._obstacles.timeout(long, budget_seconds, self._asked_for)
             try:
                 self._approach()
                 return self._try_some_times(), self._stall()
@@ -213,10 +213,10 @@ class _CutOver(Generic[R]):
                 self._progress.note(f"{error.message} Catching up again.")
                 continue
             except _NotNow as error:
-                found = [*self._blockers(), *self._row_holders()]
+                found = self._obstacles.found()
                 if time.monotonic() + backoff > deadline:
-                    raise self._timeout(found, budget_seconds) from error
-            self._note(f"Waiting for a gap to swap the tables in: {listed(found)}.")
+                    raise self._obstacles.timeout(found, budget_seconds, self._asked_for) from error
+            self._obstacles.note("Waiting for a gap to swap the tables in", found)
             # Jitter keeps two such tools from meeting for ever.
             time.sleep(backoff * random.uniform(0.5, 1.5))
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
@@ -233,72 +233,6 @@ class _CutOver(Generic[R]):
 
     def _stall(self) -> Stall:
         return Stall(self._tries, self._writers_seconds * 1000, self._readers_seconds * 1000)
-
-    # Waiting, with no lock and in no queue
-
-    def _wait_for_long_transactions(self, deadline: float, budget_seconds: float) -> None:
-        make_way(self._connection, self._context.config.view_schema, self._all_tables)
-        # Those of now, not those that have become long meanwhile: on a slow machine there would always be one.
-        waiting_for = {item.writer.transaction for item in self._blockers() if self._is_long(item)}
-        while long := [item for item in self._blockers() if item.writer.transaction in waiting_for]:
-            if time.monotonic() > deadline:
-                raise self._timeout(long, budget_seconds)
-            self._note(f"Waiting, without holding anybody up, for: {listed(long)}.")
-            time.sleep(POLL_SECONDS)
-
-    def _is_long(self, item: Blocker) -> bool:
-        """Whether a transaction has been open for long, as the server says, or, where we may not know, since we first saw it."""
-        threshold = max(LONG_TRANSACTION_SECONDS, 2 * self._lock_timeout)
-        seen_for = time.monotonic() - self._first_seen[item.writer.transaction]
-        return max(item.writer.open_seconds, seen_for) > threshold
-
-    def _blockers(self) -> list[Blocker]:
-        found = blockers(
-            self._connection,
-            event_store_schema=self._context.schema,
-            view_schema=self._context.config.view_schema,
-            tables=self._all_tables,
-            outside=self._outside,
-        )
-        now = time.monotonic()
-        self._first_seen = {
-            item.writer.transaction: self._first_seen.get(item.writer.transaction, now) for item in found
-        }
-        return found
-
-    def _row_holders(self) -> list[Blocker]:
-        """Return who may have locked the rows that the promotion writes; they are no reason to wait, for they may have locked others."""
-        found = row_holders(self._connection, event_store_schema=self._context.schema)
-        now = time.monotonic()
-        self._first_seen |= {
-            item.writer.transaction: self._first_seen.get(item.writer.transaction, now) for item in found
-        }
-        return found
-
-    def _note(self, text: str) -> None:
-        """Say what is waited for, once per set of transactions rather than each time that one has grown older."""
-        key = ",".join(sorted(self._first_seen))
-        if key != self._noted:
-            self._noted = key
-            self._progress.note(text)
-
-    def _timeout(self, found: Sequence[Blocker], budget_seconds: float) -> SwapLockTimeout:
-        pids = sorted({item.writer.pid for item in found if item.writer.pid is not None})
-        ending = " ".join(f"SELECT pg_terminate_backend({pid});" for pid in pids)
-        last = f" The last that was not to be had: {self._asked_for}." if self._asked_for else ""
-        return SwapLockTimeout(
-            f"The locks for the cut-over could not be had within {budget_seconds:g} s; nothing was swapped. In the way: {listed(found)}.{last}",
-            remedy=f"Let them finish, or end them{f' ({ending})' if ending else ''}; then: sequent migrate {self._command}."
-            f" --lock-timeout and --lock-budget give it more time, at the cost of those who wait behind it.{self._missing_right()}",
-        )
-
-    def _missing_right(self) -> str:
-        """Say which tables could only be locked by the swap itself, behind the gate, where it is harder."""
-        names = ", ".join(item.described for item in self._outside if not item.may_lock)
-        if not names:
-            return ""
-        right = "MAINTAIN" if self._connection.info.server_version >= 170000 else "UPDATE"
-        return f" It is easier for a role that may lock the tables that foreign keys refer to before the gate: GRANT {right} ON {names}."
 
     # One try
 
@@ -359,6 +293,12 @@ class _CutOver(Generic[R]):
 
     def _lock(self, is_waiting: bool) -> None:
         """Take the locks; the order is the module's."""
+        if self._arriving:
+            # What vacuums them would be in the swap's way: it is found before anybody is held up, and kept out. The last window may write beside this lock.
+            self._asked_for = ", ".join(self._arriving)
+            self._lock_tables(
+                self._locked(self._arriving, sql.SQL("SHARE UPDATE EXCLUSIVE")), is_waiting=False
+            )
         if (early := early_locks(self._outside)) is not None:
             self._asked_for = _named(item for item in self._outside if not item.is_managed)
             self._writers_since = time.monotonic()
@@ -410,11 +350,8 @@ class _CutOver(Generic[R]):
             for statement in view_locks(self._views):
                 self._asked_for = "the views of the tables"
                 self._wait_for(statement, self._wait_milliseconds() if is_waiting else 1)
-            names = sql.SQL(", ").join(
-                sql.Identifier(self._context.config.view_schema, name) for name in self._tables
-            )
             self._asked_for = ", ".join(self._tables)
-            self._lock_tables(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names), is_waiting)
+            self._lock_tables(self._locked(self._tables, sql.SQL("ACCESS EXCLUSIVE")), is_waiting)
         if not self._writes_in_place:
             self._lock_outside(is_waiting)
 
@@ -427,6 +364,10 @@ class _CutOver(Generic[R]):
                 self._outside,
                 seconds=self._wait_milliseconds() / 1000 if is_waiting else 0.0,
             )
+
+    def _locked(self, tables: Iterable[str], mode: sql.SQL) -> sql.Composed:
+        names = [sql.Identifier(self._context.config.view_schema, name) for name in tables]
+        return sql.SQL("LOCK TABLE {} IN {} MODE").format(sql.SQL(", ").join(names), mode)
 
     def _lock_tables(self, statement: sql.Composed, is_waiting: bool) -> None:
         if is_waiting:

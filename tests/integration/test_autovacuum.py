@@ -20,8 +20,8 @@ from sequent_py.view_schema.drops import drop_tables
 
 @pytest.fixture
 def vacuumed_url() -> Iterator[str]:
-    """A server that looks every second for what is to be vacuumed."""
-    options = {**SERVER_OPTIONS, "autovacuum": "on", "autovacuum_naptime": "1s"}
+    """A server that looks every few seconds for what is to be vacuumed."""
+    options = {**SERVER_OPTIONS, "autovacuum": "on", "autovacuum_naptime": "3s"}
     name = uuid.uuid4().hex[:12]
     with shared_server(name, options=options) as server, fresh_database(server, f"vacuumed_{name}") as url:
         yield url

@@ -18,9 +18,10 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()
     from sequent_py import cli
+    from sequent_py.collector import freeze_for_good
 
     # What has been imported stays; nobody need ever look at it again.
-    gc.freeze()
+    freeze_for_good()
     gc.enable()
     if answers_ctrl_c:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,7 +5,6 @@ The benchmark's process has threads and other contenders' connections, which the
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any
 
 from bench.contenders.waiting_process import WaitingProcess
 from sequent_py import Config, Sequent
+from sequent_py.collector import freeze_for_good
 
 
 def waiting_online(url: str, migrations: str, sql_directory: Path, workers: int) -> WaitingProcess:
@@ -41,7 +41,7 @@ def main() -> None:
         sql_directory=Path(task["sql_directory"]),
     )
     # As the command does when it has imported.
-    gc.freeze()
+    freeze_for_good()
     with Sequent(config) as app:
         sys.stdout.write(f"{sum(os.times()[:4])}\n")
         sys.stdout.flush()

@@ -34,6 +34,7 @@ from sequent_py.replay.reader import (
     RawEvent,
     aggregates_query,
     group_source,
+    in_aggregate_order,
     in_order,
     in_position_order,
     read_events,
@@ -99,10 +100,21 @@ class GroupFold:
         """Return the type of an event that this group has read."""
         return self._fold.event_type(raw[4])
 
-    def run(self) -> tuple[int, dict[str, int]]:
+    @property
+    def may_take_turns(self) -> bool:
+        """Whether its aggregates may be folded one after another instead of all together in position order.
+
+        Where a window is cut into several groups, no handler can count on an order across aggregates.
+        """
+        group = self.claimed.group
+        is_cut = group.lower is not None or group.upper is not None
+        return self.claimed.since is not None and group.ordering == "aggregate" and is_cut
+
+    def run(self, *, takes_turns: bool = False) -> tuple[int, dict[str, int]]:
         """Fold the whole group, once; return how many events it has, and by how many rows each table has grown.
 
-        Special aggregates that were set aside before and fold now are released.
+        Special aggregates that were set aside before and fold now are released. ``takes_turns``: one aggregate after another, see :attr:`may_take_turns`. A window has
+        few events of each, and what one touches is then still in the processor's cache for the next.
         """
         events = self._refold()
         fold, row_changes = self._fold, Counter[str]()
@@ -113,7 +125,8 @@ class GroupFold:
             others = [item for item in self.projectors if item not in done_in_sql]
             fold = Fold(others, self._persistor, self._folding.event_types, self._stored_types)
         if fold.event_type_ids:
-            query = in_position_order(self._window_source()(fold.event_type_ids))
+            in_turn = in_aggregate_order if takes_turns else in_position_order
+            query = in_turn(self._window_source()(fold.event_type_ids))
             with closing(read_events(self._reader, query)) as raw_events:
                 events += self._fold_in_batches(raw_events, fold)
         # One flush for special and other aggregates: what one of them gives up and another takes (a unique name) is then no conflict.
@@ -162,7 +175,7 @@ class GroupFold:
 
         ``most_events``: only so many of their events, from the first.
         """
-        self._persistor, self._fold = self._begin()
+        self.begin_anew()
         self.events_read, self.last_event = 0, None
         if aggregates is None:
             raw_events = read_events(self._reader, self._window_query())
@@ -177,10 +190,14 @@ class GroupFold:
     def delete_failed(self) -> None:
         """Delete the rows of aggregates that were edited and that this very pass has set aside: what was edited is nowhere kept."""
         failed = self._failed_in_this_pass()
-        self._persistor, self._fold = self._begin()
+        self.begin_anew()
         self._persistor.delete_aggregates(
             [item.aggregate_id for item in self._specials if item.is_edited and item.aggregate_id in failed]
         )
+
+    def begin_anew(self) -> None:
+        """Forget what was folded; the caller has rolled back what was written."""
+        self._persistor, self._fold = self._begin()
 
     def _begin(self) -> tuple[ReplayPersistor, Fold]:
         persistor = ReplayPersistor(

@@ -14,6 +14,7 @@ import gc
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class GroupReplayer:
         self._may_quarantine = task.may_quarantine and all(
             item.ordering == "aggregate" for item in self.projectors
         )
+        self._takes_turns = True
+        """Whether groups are folded one aggregate after another where they may be: until one fails."""
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(
@@ -222,8 +225,7 @@ class GroupReplayer:
             group = GroupFold(self._folding, claimed, specials, reader, writer)
             failure: Failure | None = None
             try:
-                with writer.transaction():
-                    events, row_changes = group.run()
+                events, row_changes = self._run_in_turn(group) or self._run(group)
             except (ProjectionError, InvalidPayload, psycopg.Error) as error:
                 failure = self._set_aside_all(group, specials, error)
             else:
@@ -242,6 +244,29 @@ class GroupReplayer:
         if failure is not None:
             raise failure
         return "set aside"
+
+    def _run_in_turn(self, group: GroupFold) -> tuple[int, dict[str, int]] | None:
+        """Fold one aggregate after another where that may be; None where it may not be, or failed.
+
+        It is then to be folded in position order, as all groups from then on: which event is to blame does not depend on how the group was read, and what one aggregate
+        gives up for another to take (a primary key, say) is no failure.
+        """
+        if not (self._takes_turns and group.may_take_turns):
+            return None
+        try:
+            return self._run(group, takes_turns=True)
+        except psycopg.OperationalError:
+            raise
+        except (ProjectionError, InvalidPayload, psycopg.Error) as error:
+            # Their rows would stay in memory while the group is folded again.
+            traceback.clear_frames(error.__traceback__)
+            self._takes_turns = False
+        group.begin_anew()
+        return None
+
+    def _run(self, group: GroupFold, *, takes_turns: bool = False) -> tuple[int, dict[str, int]]:
+        with group.writer.transaction():
+            return group.run(takes_turns=takes_turns)
 
     def _set_aside_all(
         self, group: GroupFold, specials: Sequence[SpecialAggregate], error: Exception

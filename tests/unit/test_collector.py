@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from sequent_py.collector import collector_paused
+from sequent_py import collector
+from sequent_py.collector import collector_paused, freeze_for_good
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     was_enabled = gc.isenabled()
+    monkeypatch.setattr(collector, "_process", {"is_ours": False})
     yield
     gc.unfreeze()
     (gc.enable if was_enabled else gc.disable)()
@@ -57,3 +59,18 @@ def test_what_the_application_has_frozen_stays_frozen() -> None:
         pass
     assert gc.get_freeze_count() > 0
     assert gc.isenabled()
+
+
+def test_in_a_process_of_ours_what_is_there_is_frozen_for_good_and_never_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gc.enable()
+    freeze_for_good()
+    later = object.__new__(type("Later", (), {}))
+    with monkeypatch.context() as uncountable:
+        uncountable.delattr(gc, "get_freeze_count")
+        with collector_paused() as was_enabled:
+            assert was_enabled
+            assert not any(item is later for item in gc.get_objects())
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0

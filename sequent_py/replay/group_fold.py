@@ -88,6 +88,9 @@ class GroupFold:
         """How many events the last :meth:`write` has read."""
         self.last_event: RawEvent | None = None
         """The last one of them."""
+        self.takes_turns = False
+        """Whether :meth:`run` folds one aggregate after another, where :attr:`may_take_turns`. A window has few events of each, and what one touches is then still in
+        the processor's cache for the next."""
         self.events_handled = 0
         """How many events handlers were given, of all that this group has read."""
 
@@ -110,11 +113,10 @@ class GroupFold:
         is_cut = group.lower is not None or group.upper is not None
         return self.claimed.since is not None and group.ordering == "aggregate" and is_cut
 
-    def run(self, *, takes_turns: bool = False) -> tuple[int, dict[str, int]]:
+    def run(self) -> tuple[int, dict[str, int]]:
         """Fold the whole group, once; return how many events it has, and by how many rows each table has grown.
 
-        Special aggregates that were set aside before and fold now are released. ``takes_turns``: one aggregate after another, see :attr:`may_take_turns`. A window has
-        few events of each, and what one touches is then still in the processor's cache for the next.
+        Special aggregates that were set aside before and fold now are released.
         """
         events = self._refold()
         fold, row_changes = self._fold, Counter[str]()
@@ -125,7 +127,7 @@ class GroupFold:
             others = [item for item in self.projectors if item not in done_in_sql]
             fold = Fold(others, self._persistor, self._folding.event_types, self._stored_types)
         if fold.event_type_ids:
-            in_turn = in_aggregate_order if takes_turns else in_position_order
+            in_turn = in_aggregate_order if self.takes_turns else in_position_order
             query = in_turn(self._window_source()(fold.event_type_ids))
             with closing(read_events(self._reader, query)) as raw_events:
                 events += self._fold_in_batches(raw_events, fold)

@@ -253,20 +253,21 @@ class GroupReplayer:
         """
         if not (self._takes_turns and group.may_take_turns):
             return None
+        group.takes_turns = True
         try:
-            return self._run(group, takes_turns=True)
+            return self._run(group)
         except psycopg.OperationalError:
             raise
         except (ProjectionError, InvalidPayload, psycopg.Error) as error:
             # Their rows would stay in memory while the group is folded again.
             traceback.clear_frames(error.__traceback__)
-            self._takes_turns = False
+            self._takes_turns = group.takes_turns = False
         group.begin_anew()
         return None
 
-    def _run(self, group: GroupFold, *, takes_turns: bool = False) -> tuple[int, dict[str, int]]:
+    def _run(self, group: GroupFold) -> tuple[int, dict[str, int]]:
         with group.writer.transaction():
-            return group.run(takes_turns=takes_turns)
+            return group.run()
 
     def _set_aside_all(
         self, group: GroupFold, specials: Sequence[SpecialAggregate], error: Exception

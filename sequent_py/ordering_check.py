@@ -143,14 +143,15 @@ def _neighbours(connection: Connection, schema: str, *, until: str, most_events:
             "  SELECT w.aggregate_id, min(a.number) AS anchor"
             "  FROM unnest(%(anchors)s::bigint[]) WITH ORDINALITY AS a (position, number), LATERAL ("
             "    SELECT e.aggregate_id FROM {events} e WHERE e.position >= a.position ORDER BY e.position LIMIT %(each)s) AS w"
-            "  GROUP BY w.aggregate_id) AS n, LATERAL (SELECT count(*) AS length FROM ("
-            "    SELECT FROM {events} e WHERE e.aggregate_id = n.aggregate_id LIMIT %(longest)s + 1) AS counted) AS h"
+            "  GROUP BY w.aggregate_id) AS n, LATERAL ("
+            # The last number, not a count: of some thousand aggregates a few dozen fill the sample.
+            "    SELECT e.sequence_number AS length FROM {events} e WHERE e.aggregate_id = n.aggregate_id"
+            "    ORDER BY e.sequence_number DESC LIMIT 1) AS h"
             " ORDER BY n.anchor"
         ).format(**names),
         {
             "anchors": anchors,
             "each": most_events // ANCHORS // 5,
-            "longest": most_events // LONGEST_SHARE,
         },
     ).fetchall()
     chosen: list[UUID] = []

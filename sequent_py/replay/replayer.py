@@ -82,8 +82,8 @@ class Replayer:
         """Replay every unfinished group of the migration and return how the pass ended.
 
         ``check`` is called between groups, and several times a second while others replay them; what it raises ends the workers and the run. ``meanwhile`` is called
-        once if there are workers, which have then begun: work of its own that this process has the time for now. Before it helps them, or, where it only watches, when the first group is done;
-        not at all where they are done sooner. It is to call what it is given now and then, which tells the progress.
+        once before this process helps the workers, which have then begun: work of its own that would otherwise be left for the end. Not where it only watches: the workers are as many as
+        they are to be, and would wait for it. It is to call what it is given now and then, which tells the progress.
 
         Raises
         ------
@@ -183,7 +183,6 @@ class Replayer:
         with self._pool(task) as pool:
             helps = may_help and pool.is_local
             pool.start(workers - helps)
-            is_idle = not helps
             if helps:
                 meanwhile(lambda: report(pool.running))
                 if self._help(progress, lambda: report(pool.running + 1), check):
@@ -213,10 +212,6 @@ class Replayer:
                         )
                     self._run_inline(connection, progress, lambda: report(1), check)
                 report(pool.running)
-                if is_idle and watch.groups_done:
-                    # Not sooner: a handler that ends its process has done so to a worker by then, most likely, and is named by one that survives.
-                    is_idle = False
-                    meanwhile(lambda: report(pool.running))
                 time.sleep(POLL_SECONDS)
 
     def _note_hold(self, progress: Progress, hold: Hold | None) -> None:
@@ -241,8 +236,6 @@ class _Watch:
         self._before = ledger.progress(connection, which.migration_id, which.number)
         self._next_look = self._started
         self.groups_total = self._before.groups_total
-        self.groups_done = 0
-        """How many groups of this run were done at the last look."""
 
     def look(self, running: int) -> None:
         """Report if it is time to, and check whether to go on."""
@@ -255,7 +248,6 @@ class _Watch:
         began = time.monotonic()
         now = self._ledger.progress(self._connection, self._which.migration_id, self._which.number)
         ended = time.monotonic()
-        self.groups_done = now.groups_done - self._before.groups_done
         self._next_look = ended + max(PROGRESS_SECONDS, (ended - began) / PROGRESS_SHARE)
         seen = ReplayProgress(
             events_done=now.events_done - self._before.events_done,

@@ -6,7 +6,8 @@ Steps, each of which may be the last that this process lives to see; the same co
 2. one transaction: the migration's row and its empty shadow tables, recorded by name;
 3. the first pass: snapshot, groups, workers (:mod:`sequent_py.replay`);
 4. indexes, table by table, each with its mark in one transaction; ANALYZE;
-5. a sample is folded again, traced, unless this process has done it while workers replayed: no handler may meet rows of other aggregates than its projector's ordering says;
+5. a sample is folded again, traced: no handler may meet rows of other aggregates than its projector's ordering says. Most often that is done sooner, while the server builds
+   indexes or, where this process is to help its workers, before it does;
 6. ``online_done``.
 
 Run again in ``online_done`` it replays one more window, so that less is left for the cut-over. The application notices nothing: no lock
@@ -175,7 +176,16 @@ def _replay(
         if resolved.plan.replays:
             events = passes.first() if tries_quarantined else passes.first(orderings.try_early)
         passes.wait_while_held()
-        _index_and_analyse(context, connection, migration, resolved, workers, progress)
+        is_due = resolved.plan.replays and not tries_quarantined and not orderings.is_done
+        _index_and_analyse(
+            context,
+            connection,
+            migration,
+            resolved,
+            workers,
+            progress,
+            meanwhile=orderings.try_early if is_due else None,
+        )
         if tries_quarantined:
             progress.step("trying what was set aside")
             events += passes.catch_up(tries_quarantined=True)
@@ -316,7 +326,10 @@ def _index_and_analyse(
     resolved: ResolvedPlan,
     workers: int,
     progress: Progress,
+    *,
+    meanwhile: Callable[[], object] | None,
 ) -> None:
+    """Finish the tables; ``meanwhile`` is called while the server builds indexes, not where there are none left to build."""
     relations, view_schema = context.relations, context.config.view_schema
     analysed: set[str] = set()
 
@@ -340,6 +353,7 @@ def _index_and_analyse(
             on_built=lambda built, blueprint: relations.mark_indexed(built, migration.id, blueprint),
             # A small table's takes as long as a large one's; so it is not left for the end.
             beside_others=analyse,
+            meanwhile=meanwhile,
         )
     progress.step("analysing")
     executor.analyse(
@@ -386,8 +400,8 @@ class _OrderingsCheck:
             ).require_none()
         self.is_done = True
 
-    def try_early(self, report: Callable[[], object]) -> None:
-        """Do it while workers replay. What is wrong is not said yet: the replay may set the aggregate aside, or say more."""
+    def try_early(self, report: Callable[[], object] = lambda: None) -> None:
+        """Do it while others are at work. What is wrong is not said yet: workers that replay may set the aggregate aside, or say more, and indexes that are being built are to be finished."""
         with suppress(SequentError):
             self.require(report)
 

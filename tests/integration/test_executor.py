@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from table_generations import VIEW_SCHEMA, Generations, files, objects, shape
+from waiting import wait_until
 
 from sequent_py.errors import DefinitionError, DependentObjects, MigrationError, TableFileError
 from sequent_py.view_schema import executor
@@ -526,6 +527,51 @@ def test_indexes_are_built_in_parallel_each_with_its_mark(
     executor.build_indexes(lambda: psycopg.connect(database_url, autocommit=True), **options)
     assert len(generations.execute("SELECT name FROM marks")) == 3
     assert ("i", "lines_b_1_pkey") in objects(generations.connection, VIEW_SCHEMA)
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("letters", ["a", "ab"])
+def test_what_is_done_while_indexes_are_built_ends_the_builds_when_it_fails(
+    generations: Generations, database_url: str, letters: str, parallel: int
+) -> None:
+    tables = [
+        files(f"lines_{letter}", f"CREATE TABLE lines_{letter}%SUFFIX% (id int, name text NOT NULL);",
+              f"DO $$ BEGIN PERFORM pg_sleep(600) FROM lines_{letter}%SUFFIX%; END $$; ALTER TABLE lines_{letter}%SUFFIX% ADD PRIMARY KEY (id);")
+        for letter in letters
+    ]  # fmt: skip
+    tried = generations.trial(*tables)
+    with generations.connection.transaction():
+        created = executor.create_shadow_tables(
+            generations.connection, view_schema=VIEW_SCHEMA, replays=[(shape(item.table), item) for item in tables],
+            blueprints=tried.blueprints, target_version=1,
+        )  # fmt: skip
+    for letter in letters:
+        generations.execute(f"INSERT INTO {{schema}}.lines_{letter}_1 VALUES (1, 'x')")  # noqa: S608
+    built: list[str] = []
+
+    def building() -> int:
+        [row] = generations.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        )
+        return int(row[0])
+
+    def interrupted() -> None:
+        wait_until(lambda: building() == min(parallel, len(letters)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        executor.build_indexes(
+            lambda: psycopg.connect(database_url, autocommit=True),
+            view_schema=VIEW_SCHEMA,
+            files=tables,
+            blueprints={item.table: item for item in created},
+            target_version=1,
+            on_built=lambda _connection, blueprint: built.append(blueprint.table),
+            meanwhile=interrupted,
+            parallel=parallel,
+        )
+    assert building() == 0
+    assert built == []
 
 
 def test_indexes_files_may_need_each_others_keys(generations: Generations) -> None:

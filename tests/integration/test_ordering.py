@@ -42,7 +42,7 @@ from sequent_py.errors import (
     VerificationFailed,
 )
 from sequent_py.ordering_check import OrderingCheck, check_orderings
-from sequent_py.replay.limits import Limits
+from sequent_py.view_schema.context import Context
 
 GROUP_EVENTS = 300
 
@@ -387,9 +387,8 @@ def workers(connection: psycopg.Connection[Any]) -> int:
 
 
 class TestSharedRows:
-    @pytest.mark.parametrize("workers", [0, 2])
-    def test_orderings_are_checked_once_and_while_others_replay_where_there_are_any(
-        self, app: Sequent, connection: psycopg.Connection[Any], workers: int, monkeypatch: pytest.MonkeyPatch
+    def test_orderings_are_checked_once_before_a_process_helps_its_workers(
+        self, app: Sequent, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 1)
         monkeypatch.setattr("sequent_py.replay.replayer.HELPED_TIMES", 1_000_000)
@@ -405,45 +404,65 @@ class TestSharedRows:
             return check_orderings(*arguments, **options)
 
         monkeypatch.setattr("sequent_py.view_schema.online.check_orderings", noted)
-        app.view_schema.online(workers=workers)
-        assert unfinished == [workers > 0]
+        app.view_schema.online(workers=2)
+        assert unfinished == [True]
         assert actual_rows(connection, "_1") == expected_rows(connection)
 
-    def test_orderings_are_checked_while_workers_replay_that_are_only_watched(
-        self, app: Sequent, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("workers", [0, 1, 2])
+    def test_orderings_are_checked_once_while_the_server_builds_indexes(
+        self, app: Sequent, connection: psycopg.Connection[Any], workers: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 1)
         monkeypatch.setattr("sequent_py.replay.replayer.HELPED_TIMES", 0)
-        monkeypatch.setattr("sequent_py.replay.replayer.PROGRESS_SECONDS", 0.0)
         app.store.import_history(history(10, 2, 700), partition_keys=owners_of(10, 2))
-        found: list[tuple[int, bool]] = []
+        has_begun, were_beside, unfinished = threading.Event(), list[bool](), list[int]()
+        connect_builder = Context.connect_builder
+
+        def connected_later(context: Context) -> Any:
+            were_beside.append(has_begun.wait(timeout=60))
+            return connect_builder(context)
 
         def noted(*arguments: Any, **options: Any) -> OrderingCheck:
+            has_begun.set()
             row = connection.execute(
-                "SELECT count(done_at), bool_or(done_at IS NULL) FROM sequent_schema.replay_groups"
+                "SELECT count(*) FROM sequent_schema.replay_groups WHERE done_at IS NULL"
             ).fetchone()
             assert row is not None
-            found.append(row)
+            unfinished.append(row[0])
             return check_orderings(*arguments, **options)
 
+        monkeypatch.setattr(Context, "connect_builder", connected_later)
         monkeypatch.setattr("sequent_py.view_schema.online.check_orderings", noted)
-        # So that the first group's end is seen before the last one's.
-        app.view_schema.online(workers=2, group_target_events=50, limits=Limits(rate=1500))
-        [(done, is_unfinished)] = found
-        assert done > 0
-        assert is_unfinished
+        app.view_schema.online(workers=workers)
+        assert unfinished == [0]
+        assert were_beside
+        assert all(were_beside)
         assert actual_rows(connection, "_1") == expected_rows(connection)
 
-    def test_a_shared_row_that_is_found_while_others_replay_is_reported_in_the_end(
-        self, store_database_url: str, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("helped_times", [0, 1_000_000])
+    def test_a_shared_row_that_is_found_while_others_are_at_work_is_reported_in_the_end(
+        self,
+        store_database_url: str,
+        connection: psycopg.Connection[Any],
+        helped_times: int,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr("sequent_py.replay.replayer.INLINE_EVENTS", 1)
-        monkeypatch.setattr("sequent_py.replay.replayer.HELPED_TIMES", 1_000_000)
+        monkeypatch.setattr("sequent_py.replay.replayer.HELPED_TIMES", helped_times)
         with wallets(store_database_url, WalletsCareless) as careless:
             deposit_at_random(careless, open_wallets(careless, ["ann"], each=2), 10, seed=1)
             with pytest.raises(OrderingViolated):
                 careless.view_schema.online(workers=2)
             assert careless.view_schema.status().state == "online_running"
+            # What was being built is finished, and nobody is left at it.
+            built = connection.execute(
+                "SELECT DISTINCT indexed_at IS NOT NULL FROM sequent_schema.view_tables WHERE role = 'shadow'"
+            ).fetchall()
+            assert built == [(True,)]
+            left = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'sequent indexing %'"
+            ).fetchone()
+            assert left == (0,)
 
     @pytest.mark.parametrize("command", ["dry_run", "online"])
     def test_a_row_written_from_several_aggregates_is_reported_with_all_names(

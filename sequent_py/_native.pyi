@@ -109,6 +109,7 @@ class RowFold:
             ],
             ...,
         ],
+        texts: tuple[tuple[int, int, tuple[tuple[bool, int, int] | None, ...]], ...],
         seeds: tuple[int, int],
     ) -> None: ...
     def fold(self, blocks: Sequence[bytes | memoryview], /) -> bool: ...

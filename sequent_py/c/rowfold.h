@@ -1,7 +1,7 @@
 /* RowFold: the rows that declared projections make of events, which come as binary COPY with a column for each value that a rule reads.
  * Part of _native.c; what it is told to do is written in sequent_py/declared/program.py.
  *
- * Values are bytes, as the server sends them and takes them back; of the whole numbers alone that are added up it knows more.
+ * Values are bytes, as the server sends them and takes them back; it knows more of whole numbers and UUIDs, which may come as texts.
  */
 
 #define INLINE_BYTES 16
@@ -22,14 +22,17 @@ typedef struct {
     long long rows;
     Buffer written;
 } FoldTable;
+typedef struct { int is_read, is_negated; long long least, most; } Form_;
+typedef struct { int field, width; Form_ *forms; unsigned char value[UUID_BYTES]; } Text_; /* a field that comes as a text, and what it is of each type */
 typedef struct { unsigned char id[UUID_BYTES]; unsigned char *alive; Cell *cells; } Aggregate_;
 
 typedef struct {
     PyObject_HEAD
-    int types, tables, cells, fields, has_begun, has_ended;
+    int types, tables, texts, cells, fields, has_begun, has_ended;
     int *type_ids;
     long long *counts;
     FoldTable *table;
+    Text_ *text;
     PyObject *constants; /* a tuple of bytes and None, which the effects refer to */
     Bytes *read;         /* the fields of the row at hand */
     Aggregate_ *aggregates;
@@ -99,6 +102,61 @@ static Bytes effect_bytes(RowFold *self, const Effect_ *effect) {
 }
 
 /* The next functions return 0 when all is well, 1 where something is odd, and -1 with an exception. */
+
+/* Takes the one way in which the server would write the number; of NULL, too, 1. */
+static int whole_number(Bytes text, long long *number) {
+    int is_negative = text.length > 0 && text.data[0] == '-', at = is_negative;
+    if (text.length <= at || text.length - at > 19 || (text.data[at] == '0' && text.length > 1)) return 1;
+    unsigned long long value = 0; /* 19 digits are less than 2^64 */
+    for (; at < text.length; at++) {
+        if (text.data[at] < '0' || text.data[at] > '9') return 1;
+        value = value * 10 + (unsigned long long)(text.data[at] - '0');
+    }
+    if (value > (unsigned long long)INT64_MAX + (unsigned long long)is_negative) return 1;
+    *number = (long long)(is_negative ? 0 - value : value);
+    return 0;
+}
+
+static int read_number(Text_ *text, const Form_ *form, Bytes given) {
+    long long number, most = text->width == 8 ? INT64_MAX : (1LL << (8 * text->width - 1)) - 1;
+    if (whole_number(given, &number) || number < form->least || number > form->most) return 1;
+    if (form->is_negated && __builtin_sub_overflow(0LL, number, &number)) return 1;
+    if (number > most || number < -most - 1) return 1;
+    put((char *)text->value, (unsigned long long)number, text->width);
+    return 0;
+}
+
+static int hexadecimal(unsigned char digit) {
+    if (digit >= '0' && digit <= '9') return digit - '0';
+    if (digit >= 'a' && digit <= 'f') return digit - 'a' + 10;
+    return digit >= 'A' && digit <= 'F' ? digit - 'A' + 10 : -1;
+}
+
+static int read_uuid(Text_ *text, Bytes given) {
+    if (given.length != 36) return 1;
+    for (int at = 0, byte = 0; at < 36; byte++) {
+        if (at == 8 || at == 13 || at == 18 || at == 23)
+            if (given.data[at++] != '-') return 1;
+        int high = hexadecimal(given.data[at]), low = hexadecimal(given.data[at + 1]);
+        if (high < 0 || low < 0) return 1;
+        text->value[byte] = (unsigned char)(high << 4 | low);
+        at += 2;
+    }
+    return 0;
+}
+
+/* Puts values in the place of their texts. */
+static int read_texts(RowFold *self, int type) {
+    for (int number = 0; number < self->texts; number++) {
+        Text_ *text = &self->text[number];
+        const Form_ *form = &text->forms[type];
+        if (!form->is_read) continue;
+        Bytes *field = &self->read[text->field];
+        if (text->width == UUID_BYTES ? read_uuid(text, *field) : read_number(text, form, *field)) return 1;
+        *field = (Bytes){text->width, text->value};
+    }
+    return 0;
+}
 
 static int write_event_as_row(RowFold *self, FoldTable *table, int type, Aggregate_ *aggregate) {
     if (begin_row(table, aggregate->id) < 0) return -1;
@@ -191,7 +249,7 @@ static int fold_event(RowFold *self) {
     if (self->read[0].length != UUID_BYTES || self->read[1].length != 4) return 1;
     int type_id = (int)get(self->read[1].data, 4), type = 0;
     while (type < self->types && self->type_ids[type] != type_id) type++;
-    if (type == self->types) return 1;
+    if (type == self->types || read_texts(self, type) != 0) return 1;
     Aggregate_ *aggregate = aggregate_of(self, self->read[0].data);
     if (aggregate == NULL) return -1;
     self->counts[type]++;
@@ -331,6 +389,8 @@ static void rowfold_dealloc(PyObject *object) {
         PyMem_Free(table->rules);
         PyMem_Free(table->written.data);
     }
+    for (int number = 0; self->text != NULL && number < self->texts; number++) PyMem_Free(self->text[number].forms);
+    PyMem_Free(self->text);
     PyMem_Free(self->table);
     PyMem_Free(self->aggregates);
     PyMem_Free(self->places);
@@ -395,13 +455,32 @@ static int read_table(RowFold *self, FoldTable *table, PyObject *told) {
     return 0;
 }
 
+static int read_text_field(RowFold *self, Text_ *text, PyObject *told) {
+    PyObject *forms;
+    if (!PyArg_ParseTuple(told, "iiO!", &text->field, &text->width, &PyTuple_Type, &forms)) return -1;
+    if (text->width != UUID_BYTES && (text->width == 0 || !is_width(text->width))) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "no width of a text's value");
+        return -1;
+    }
+    if (!is_number_within(text->field, 2, self->fields) || !is_number_within((int)PyTuple_GET_SIZE(forms), self->types, self->types + 1)) return -1;
+    text->forms = PyMem_Calloc((size_t)self->types + 1, sizeof(Form_));
+    if (text->forms == NULL) { PyErr_NoMemory(); return -1; }
+    for (int type = 0; type < self->types; type++) {
+        Form_ *form = &text->forms[type];
+        PyObject *told_form = PyTuple_GET_ITEM(forms, type);
+        form->is_read = told_form != Py_None;
+        if (form->is_read && !PyArg_ParseTuple(told_form, "pLL", &form->is_negated, &form->least, &form->most)) return -1;
+    }
+    return 0;
+}
+
 static PyObject *rowfold_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *words[] = {"fields", "type_ids", "constants", "tables", "seeds", NULL};
+    static char *words[] = {"fields", "type_ids", "constants", "tables", "texts", "seeds", NULL};
     int fields;
     unsigned long long seeds[2];
-    PyObject *type_ids, *constants, *tables;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iO!O!O!(KK)", words, &fields, &PyTuple_Type, &type_ids, &PyTuple_Type, &constants,
-                                     &PyTuple_Type, &tables, &seeds[0], &seeds[1]))
+    PyObject *type_ids, *constants, *tables, *texts;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "iO!O!O!O!(KK)", words, &fields, &PyTuple_Type, &type_ids, &PyTuple_Type, &constants,
+                                     &PyTuple_Type, &tables, &PyTuple_Type, &texts, &seeds[0], &seeds[1]))
         return NULL;
     for (Py_ssize_t number = 0; number < PyTuple_GET_SIZE(constants); number++) {
         PyObject *constant = PyTuple_GET_ITEM(constants, number);
@@ -423,7 +502,8 @@ static PyObject *rowfold_new(PyTypeObject *type, PyObject *arguments, PyObject *
     self->counts = PyMem_Calloc((size_t)self->types + 1, sizeof(long long));
     self->read = PyMem_Calloc((size_t)fields, sizeof(Bytes));
     self->table = PyMem_Calloc((size_t)PyTuple_GET_SIZE(tables) + 1, sizeof(FoldTable));
-    if (self->type_ids == NULL || self->counts == NULL || self->read == NULL || self->table == NULL) { PyErr_NoMemory(); goto failed; }
+    self->text = PyMem_Calloc((size_t)PyTuple_GET_SIZE(texts) + 1, sizeof(Text_));
+    if (self->type_ids == NULL || self->counts == NULL || self->read == NULL || self->table == NULL || self->text == NULL) { PyErr_NoMemory(); goto failed; }
     for (int number = 0; number < self->types; number++) {
         self->type_ids[number] = (int)PyLong_AsLong(PyTuple_GET_ITEM(type_ids, number));
         if (PyErr_Occurred()) goto failed;
@@ -431,6 +511,10 @@ static PyObject *rowfold_new(PyTypeObject *type, PyObject *arguments, PyObject *
     while (self->tables < (int)PyTuple_GET_SIZE(tables)) {
         self->tables++;
         if (read_table(self, &self->table[self->tables - 1], PyTuple_GET_ITEM(tables, self->tables - 1)) < 0) goto failed;
+    }
+    while (self->texts < (int)PyTuple_GET_SIZE(texts)) {
+        self->texts++;
+        if (read_text_field(self, &self->text[self->texts - 1], PyTuple_GET_ITEM(texts, self->texts - 1)) < 0) goto failed;
     }
     return (PyObject *)self;
 failed:

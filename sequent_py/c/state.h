@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Rises with what sequent_py asks of this module, there and in native.py. */
-#define INTERFACE 7
+#define INTERFACE 8
 
 /* How a value is tested to be stored as it is; see column_types.passes. OTHER is never accepted here. */
 enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, KINDS };

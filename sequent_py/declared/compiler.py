@@ -31,7 +31,7 @@ from sequent_py.declared.lives import RunningTotal, among_all, column_lives, run
 from sequent_py.declared.payloads import Inexpressible
 from sequent_py.declared.projection import TableProjection
 from sequent_py.declared.readings import EventReadings, RuleReading
-from sequent_py.declared.rules import Change, ChangeKind, RuleKind
+from sequent_py.declared.rules import RuleKind
 from sequent_py.events import Event
 from sequent_py.persistors.tables import TableShape
 
@@ -197,9 +197,8 @@ class _Compiler:
             column = self._table.record_shape.by_attribute[name]
             if column.type.family not in _KEY_FAMILIES or column.type.unfilterable:
                 raise Inexpressible(f"{column.record_name}.{name} is part of the key, and {column.type}")
-            change = Change(ChangeKind.ASSIGN, source)
             cases = {
-                reading.type_ids: reading.column_value(column, change).expression
+                reading.type_ids: reading.key_value(column, source)
                 for reading in self._readings
                 if reading.rule.kind is not RuleKind.DELETE_ALL
             }
@@ -260,7 +259,11 @@ class _Compiler:
                 "CASE WHEN sequence_number > lag(sequence_number, 1, 0) OVER events THEN (sum({amounts}) OVER events)::{type}"
                 " ELSE ('event ' || position)::{type} END AS {name}"
             ).format(
-                amounts=case_by_type(total.amounts, self.type_ids), type=total.type, name=sql.Identifier(name)
+                amounts=case_by_type(
+                    {type_ids: amount.expression for type_ids, amount in total.amounts.items()}, self.type_ids
+                ),
+                type=total.type,
+                name=sql.Identifier(name),
             )
             for name, total in self._totals.items()
         ]

@@ -12,7 +12,7 @@ from sequent_py.column_types import INTEGER_BOUNDS
 from sequent_py.declared.columns import cast_to, constant
 from sequent_py.declared.life import ColumnLife, ConstantEffect, Course, Effect
 from sequent_py.declared.payloads import Inexpressible
-from sequent_py.declared.readings import RuleReading
+from sequent_py.declared.readings import RuleReading, Value
 from sequent_py.declared.rules import Change, ChangeKind, Field, RuleKind
 from sequent_py.persistors.tables import TableShape
 from sequent_py.records import ColumnShape
@@ -49,12 +49,12 @@ class RunningTotal:
     """A running total of an aggregate's events; ``amounts`` by event types, of the column's type."""
 
     type: sql.Composable
-    amounts: Mapping[tuple[int, ...], sql.Composable]
+    amounts: Mapping[tuple[int, ...], Value]
 
 
 def running_totals(table: TableShape, readings: Sequence[RuleReading]) -> dict[str, RunningTotal]:
     """Return the totals by their names, see :func:`total_name`."""
-    amounts: dict[str, dict[tuple[int, ...], sql.Composable]] = {}
+    amounts: dict[str, dict[tuple[int, ...], Value]] = {}
     types: dict[str, sql.Composable] = {}
     for reading in readings:
         for attribute, change in reading.rule.changes.items():
@@ -62,9 +62,7 @@ def running_totals(table: TableShape, readings: Sequence[RuleReading]) -> dict[s
                 column = table.record_shape.by_attribute[attribute]
                 name = total_name(table, attribute)
                 types[name] = cast_to(table, column)
-                amounts.setdefault(name, {})[reading.type_ids] = reading.column_value(
-                    column, change
-                ).expression
+                amounts.setdefault(name, {})[reading.type_ids] = reading.column_value(column, change)
     return {name: RunningTotal(types[name], found) for name, found in amounts.items()}
 
 

@@ -128,6 +128,22 @@ class PayloadField:
         # a string of these digits makes no difference to either; and a look at its type costs more.
         return sql.SQL("{}::text = {}").format(value, text)
 
+    def bounds(self) -> tuple[int, int] | None:
+        """Return the least and the most value of a whole number that its text tells, within 64 bits; zeros for a UUID, None for all else."""
+        if not self._is_told_by_text(self.kind):
+            return None
+        least, most = -(2**63), 2**63 - 1
+        for name, bound in self.limits:
+            number = int(bound)
+            if name in ("gt", "ge"):
+                least = max(least, number + (name == "gt"))
+            else:
+                most = min(most, number - (name == "lt"))
+        is_possible = least <= most and all(isinstance(bound, int) for _, bound in self.limits)
+        if self.kind == "uuid":
+            return 0, 0
+        return (least, most) if is_possible else None
+
     def _is_told_by_text(self, kind: str) -> bool:
         return kind in ("int", "uuid") and self.default is REQUIRED and not self.is_nullable
 

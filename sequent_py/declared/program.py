@@ -2,7 +2,8 @@
 
 The server reads and checks the events, as it does for that statement, and sends one row per event, in the order of positions: the aggregate, the event's
 type, and the values that rules read, each of its column's type and in the server's own bytes (binary COPY). ``RowFold`` (``c/rowfold.h``) does what the rules say, event by event, and
-writes rows of the same bytes, for COPY to take in. It knows no types but whole numbers that are added up. What it does not do is left to the statement: tables with rules that
+writes rows of the same bytes, for COPY to take in. It knows no types but whole numbers, which it adds up, and UUIDs: those it reads from the payload's text, by the same checks, because in the server a cast, and
+the comparison that goes with it, cost a third of all reading. What it does not do is left to the statement: tables with rules that
 delete, several rows of an aggregate that events change, sums of other numbers.
 """
 
@@ -22,7 +23,7 @@ from sequent_py.declared.compiler import CompiledTable, CompiledTables, Source
 from sequent_py.declared.life import ColumnLife, ConstantEffect, Course, case_by_type
 from sequent_py.declared.lives import total_name
 from sequent_py.declared.payloads import Inexpressible
-from sequent_py.declared.readings import Slots
+from sequent_py.declared.readings import TEXT_WIDTHS, FieldValue, Slot, Slots, Value
 from sequent_py.declared.rules import ChangeKind, RuleKind
 from sequent_py.native import native
 
@@ -36,10 +37,14 @@ _STEPS: Mapping[ChangeKind, int] = {
     ChangeKind.LAST: 4,
 }
 _WIDTHS: Mapping[str, int] = {"int2": 2, "int4": 4, "int8": 8}
+_AS_TEXT = "text of "
+"""Before the type of what is sent as the payload's text."""
 _FIRST_VALUE = 2
 """Of a row that is sent; before it come the aggregate and the event's type."""
 _NULL = -1
 
+Form = tuple[bool, int, int]
+"""How a text is read: whether the opposite of the number is meant, and the bounds of the number itself."""
 Step = tuple[int, bool, int]
 """What an event does to a column: a step, whether its value is a constant, and the constant's number or the field's."""
 
@@ -93,25 +98,64 @@ class _Writer:
 
     def program(self, connection: psycopg.Connection[Any]) -> Program:
         tables = [self._compiled.by_projector[projector] for projector in self._compiled.stored]
+        events = self._compiled.events.select(is_program=True)
         told = tuple(self._table(table) for table in tables)
         constants = _bytes_of(connection, list(self._constants.values()))
-        fields = _FIRST_VALUE + len(list(self._values))
-        behind = self._behind_events()
+        self._read_others()
+        slots = list(self._values)
+        behind = sql.SQL("SELECT {} FROM ({}) AS w ORDER BY position").format(
+            sql.SQL(", ").join(
+                [sql.SQL("aggregate_id"), sql.SQL("event_type_id"), *map(self._selected, slots)]
+            ),
+            events,
+        )
+        texts = tuple(
+            (_FIRST_VALUE + slot.number, TEXT_WIDTHS[slot.kind.removeprefix(_AS_TEXT)], self._forms(slot))
+            for slot in slots
+            if slot.kind.startswith(_AS_TEXT)
+        )
         return Program(
             [_written(table) for table in tables],
             self._type_ids,
             sql.SQL(cast(Any, behind.as_string(None))),
-            (fields, self._type_ids, constants, told),
+            (_FIRST_VALUE + len(slots), self._type_ids, constants, told, texts),
         )
 
-    def _behind_events(self) -> sql.Composed:
-        values = [
-            case_by_type({(type_id,): value for type_id, value in slot.texts.items()}, self._type_ids)
-            for slot in self._values
-        ]
-        items = [sql.SQL("aggregate_id"), sql.SQL("event_type_id"), *values]
-        return sql.SQL("SELECT {} FROM ({}) AS w ORDER BY position").format(
-            sql.SQL(", ").join(items), self._compiled.events.select(is_ordered=False)
+    def _read_others(self) -> None:
+        """Let texts be sent that no rule reads: they are checked by reading them."""
+        read = {
+            (type_id, value.slot.number)
+            for sent in self._values
+            for type_id, value in sent.texts.items()
+            if isinstance(value, FieldValue)
+        }
+        for type_id, slot, _ in self._compiled.events.texts():
+            if (type_id, slot.number) not in read:
+                value = FieldValue(slot.value, slot, is_negated=False)
+                self._take("uuid" if slot.kind == "uuid" else "bigint", value, (type_id,))
+
+    def _take(self, type_text: str, value: sql.Composable, type_ids: tuple[int, ...]) -> Slot:
+        # Texts are not mixed with values.
+        if isinstance(value, FieldValue) and not value.slot.is_cast:
+            type_text = _AS_TEXT + type_text
+        return self._values.take(type_text, value, type_ids)
+
+    def _selected(self, sent: Slot) -> sql.Composable:
+        values: dict[tuple[int, ...], sql.Composable] = {
+            (type_id,): value.slot.text
+            if sent.kind.startswith(_AS_TEXT) and isinstance(value, FieldValue)
+            else value
+            for type_id, value in sent.texts.items()
+        }
+        return case_by_type(values, self._type_ids)
+
+    def _forms(self, sent: Slot) -> tuple[Form | None, ...]:
+        bounds = {(type_id, slot.number): bounds for type_id, slot, bounds in self._compiled.events.texts()}
+        return tuple(
+            (value.is_negated, *bounds[type_id, value.slot.number])
+            if isinstance(value := sent.texts.get(type_id), FieldValue)
+            else None
+            for type_id in self._type_ids
         )
 
     def _table(self, table: CompiledTable) -> tuple[Any, ...]:
@@ -151,7 +195,7 @@ class _Writer:
         steps: dict[int, Step] = {}
         if total is not None:
             for type_ids, amount in total.amounts.items():
-                steps |= dict.fromkeys(type_ids, self._value(table, life.name, amount, type_ids))
+                steps |= dict.fromkeys(type_ids, self._amount(table, life.name, amount, type_ids))
             return width, _NULL, True, self._by_type(steps)
         for effect in life.effects:
             step = _STEPS[effect.kind]
@@ -169,8 +213,13 @@ class _Writer:
     def _value(
         self, table: CompiledTable, name: str, value: sql.Composable, type_ids: tuple[int, ...]
     ) -> Step:
-        slot = self._values.take(table.table.type_texts[name], value, type_ids)
+        slot = self._take(table.table.type_texts[name], value, type_ids)
         return _ASSIGNS, False, _FIRST_VALUE + slot.number
+
+    def _amount(self, table: CompiledTable, name: str, value: Value, type_ids: tuple[int, ...]) -> Step:
+        if value.is_constant:
+            return _ASSIGNS, True, self._constant(value.expression)
+        return self._value(table, name, value.expression, type_ids)
 
     def _constant(self, value: sql.Composable) -> int:
         text = value.as_string(None)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -97,10 +98,12 @@ class Base(Event):
 
 class Alpha(Base):
     tag: UUID = UUID(int=9)
+    code: Annotated[int, Limits(gt=-3, le=50)]
 
 
 class Beta(Base):
     tag: int = 12
+    code: UUID
 
 
 class Gamma(Base):
@@ -206,6 +209,9 @@ SOURCES: dict[str, st.SearchStrategy[Any]] = {
     "sequence_number": st.sampled_from([field("sequence_number"), 0]),
 }  # fmt: skip
 TAGGED: dict[type[Event], str] = {Alpha: "ref", Beta: "big", Gamma: "text"}
+CODED: dict[type[Event], tuple[str, ...]] = {Alpha: ("big", "small", "total"), Beta: ("ref",)}
+"""Which columns take the field that must be there."""
+CODES: dict[str, Callable[[int], Any]] = {"Alpha": lambda number: number - 2, "Beta": lambda number: UUID(int=number << 100)}  # fmt: skip
 WHOLE_NUMBERS = ("big", "small", "total")
 NUMBERS = (*WHOLE_NUMBERS, "money", "exact")
 
@@ -231,6 +237,8 @@ def changes(
         source = draw(SOURCES[name])
         if TAGGED.get(event_class) == name and draw(st.booleans()):
             source = field("tag")
+        if name in CODED.get(event_class, ()) and draw(st.booleans()):
+            source = -field("code") if event_class is Alpha and draw(st.booleans()) else field("code")
         kind = course[name] if draw(st.integers(0, 19)) else ChangeKind.ASSIGN
         if is_insert or kind is ChangeKind.ASSIGN:
             found[name] = source
@@ -309,6 +317,8 @@ TAMPERED = st.sampled_from(
         ("ref", "0000-00000000-0000-0000-0000-00000001"), ("at", "2024-02-30T00:00:00Z"), ("at", "2024-02-29"), ("at", 7), ("at", "2024-02-29T24:00:00Z"),
         ("at", "0001-01-01T00:00:00+05:00"), ("at", "2024-02-29T12:00:00.1234567Z"), ("at", "2024-02-29T23:59:60Z"), ("mood", "x"), ("mood", "GOOD"), ("grade", None), ("unknown", [1]),
         ("ratio", 3), ("ratio", "NaN"), ("ratio", "0.5"), ("day", "2023-02-29"), ("day", "2024-02-29T00:00:00"), ("day", 0), ("local", "2024-02-29T12:30:15Z"),
+        ("code", -3), ("code", "50"), ("code", 51), ("code", "1.0"), ("code", None), ("code", ...), ("code", [1]), ("code", "0123ABCD-ef45-6789-abcd-ef0123456789"),
+        ("code", "{0123abcdef4567890abcdef01234567890}"), ("code", "0123abcd-ef45-6789-abcd-ef012345678g"), ("code", "0123abcd-ef45-6789-abcd-ef01234567é"), ("code", {"a": 1}),
         ("tag", "nothing"), ("tag", 1.5), ("tag", None),
         ("amount", ...), ("price", ...), ("product", ...), ("product", 5), ("at", ...), ("grade", ...),
     ]
@@ -371,7 +381,8 @@ class Store:
         positions = []
         for number, (aggregate_id, name, payload, tampering) in enumerate(events):
             sequence_numbers[aggregate_id] += 1
-            stored = json.loads(self.event_types.encode(classes[name](**payload)))
+            coded = {"code": CODES[name](number)} if name in CODES else {}
+            stored = json.loads(self.event_types.encode(classes[name](**payload, **coded)))
             if not payload.keys() & {"size"}:
                 # As if it had been stored before the field was there.
                 stored.pop("size")
@@ -514,6 +525,61 @@ def test_a_field_is_read_of_the_classes_that_have_it_alone(store: Store) -> None
     in_sql, _ = _in_sql(store, projection)
     assert in_sql is not None
     assert in_sql == _replayed(store, projection)
+
+
+@pytest.mark.skipif(native is None, reason="without the C module SQL does it")
+@pytest.mark.parametrize("column", ["big", "small", "money", "text"])
+@pytest.mark.parametrize(
+    ("name", "tampering", "is_sound"),
+    [
+        ("Alpha", None, True),
+        ("Alpha", ("code", "50"), True),
+        ("Alpha", ("code", -3), False),
+        ("Alpha", ("code", 51), False),
+        ("Alpha", ("code", "7 "), False),
+        ("Alpha", ("code", ...), False),
+        ("Alpha", ("amount", 2**63), False),
+        ("Beta", None, True),
+        ("Beta", ("code", "0123ABCD-ef45-6789-abcd-ef0123456789"), True),
+        ("Beta", ("code", "0123abcd-ef45-6789-abcd-ef012345678g"), False),
+        ("Beta", ("code", None), False),
+    ],
+)
+def test_fields_are_checked_whether_rules_read_them_or_not(
+    store: Store, column: str, name: str, tampering: tuple[str, Any] | None, is_sound: bool
+) -> None:
+    """``money`` takes amounts that the server casts, ``text`` none at all."""
+    store.connection.rollback()
+    source = field("product") if column == "text" else field("amount")
+    on_event = {Alpha: insert(**{column: source}), Beta: insert(**{column: source})}
+    projection = type("Coded", (TableProjection,), {"table": OneRecord, "on_event": on_event})
+    payload = {"product": "p", "amount": 7, "price": Decimal(1)}
+    store.write([(UUID(int=1), name, payload, tampering)])
+    transferred, is_program = _transferred(store, projection)
+    assert is_program
+    assert (transferred is not None, _in_sql(store, projection)[0] is not None) == (is_sound, is_sound)
+    if transferred is not None:
+        assert transferred == [_replayed(store, projection)]
+
+
+@pytest.mark.skipif(native is None, reason="without the C module SQL does it")
+def test_the_server_casts_nothing_of_which_the_text_tells_all(store: Store) -> None:
+    store.connection.rollback()
+    for columns, is_cast in (("big", "small"), False), (("big", "money"), True):
+        on_event = {
+            Alpha: insert(**{name: field("amount") for name in columns}),
+            Beta: update(ref=field("code")),
+        }
+        projection = type("Cast", (TableProjection,), {"table": OneRecord, "on_event": on_event})
+        compiled, _ = compile_tables([projection], store.tables, store.stored_types)
+        program = program_of(compiled, store.connection)
+        assert program is not None
+        query = program.query(store.source()).as_string(None)
+        texts = {
+            name: re.findall(rf"""->>'{name}'[^"]* AS ("t[0-9]+")""", query) for name in ("amount", "code")
+        }
+        assert [f"{text}::" in query for text in texts["amount"]] == [is_cast]
+        assert [f"{text}::" in query for text in texts["code"]] == [False, False]
 
 
 @pytest.mark.parametrize("beginning", ["insert", "upsert"])

@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -55,7 +56,7 @@ def summing(width: int) -> Any:
         (0, 1, False, ((ASSIGNS, True, 1), (LAST, False, 3), (LAST, False, 3))),
     )
     table = (False, 0, (INSERT, UPDATE, UPSERT), columns)
-    return native.RowFold(4, (OPENED, CHANGED, MERGED), (bytes(width), b"a constant of more than sixteen"), (table,), SEEDS)  # fmt: skip
+    return native.RowFold(4, (OPENED, CHANGED, MERGED), (bytes(width), b"a constant of more than sixteen"), (table,), (), SEEDS)  # fmt: skip
 
 
 def lines() -> Any:
@@ -64,7 +65,9 @@ def lines() -> Any:
         (0, -1, False, ((ASSIGNS, True, 0), (ASSIGNS, False, 3))),
         (4, -1, True, ((ASSIGNS, False, 2),) * 2),
     )
-    return native.RowFold(4, (OPENED, CHANGED), (b"opened",), ((True, 0, (INSERT, INSERT), columns),), SEEDS)
+    return native.RowFold(
+        4, (OPENED, CHANGED), (b"opened",), ((True, 0, (INSERT, INSERT), columns),), (), SEEDS
+    )
 
 
 def fold(folded: Any, blocks: Iterable[bytes]) -> bool:
@@ -172,19 +175,24 @@ def test_what_is_no_row_of_the_copy_raises(blocks: list[bytes]) -> None:
 @pytest.mark.parametrize(
     "told",
     [
-        (1, (), (), (), SEEDS),
-        (4, (OPENED,), ("text",), (), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (), ()),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (4,), ()),), SEEDS),
-        (4, (OPENED,), (), ((True, 3, (INSERT,), ()),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (INSERT,), ((3, -1, False, (NONE,)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, 0, False, (NONE,)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ()),)),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ASSIGNS, False, 4),)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ASSIGNS, True, 0),)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ADDS, False, 2),)),)),), SEEDS),
-        (4, (OPENED,), (), ((True, 0, (INSERT,), ((0, -1, True, ((ASSIGNS, False, 2),)),)),), SEEDS),
-        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((5, False, 2),)),)),), SEEDS),
+        (1, (), (), (), (), SEEDS),
+        (4, (OPENED,), ("text",), (), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (), ()),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (4,), ()),), (), SEEDS),
+        (4, (OPENED,), (), ((True, 3, (INSERT,), ()),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((3, -1, False, (NONE,)),)),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, 0, False, (NONE,)),)),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ()),)),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ASSIGNS, False, 4),)),)),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ASSIGNS, True, 0),)),)),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((ADDS, False, 2),)),)),), (), SEEDS),
+        (4, (OPENED,), (), ((True, 0, (INSERT,), ((0, -1, True, ((ASSIGNS, False, 2),)),)),), (), SEEDS),
+        (4, (OPENED,), (), ((False, 0, (INSERT,), ((0, -1, False, ((5, False, 2),)),)),), (), SEEDS),
+        (4, (OPENED,), (), (), ((1, 8, (None,)),), SEEDS),
+        (4, (OPENED,), (), (), ((4, 8, (None,)),), SEEDS),
+        (4, (OPENED,), (), (), ((2, 8, ()),), SEEDS),
+        (4, (OPENED,), (), (), ((2, 0, (None,)),), SEEDS),
+        (4, (OPENED,), (), (), ((2, 3, (None,)),), SEEDS),
     ],
 )
 def test_a_program_that_means_nothing_is_refused(told: Any) -> None:
@@ -192,10 +200,59 @@ def test_a_program_that_means_nothing_is_refused(told: Any) -> None:
         native.RowFold(*told)
 
 
+def read(text: bytes | None, width: int, form: tuple[bool, int, int] | None) -> bytes | None:
+    """Return what becomes of a text; ``b"odd"`` where that is not well."""
+    told = ((True, 0, (INSERT,), ((0, -1, False, ((ASSIGNS, False, 2),)),)),)
+    folded = native.RowFold(3, (OPENED,), (), told, ((2, width, (form,)),), SEEDS)
+    if not fold(folded, [event(1, OPENED, text)]):
+        return b"odd"
+    [(_, value)] = rows(folded.take(0))
+    return value
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_numbers_are_read_from_the_one_text_that_the_server_writes_for_them(width: int) -> None:
+    edge = 2 ** (8 * width - 1)
+    every = (-(2**63), 2**63 - 1)
+    for number in (0, 1, -1, 9, 10, -10, 12_345, edge - 1, -edge, edge, -edge - 1, 2**63, 10**19, 2**64 + 1, -(2**64)):  # fmt: skip
+        for is_negated in (False, True):
+            meant = -number if is_negated else number
+            is_well = -edge <= meant < edge and -(2**63) <= number < 2**63
+            expected = meant.to_bytes(width, signed=True) if is_well else b"odd"
+            assert read(str(number).encode(), width, (is_negated, *every)) == expected, number
+    for text in (b"", b"-", b"-0", b"01", b"+1", b"1.0", b" 1", b"1 ", b"1_0", b"0x1", b"1e3", b"--1", "١".encode(), b"9" * 30, None):  # fmt: skip
+        assert read(text, width, (False, *every)) == b"odd"
+
+
+def test_numbers_out_of_their_bounds_are_odd_whatever_is_made_of_them() -> None:
+    for is_negated in (False, True):
+        for number in (-3, -2, 5, 6):
+            is_well = -2 <= number <= 5
+            assert (read(str(number).encode(), 8, (is_negated, -2, 5)) != b"odd") is is_well
+
+
+def test_uuids_are_read_from_their_texts() -> None:
+    value = UUID("0123abcd-ef45-6789-ABCD-EF0123456789")
+    text = str(value).encode()
+    assert read(text, 16, (False, 0, 0)) == value.bytes
+    assert read(text.upper(), 16, (False, 0, 0)) == value.bytes
+    for place in range(36):
+        for other in (b"-", b"g", b"_", b"\x00", b"\xff"):
+            if text[place : place + 1] != other:
+                assert read(text[:place] + other + text[place + 1 :], 16, (False, 0, 0)) == b"odd"
+    for wrong in (b"", text[:-1], text + b"0", value.hex.encode(), b"{" + text[1:-1] + b"}", None):
+        assert read(wrong, 16, (False, 0, 0)) == b"odd"
+
+
+def test_fields_of_types_that_have_no_texts_are_left_alone() -> None:
+    assert read(b"7", 8, None) == b"7"
+    assert read(None, 16, None) is None
+
+
 def test_rows_that_must_come_in_order_and_do_not_are_odd() -> None:
     for numbers, is_well in (([1, 2, 9], True), ([1, 3, 2], False), ([1, 1], False), ([-1, 1], True)):
         told = ((True, 4, (INSERT,), ((0, -1, False, ((ASSIGNS, False, 2),)),)),)
-        folded = native.RowFold(3, (OPENED,), (), told, SEEDS)
+        folded = native.RowFold(3, (OPENED,), (), told, (), SEEDS)
         blocks = [event(1, OPENED, number.to_bytes(4, signed=True)) for number in numbers]
         assert fold(folded, [event(2, OPENED, (5).to_bytes(4)), *blocks]) is is_well
 

@@ -142,6 +142,8 @@ class Exchange:
         """What has not been answered yet, and how many answers come before that of each."""
         self._syncs = 0
         """How many answers among those say that the server has come so far."""
+        self._prepares = False
+        """Whether there are any that come before."""
         self._transformer = Transformer(OwnCursor(connection))
 
     def ask(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
@@ -164,8 +166,9 @@ class Exchange:
         answers = self.connection.wait(_answers(pgconn, self._syncs + 1))
         # In this order: a connection that is out of its pipeline is lent again, whatever comes between.
         sent, self._sent, self._syncs = self._sent, [], 0
+        prepares, self._prepares = self._prepares, False
         pgconn.exit_pipeline_mode()
-        return self._without_preparations(sent, answers)
+        return self._without_preparations(sent, answers) if prepares else answers
 
     def send(self, *asked: tuple[Statement, Texts], more_comes_now: bool = False) -> None:
         """Send statements whose answers are not waited for: :meth:`ask` returns them before those to what it is asked itself.
@@ -261,6 +264,8 @@ class Exchange:
             pgconn.enter_pipeline_mode()
         name, preceding = self._ready(statement)
         self._sent.append((statement, preceding))
+        if preceding:
+            self._prepares = True
         if name is None:
             pgconn.send_query_params(statement.text, values, result_format=Format.BINARY)
         else:
@@ -293,8 +298,6 @@ class Exchange:
         self, sent: Sequence[tuple[Statement, int]], answers: list[PGresult]
     ) -> list[PGresult]:
         """Leave out the answers to preparations; an error of one is the answer to its statement."""
-        if not any(preceding for _, preceding in sent):
-            return answers
         found: list[PGresult] = []
         coming = iter(answers)
         for statement, preceding in sent:

@@ -27,6 +27,7 @@ from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
 from sequent_py.events import Event
 from sequent_py.exchange import Exchange
 from sequent_py.home import Home
+from sequent_py.persistors.holding import Holdable, holdable_columns
 from sequent_py.persistors.lines import Failure, Foreseen, Line
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.lookups import Foresight, LookUps
@@ -46,6 +47,8 @@ class _Known:
     tables: Mapping[type[Record], TableShape] = field(default_factory=dict)
     at_once: frozenset[str] = frozenset()
     """Tables where a write can have effects on other rows, or on its own."""
+    holdable: Holdable = field(default_factory=dict)
+    """Tables of which an append's own rows may be remembered, and updates held."""
     left_behind: frozenset[UUID] = frozenset()
     """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
     look_ups: LookUps = field(default_factory=LookUps)
@@ -131,7 +134,13 @@ class LiveProjection:
             if known is not before:
                 # Read for tables that were live before.
                 foreseen = ()
-        line = Line(exchange, foreseen, at_once=known.at_once, look_ups=known.look_ups)
+        line = Line(
+            exchange,
+            foreseen,
+            at_once=known.at_once,
+            holdable=known.holdable,
+            look_ups=known.look_ups,
+        )
         persistor = LivePersistor(exchange.connection, known.tables, line)
         if self._run(persistor, events, live_version, known, line):
             for foresight in line.in_vain:
@@ -222,7 +231,10 @@ class LiveProjection:
                 at_once = tables_with_effects(
                     connection, self._view_schema, [table.name for table in tables.values()]
                 )
-                known = self._known = _Known(cut_overs, tables, at_once, left_behind)
+                holdable = (
+                    {} if at_once else holdable_columns(connection, self._view_schema, tuple(tables.values()))
+                )
+                known = self._known = _Known(cut_overs, tables, at_once, holdable, left_behind)
             if exchange is not None:
                 exchange.prepared_for = known
             return known
@@ -246,6 +258,8 @@ def _dispatch(
     ]
     pgconn = persistor.connection.pgconn
     for event in events:
+        if line is not None:
+            line.more_come = event is not events[-1]
         for handlers, projector in projectors:
             for name in handlers.get(type(event), ()):
                 handler = getattr(projector, name)

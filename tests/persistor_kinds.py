@@ -1,6 +1,6 @@
 """Every kind of persistor on tables of its own, for suites that must hold for all of them.
 
-The kinds differ in where rows are between two operations: in the table (live, and line, which asks for them by exchanges), in memory (replay), in a temporary table for want of memory
+The kinds differ in where rows are between two operations: in the table (live, and line, which asks for them by exchanges, and holding, which remembers the last one), in memory (replay), in a temporary table for want of memory
 (spill), in the table and in memory both (catch_up), and all of that at once (catch_up_tiny); and, for checks, in plain
 dictionaries (plain), of which the table takes what is too much (plain_tiny).
 """
@@ -22,7 +22,9 @@ from sqlalchemy.dialects.postgresql import CHAR, JSON, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py.checks.plain import PlainPersistor
+from sequent_py.events import Event
 from sequent_py.exchange import Exchange, Statement
+from sequent_py.persistors.holding import holdable_columns
 from sequent_py.persistors.lines import Line
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.replay import ReplayPersistor
@@ -35,6 +37,7 @@ KINDS: dict[str, Callable[[psycopg.Connection[Any], Tables], Any]] = {
     "plain": PlainPersistor,
     "plain_tiny": lambda connection, tables: PlainPersistor(connection, tables, most_rows=2),
     "line": lambda connection, tables: along_a_line(connection, tables),
+    "holding": lambda connection, tables: holding_updates(connection, tables),
     "replay": ReplayPersistor,
     "spill": lambda connection, tables: ReplayPersistor(connection, tables, max_rows_in_memory=3),
     "catch_up": lambda connection, tables: ReplayPersistor(connection, tables, backing="table"),
@@ -55,6 +58,28 @@ def along_a_line(connection: psycopg.Connection[Any], tables: Tables) -> LivePer
     """A live persistor as on the store's own connections, in the connection's transaction."""
     connection.execute("SELECT")  # begins it
     return LivePersistor(connection, tables, Line(Unprepared(connection)))
+
+
+class HoldingLine(Line):
+    """As in the middle of a batch, but that the server answers each write at once, in a savepoint: after its refusal a script goes on."""
+
+    def __init__(self, connection: psycopg.Connection[Any], tables: Tables) -> None:
+        schema = next(iter(tables.values())).schema
+        super().__init__(
+            Unprepared(connection), holdable=holdable_columns(connection, schema, tuple(tables.values()))
+        )
+        self.more_come, self.at = True, (lambda _: None, Event())
+
+    def write(self, *arguments: Any) -> None:
+        with self.exchange.connection.transaction():
+            super().write(*arguments)
+            self._ask()
+
+
+def holding_updates(connection: psycopg.Connection[Any], tables: Tables) -> LivePersistor:
+    """A live persistor in the middle of a batch."""
+    connection.execute("SELECT")  # begins it
+    return LivePersistor(connection, tables, HoldingLine(connection, tables))
 
 
 class Color(enum.Enum):
@@ -199,7 +224,9 @@ class Subject:
 
     def flush(self) -> None:
         """Write what is in memory."""
-        if self.kind not in ("live", "line"):
+        if self.kind == "holding":
+            self.persistor._line.flush()
+        elif self.kind not in ("live", "line"):
             self.persistor.flush()
 
     def between(self) -> None:

@@ -6,6 +6,8 @@ Two things save round trips, and handlers notice neither:
 * Writes whose outcome is known beforehand are sent ahead, and nobody waits for the answer: until a handler asks the server for something, or until all are done and COMMIT
   goes behind them. They keep their order, and everything that is sent later sees them. Where they fail, the handler that wrote is to blame, whoever is at it by then.
 
+Of a batch, the updates of one row may go as one (:mod:`.holding`).
+
 Nothing is sent ahead on tables where a write can have effects on other rows, or on its own (triggers, rules, foreign keys that cascade updates).
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -20,7 +23,12 @@ from psycopg.pq.abc import PGresult
 
 from sequent_py.events import Event
 from sequent_py.exchange import Exchange, Row, Statement, Texts
+from sequent_py.persistors.holding import Holdable
 from sequent_py.persistors.lookups import Foresight, LookUp, LookUps
+
+MOST_UNANSWERED = 1_000
+"""So many writes are sent ahead of their answers, which the server would stop to be rid of."""
+_NOTHING: Holdable = MappingProxyType({})
 
 Handler = Callable[[Event], None]
 
@@ -75,6 +83,7 @@ class Line:
         foreseen: Sequence[Foreseen] = (),
         *,
         at_once: Collection[str] = (),
+        holdable: Holdable = _NOTHING,
         look_ups: LookUps | None = None,
     ) -> None:
         self.exchange = exchange
@@ -82,8 +91,12 @@ class Line:
         """The first write that failed after its handler had gone on."""
         self.at: tuple[Handler, Event] | None = None
         """The handler that is at it, and the event."""
+        self.more_come = False
+        """Whether events come after that one: only then is it worth anything to remember and hold."""
+        self.holdable = holdable
         self._at_once = at_once
         """Tables where nothing may wait."""
+        self._holders: dict[str, Callable[[], None]] = {}
         self._look_ups = look_ups
         self._foreseen = list(foreseen)
         self._spoiled: list[Foreseen] = []
@@ -134,12 +147,20 @@ class Line:
         parameters: Sequence[Any],
         explain: Callable[[psycopg.Error], Exception],
         missing: Callable[[], Exception] | None = None,
+        held_for: tuple[Handler, Event] | None = None,
     ) -> None:
-        """Send a statement ahead; ``explain`` what the server says against it."""
-        assert self.at is not None
+        """Send a statement ahead; ``explain`` what the server says against it. ``held_for`` is who is to blame, if not who is at it."""
+        at = held_for or self.at
+        assert at is not None
         exchange = self.exchange
         exchange.send((statement, exchange.dump(parameters)))
-        self._unanswered.append(_Write(*self.at, explain, missing))
+        self._unanswered.append(_Write(*at, explain, missing))
+        if len(self._unanswered) == MOST_UNANSWERED:
+            self._ask()
+
+    def hold(self, table: str, send: Callable[[], None]) -> None:
+        """Note that a table may hold an update; ``send`` sends it, if it still does."""
+        self._holders[table] = send
 
     def note_written(self, table: str) -> None:
         """Believe no longer what was read ahead of a table's rows; of no table's, where a write to this one can have effects elsewhere."""
@@ -149,7 +170,8 @@ class Line:
                 self._spoiled.append(item)
 
     def flush(self) -> None:
-        """Wait for the answers to what was sent ahead."""
+        """Send what is held, and wait for the answers to all that was sent ahead."""
+        self._send_held()
         if self._unanswered:
             self._ask()
 
@@ -159,12 +181,18 @@ class Line:
             # A handler went on after an error of the server, which has aborted the transaction.
             self.failure = self.failure or self._swallowed
             raise self.failure.error
+        self._send_held()
         written, self._unanswered = self._unanswered, []
 
         def check(answers: list[PGresult]) -> None:
             self._check(written, answers)
 
         self.exchange.commit(check)
+
+    def _send_held(self) -> None:
+        for send in self._holders.values():
+            send()
+        self._holders.clear()
 
     def _ask(self, *asked: tuple[Statement, Texts]) -> list[PGresult]:
         written, self._unanswered = self._unanswered, []

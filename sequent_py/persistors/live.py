@@ -22,6 +22,7 @@ from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.exchange import Statement, numbered
 from sequent_py.persistors import DuplicateRecord
+from sequent_py.persistors.holding import OwnRow
 from sequent_py.persistors.lines import Answer, Line
 from sequent_py.persistors.lookups import LookUp
 from sequent_py.persistors.operations import SEVERAL, Filter, RowOperations, Values, operations_of
@@ -121,12 +122,16 @@ class LiveTable:
         self.statements: Statements = statements_of(table)
         self.writes = 0
         """How many statements have changed rows, or will."""
+        self._own: OwnRow | None = None
+        """The row that is known without asking; None after every statement but those that leave it as it was."""
         self._table = table
         self._cursor = OwnCursor(connection) if line is None else None
 
     def run(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]] | Answer:
         """Execute a statement; the primary key's violation is told apart by the callers that can cause it."""
         if self.line is not None:
+            if self._own is not None:
+                self._let_go()
             return self.line.run(sent(self._table, query), parameters)
         assert self._cursor is not None
         return self._cursor.execute(query, parameters)
@@ -148,20 +153,30 @@ class LiveTable:
         look_up = self._look_up(where, order, lock)
         if look_up is None:
             filters = self.operations.filters(where)
-            answer = self.run(*self.statements.select(filters, order=order, is_first=True, lock=lock))
+            found = self.run(
+                *self.statements.select(filters, order=order, is_first=True, lock=lock)
+            ).fetchone()
+            return None if found is None else self.operations.load(found)
+        values = tuple(
+            [column.coerce(value) for column, value in zip(look_up.columns, where.values(), strict=True)]
+        )
+        if self._own is not None and self._own.is_found_by(look_up, values):
+            # An update changes a clone of it.
+            return self._own.row if lock else self._detached(self._own.row)
+        parameters = look_up.parameters(values)
+        rows = None if self.line is None else self.line.foreseen(look_up, parameters)
+        if rows is not None:
+            found = rows[0] if rows else None
         else:
-            values = tuple(
-                [column.coerce(value) for column, value in zip(look_up.columns, where.values(), strict=True)]
-            )
-            parameters = look_up.parameters(values)
             if self.line is not None:
-                rows = self.line.foreseen(look_up, parameters)
-                if rows is not None:
-                    return self.operations.load(rows[0]) if rows else None
                 self.line.learn(look_up, values)
-            answer = self.run(look_up.query, parameters)
-        found = answer.fetchone()
-        return None if found is None else self.operations.load(found)
+            found = self.run(look_up.query, parameters).fetchone()
+        if found is None:
+            return None
+        row = self.operations.load(found)
+        if lock and self.line is not None and self.line.more_come:
+            self._remember(row, look_up, values)
+        return row
 
     def _look_up(self, where: Mapping[str, Any], order: str, lock: bool) -> LookUp | None:
         """Return the look-up by one value for each of these columns; None for filters that are more than that."""
@@ -264,15 +279,26 @@ class LiveTable:
         operations, insertion = self.operations, self._insertion(returning=False)
         parameters = insertion.parameters(operations.shape.values_of(row))
         self._later(insertion.query, parameters, lambda: operations.key_values(row))
+        if self.line is not None and self.line.more_come:
+            self._remember(self._detached(row))
 
-    def update_row(self, row: Row, values: Values, *, may_wait: bool) -> None:
-        """Set columns of a row that was read; when it suits the line, where nothing can have changed it since.
+    def update_row(self, row: Row, values: Values, after: Row, *, may_wait: bool) -> None:
+        """Set columns of a row that was read, and is ``after`` then; when it suits the line, where nothing can have changed it since.
 
         Raises
         ------
         RecordNotFound
             There is no such row any more.
         """
+        own = self._own
+        if own is not None and own.row is row and may_wait and self.may_wait:
+            is_held = self._may_hold(own, values)
+            if is_held or own.changed:
+                self._hold(own, values, after)
+                if not is_held:
+                    # With what is held already.
+                    self._let_go()
+                return
         key = self.operations.key_values(row)
         update = self._update_of_row(tuple(values))
         parameters = update.parameters([*values.values(), *key.values()])
@@ -304,15 +330,64 @@ class LiveTable:
         parameters: Sequence[Any],
         values: Callable[[], Mapping[str, Any]],
         missing: Callable[[], Exception] | None = None,
+        held_for: Any = None,
     ) -> None:
         """Send a write later; ``values`` returns what it writes, for the message where it is refused."""
         assert self.line is not None
-        self._note_written()
+        if held_for is None:
+            if self._own is not None:
+                self._let_go()
+            self._note_written()
 
         def explain(error: psycopg.Error) -> Exception:
             return self.translated(error, values()) if isinstance(error, errors.UniqueViolation) else error
 
-        self.line.write(sent(self._table, query), parameters, explain, missing)
+        self.line.write(sent(self._table, query), parameters, explain, missing, held_for)
+
+    # Holding
+
+    def _remember(self, row: Row, look_up: LookUp | None = None, values: Sequence[Any] = ()) -> None:
+        """Remember a row that was locked or inserted, for the events to come."""
+        if self.line is not None and self._table.name in self.line.holdable:
+            if self._own is not None:
+                self._let_go()
+            self._own = OwnRow(self.operations, row, look_up, values)
+
+    def _detached(self, row: Row) -> Row:
+        """Return the row for somebody who could change its JSON or arrays in place."""
+        detach = self.operations.detach
+        return row if detach is None else detach(row)
+
+    def _may_hold(self, own: OwnRow, values: Values) -> bool:
+        """Whether the server has nothing to say against these values that it would not say against later ones."""
+        if self.line is None or not self.line.more_come or not own.stays_found(values):
+            return False
+        columns, free = self.operations.columns, self.line.holdable[self._table.name]
+        return all(value is not None and columns[name].name in free for name, value in values.items())
+
+    def _hold(self, own: OwnRow, values: Values, after: Row) -> None:
+        assert self.line is not None
+        self._note_written()
+        own.row = self._detached(after)
+        own.changed = {**own.changed, **values}
+        own.held_for = self.line.at
+        self.line.hold(self._table.name, self._let_go)
+
+    def _let_go(self) -> None:
+        """Send what is held, and forget the row: what comes next may change it, or has to see it."""
+        own = self._own
+        if own is not None and own.changed:
+            changed, key = own.changed, own.key
+            update = self._update_of_row(tuple(changed))
+            self._later(
+                update.query,
+                update.parameters([*changed.values(), *key.values()]),
+                lambda: changed,
+                lambda: RecordNotFound(self.name, key),
+                own.held_for,
+            )
+        # Only now: an exception that comes between must not lose what was held.
+        self._own = None
 
     def _note_written(self) -> None:
         self.writes += 1
@@ -393,7 +468,7 @@ class LiveUpdate:
         changed = operations.changed(before, after)
         if changed:
             # The row is locked; nothing but the block itself can have written to it meanwhile.
-            table.update_row(before, changed, may_wait=table.writes == self._writes)
+            table.update_row(before, changed, after, may_wait=table.writes == self._writes)
 
 
 def _never_drawn(attribute: str) -> NoReturn:

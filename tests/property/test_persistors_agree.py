@@ -319,6 +319,25 @@ def prepared(server_url: str, database_prefix: str) -> Iterator[Prepared]:
         ("create_record", WideRecord, {"aggregate_id": UUID(int=1)}),
     ]
 )  # fmt: skip
+@example(
+    # Updates that one who holds them has to let go of: somebody asks in another way, and what rows are found by changes.
+    script=[
+        ("create_record", LedgerRecord, {"aggregate_id": AGGREGATES[0], "balance": 1}),
+        ("update_record", LedgerRecord, {"aggregate_id": AGGREGATES[0]}, {"balance": 2}, {}, None, ""),
+        ("find_records", LedgerRecord, {"balance": 2}),
+        ("update_record", LedgerRecord, {"aggregate_id": AGGREGATES[0]}, {"balance": 0}, {}, None, ""),
+        ("update_record", LedgerRecord, {"aggregate_id": AGGREGATES[0]}, {"aggregate_id": AGGREGATES[1]}, {}, None, ""),
+        ("update_record", LedgerRecord, {"aggregate_id": AGGREGATES[0]}, {"balance": 1}, {}, None, ""),
+        ("create_or_update_record", PlaceRecord, {"town": "a", "number": 1}, {"rank": 7}, {}, None, ""),
+        ("update_record", PlaceRecord, {"town": "a", "number": 1}, {"rank": 1}, {},
+         ("find_record", PlaceRecord, {"town": "a", "number": 1}), ""),
+        ("update_record", PlaceRecord, {"town": "a", "number": 1}, {"rank": 2, "number": 2}, {}, None, ""),
+        ("find_record", PlaceRecord, {"town": "a", "number": 1}),
+        ("update_record", PlaceRecord, {"town": "a", "number": 2}, {"rank": 7}, {}, None, ""),
+        ("delete_all_records", PlaceRecord, {"rank": 7}),
+        ("find_record", PlaceRecord, {"town": "a", "number": 2}),
+    ]
+)  # fmt: skip
 def test_every_persistor_gives_the_same_rows_values_and_errors(
     prepared: Prepared, script: list[tuple[Any, ...]]
 ) -> None:

@@ -369,7 +369,8 @@ class LiveTable:
         assert self.line is not None
         self._note_written()
         own.row = self._detached(after)
-        own.changed = {**own.changed, **values}
+        # Not the values themselves, whose JSON and arrays the handler may change later.
+        own.changed = {**own.changed, **{name: getattr(own.row, name) for name in values}}
         own.held_for = self.line.at
         self.line.hold(self._table.name, self._let_go)
 

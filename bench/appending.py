@@ -1,7 +1,9 @@
 """Appends and loads, beside what one would write by hand and beside the packages' appends.
 
 Everything is measured in turn, round after round, in a process of its own connections; each figure is the median of its rounds. All of them commit at the same durability, that of
-the server. ``bare`` is an INSERT of one event into a table with the same columns and key, and a COMMIT. Single appends are measured twice: where a commit waits for nothing, so
+the server. ``bare`` is an INSERT of one event into a table with the columns that an event store
+written by hand has, and a key, and a COMMIT: in three round trips, by the driver's cursors. Ours has ``xact_id`` and two more indexes, and is partitioned; in a table with those columns and
+indexes the bare INSERT is 0 to 3 % slower. Single appends are measured twice: where a commit waits for nothing, so
 that what we add shows best, and where it waits for the disk, as an application's does.
 """
 

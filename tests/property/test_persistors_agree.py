@@ -338,6 +338,15 @@ def prepared(server_url: str, database_prefix: str) -> Iterator[Prepared]:
         ("find_record", PlaceRecord, {"town": "a", "number": 2}),
     ]
 )  # fmt: skip
+@example(
+    # The first of several rows is refused: who had drawn numbers for all of them has used up more than who had not.
+    script=[
+        ("create_record", LedgerRecord, {"aggregate_id": AGGREGATES[0]}),
+        ("update_record", LedgerRecord, {"aggregate_id": AGGREGATES[0]}, {"id": 2}, {}, None, ""),
+        ("create_records", LedgerRecord, [{"aggregate_id": AGGREGATES[1]}, {"aggregate_id": AGGREGATES[2], "balance": 1}]),
+        ("create_record", LedgerRecord, {"aggregate_id": AGGREGATES[1]}),
+    ]
+)  # fmt: skip
 def test_every_persistor_gives_the_same_rows_values_and_errors(
     prepared: Prepared, script: list[tuple[Any, ...]]
 ) -> None:
@@ -373,6 +382,9 @@ def test_every_persistor_gives_the_same_rows_values_and_errors(
                 del drivers[kind]
                 continue
             assert outcome == expected, kind
+        if "DuplicateRecord" in drivers["live"].errors and "create_records" in str(operation):
+            # How many numbers have been drawn behind it is open: in memory all rows' are drawn at once. A live append does not go on there, for its transaction has failed.
+            break
     for kind, driver in drivers.items():
         driver.check_held()
         driver.subject.flush()

@@ -102,7 +102,10 @@ def order(number: int) -> UUID:
 
 @dataclass
 class Application:
-    """Threads that append to orders of their own, at speed, and one that reads."""
+    """Threads that append to orders of their own, some 300 events a second in all, and one that reads.
+
+    No faster: they share a process with the command, which on a busy machine would not get ahead of them, and rightly say so.
+    """
 
     app: Sequent
     url: str
@@ -145,6 +148,7 @@ class Application:
             self.app.store.append(aggregate_id, [event], expected_version=count % 5)
             self.latencies.append(time.monotonic() - before)
             count += 1
+            self.stop.wait(0.01)
 
     def _read(self, _number: int) -> None:
         """Look at every row again and again: no table may be missing, no order may go back."""

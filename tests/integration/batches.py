@@ -14,11 +14,14 @@ from sequent_py import Sequent
 
 @dataclass
 class Batches:
-    """A thread that appends many events at a time."""
+    """A thread that appends many events at a time: at most 1,000 a second.
+
+    That is many more than the slow projectors of the tests replay, and no more: each of their passes takes longer by the ratio than the one before it.
+    """
 
     app: Sequent
     size: int = 100
-    pause_seconds: float = 0.0
+    pause_seconds: float = 0.1
     failures: list[BaseException] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 

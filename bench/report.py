@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.measure import Cost, as_json, median_cost
 from bench.stages import Stage
-from bench.windows import Window
+from bench.windows import OURS, Window
 
 COLUMNS = (
     "rebuilt by",
@@ -100,12 +100,13 @@ def _stage(stage: Stage) -> dict[str, Any]:
 
 
 def _windows(windows: list[Window]) -> list[dict[str, Any]]:
-    grouped: dict[tuple[str, int, int], list[Cost]] = {}
+    grouped: dict[tuple[str, str, int, int], list[Cost]] = {}
     for item in windows:
-        grouped.setdefault((item.stage, item.store_events, item.window_events), []).append(item.cost)
+        key = item.by, item.stage, item.store_events, item.window_events
+        grouped.setdefault(key, []).append(item.cost)
     return [
-        {"stage": stage, "store_events": store, "events": events} | _figures(costs)
-        for (stage, store, events), costs in grouped.items()
+        {"by": by, "stage": stage, "store_events": store, "events": events} | _figures(costs)
+        for (by, stage, store, events), costs in grouped.items()
     ]
 
 
@@ -172,6 +173,7 @@ def _window_table(windows: list[dict[str, Any]]) -> str:
     head = (
         "store",
         "new events",
+        "caught up by",
         "seconds",
         "events/s",
         "replay alone, s",
@@ -182,6 +184,7 @@ def _window_table(windows: list[dict[str, Any]]) -> str:
         [
             item["stage"],
             f"{item['events']:,}",
+            item["by"],
             f"{item['median']['seconds']:.2f}",
             f"{item['events'] / item['median']['seconds']:,.0f}",
             _number(item["median"]["rows_seconds"], 2),
@@ -273,13 +276,20 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, float]]:
         for (other, fewer), base in best_by_stage.items():
             if other == workload and fewer < events:
                 pairs.append((f"{workload}: rate at {events:,} / rate at {fewer:,} events", rate / base))
-    for item in found["windows"]:
+    ours_in_windows = [item for item in found["windows"] if item["by"] == OURS]
+    for item in ours_in_windows:
         rows_seconds = item["median"]["rows_seconds"]
         if item["stage"] in replays and rows_seconds:
             what = f"window of {item['events']:,}, {item['stage']}: rate of its rows / that of the replay"
             pairs.append((what, item["events"] / rows_seconds / replays[item["stage"]]))
-    for large in found["windows"]:
-        for small in found["windows"]:
+        for other in found["windows"]:
+            if other["by"] != OURS and (other["stage"], other["events"]) == (item["stage"], item["events"]):
+                what = (
+                    f"window of {item['events']:,}, {item['stage']}: ours, the whole command / {other['by']}"
+                )
+                pairs.append((what, other["median"]["seconds"] / item["median"]["seconds"]))
+    for large in ours_in_windows:
+        for small in ours_in_windows:
             if small["events"] == large["events"] and small["store_events"] < large["store_events"]:
                 what = f"window of {large['events']:,}: seconds on {large['store_events']:,} / seconds on {small['store_events']:,} events"
                 pairs.append((what, large["median"]["seconds"] / small["median"]["seconds"]))

@@ -39,9 +39,14 @@ class Contender(ABC):
         """Throw the tables away. Not timed."""
 
 
-def store_names(events: int | None = None) -> dict[str, sql.Composable]:
-    """Return what fills the placeholders of a :class:`~bench.workloads.ReadTable`'s select; with ``events``, the store ends after as many."""
+def store_names(events: int | None = None, after: int = 0) -> dict[str, sql.Composable]:
+    """Return what fills the placeholders of a :class:`~bench.workloads.ReadTable`'s select.
+
+    With ``events``, the store ends after as many; with ``after``, it begins behind that position.
+    """
     table: sql.Composable = sql.Identifier(EVENT_STORE_SCHEMA, "events")
+    if after:
+        table = sql.SQL("(SELECT * FROM {} WHERE position > {})").format(table, sql.Literal(after))
     if events is not None:
         table = sql.SQL("(SELECT * FROM {} ORDER BY position LIMIT {})").format(table, sql.Literal(events))
     return {"events": table, "event_types": sql.Identifier(EVENT_STORE_SCHEMA, "event_types")}

@@ -16,9 +16,9 @@ from bench.contenders import (
     rows_that_differ,
     store_names,
 )
-from bench.workloads import Workload
+from bench.workloads import ReadTable, Workload
 
-_SCHEMA = "bench_insert"
+_SCHEMA, _WINDOWS_SCHEMA = "bench_insert", "bench_windows"
 _MEMORY = "SET work_mem = '256MB'; SET maintenance_work_mem = '256MB'"
 
 
@@ -41,13 +41,7 @@ class Insert(Contender):
             connection.execute(_MEMORY)
             with connection.transaction():
                 for table in self._workload.tables:
-                    connection.execute(
-                        sql.SQL("INSERT INTO {} ({}) {}").format(
-                            sql.Identifier(_SCHEMA, table.name),
-                            columns_of(table),
-                            sql.SQL(table.select).format(**store_names()),
-                        )
-                    )
+                    _insert(connection, _SCHEMA, table)
             seconds = time.perf_counter() - started
             create_indexes(connection, self._workload, _SCHEMA)
         return seconds
@@ -86,3 +80,58 @@ class Copy(Contender):
 
     def differences(self) -> int | None:
         return None
+
+
+class Increments:
+    """The same tables kept up to date by hand: set-based SQL over the events that have come since, in one session."""
+
+    name = "set-based SQL, one session"
+
+    def __init__(self, url: str, workload: Workload) -> None:
+        self._url, self._workload = url, workload
+        self._upto = 0
+
+    def load(self) -> None:
+        """Fill the tables from all events there are."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            create_tables(connection, self._workload, _WINDOWS_SCHEMA, with_indexes=False)
+            for table in self._workload.tables:
+                _insert(connection, _WINDOWS_SCHEMA, table)
+            create_indexes(connection, self._workload, _WINDOWS_SCHEMA)
+            self._upto = _newest(connection)
+
+    def run(self) -> None:
+        """Add what has come since. By position, which is exact while nobody else writes."""
+        with psycopg.connect(self._url) as connection:
+            connection.execute(_MEMORY)
+            connection.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(_WINDOWS_SCHEMA)))
+            names = store_names(after=self._upto)
+            for statement in self._workload.increments:
+                connection.execute(sql.SQL(statement).format(**names))
+            self._upto = _newest(connection)
+
+    def differences(self) -> int:
+        """Count the rows that differ from what plain SQL computes from all events."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            row = connection.execute("SELECT count(*) FROM sequent_schema.events").fetchone()
+            assert row is not None
+            return sum(
+                rows_that_differ(connection, table, sql.Identifier(_WINDOWS_SCHEMA, table.name), row[0])
+                for table in self._workload.tables
+            )
+
+
+def _insert(connection: psycopg.Connection[tuple[int]], schema: str, table: ReadTable) -> None:
+    connection.execute(
+        sql.SQL("INSERT INTO {} ({}) {}").format(
+            sql.Identifier(schema, table.name),
+            columns_of(table),
+            sql.SQL(table.select).format(**store_names()),
+        )
+    )
+
+
+def _newest(connection: psycopg.Connection[tuple[int]]) -> int:
+    row = connection.execute("SELECT max(position) FROM sequent_schema.events").fetchone()
+    assert row is not None
+    return row[0]

@@ -37,6 +37,8 @@ class Workload:
     tables: tuple[ReadTable, ...]
     declared: str | None = None
     """``module:Class`` of the same view schema as declared projections, where those exist."""
+    increments: tuple[LiteralString, ...] = ()
+    """Statements that bring the tables, found on the search path, up to date with ``{events}`` that came since; one transaction."""
 
 
 def workloads() -> dict[str, Workload]:

@@ -62,7 +62,10 @@ def test_a_small_run_measures_every_contender_and_writes_the_page(
     beside_packages = [name for name, stage in stages.items() if "eventsourcing, bulk" in str(stage)]
     expected = ["bank, 400 events", "bank, 200 events, beside packages"]
     assert beside_packages == (expected if has_packages() else [])
-    assert [window["events"] for window in found["windows"]] == [100]
+    assert [(window["by"], window["events"]) for window in found["windows"]] == [
+        ("set-based SQL, one session", 100),
+        ("ours", 100),
+    ]
     assert {"append", "append, two live projections", "load of 100 events"} <= {
         item["name"] for item in found["appends"]
     }

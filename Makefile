@@ -8,6 +8,8 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14
 INSTALL ?= --editable '.[dev]'
 PYTEST_ARGUMENTS ?= -n logical
 BENCH_VENV ?= .bench-venv
+# Of tests that search for as long as they are told to: others are ended when they have hung for ten minutes (pyproject.toml).
+AS_LONG_AS_IT_TAKES := -o faulthandler_timeout=0
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -49,13 +51,13 @@ test-all: $(READY) ## the slow tests, too; the whole crash matrix is a target of
 	DECLARED_EXAMPLES=$${DECLARED_EXAMPLES:-1000} $(BIN)/pytest $(PYTEST_ARGUMENTS) -m "not matrix"
 
 model: $(READY) ## the protocol as a model: every order of its steps, and every guard taken away
-	$(BIN)/pytest -q -p no:randomly -s tests/model
+	$(BIN)/pytest -q -p no:randomly -s $(AS_LONG_AS_IT_TAKES) tests/model
 
 crash-matrix: $(READY) ## kill every command at every step, four ways each; prints step, kill and outcome
 	$(BIN)/pytest -q -n 2 -p no:randomly tests/crash
 
 state-machine: $(READY) ## lives of a view schema at random, many; STATE_MACHINE_SEED=… for others
-	STATE_MACHINE_EXAMPLES=$${STATE_MACHINE_EXAMPLES:-40} $(BIN)/pytest -q -n 2 -p no:randomly tests/stateful
+	STATE_MACHINE_EXAMPLES=$${STATE_MACHINE_EXAMPLES:-40} $(BIN)/pytest -q -n 2 -p no:randomly $(AS_LONG_AS_IT_TAKES) tests/stateful
 
 demo: $(READY) ## a view migration of 200 000 events under a writer, and its proof
 	$(BIN)/sequent demo

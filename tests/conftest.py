@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from stores import Stores
 
-from sequent_py.testing.server import fresh_database, shared_server
+from sequent_py.testing.server import fresh_database, roomy_memory, shared_server
 
 _SERVER_FROM_ENVIRONMENT = os.environ.get("SEQUENT_DATABASE_URL") or None
 _BINARIES = os.environ.get("POSTGRES_BINARIES") or None
@@ -43,7 +43,8 @@ def server_url() -> Iterator[str]:
         yield _SERVER_FROM_ENVIRONMENT
         return
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
-    with shared_server(run[:12], binaries=Path(_BINARIES) if _BINARIES else None) as url:
+    binaries = Path(_BINARIES) if _BINARIES else None
+    with shared_server(run[:12], binaries=binaries, memory=roomy_memory()) as url:
         yield url
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from scenarios import Matrix
 
-from sequent_py.testing.server import SERVER_OPTIONS, shared_server
+from sequent_py.testing.server import SERVER_OPTIONS, roomy_memory, shared_server
 
 OPTIONS = {**SERVER_OPTIONS, "synchronous_commit": "on", "max_connections": "60", "shared_buffers": "64MB"}
 """Nothing that was committed may be lost with the server: only then can appends be held to their acknowledgement."""
@@ -23,7 +23,8 @@ _BINARIES = os.environ.get("POSTGRES_BINARIES") or None
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     """The scenarios on a server that is nobody else's."""
     binaries = Path(_BINARIES) if _BINARIES else None
-    with shared_server(uuid.uuid4().hex[:12], binaries=binaries, options=OPTIONS) as url:
+    run = uuid.uuid4().hex[:12]
+    with shared_server(run, binaries=binaries, options=OPTIONS, memory=roomy_memory()) as url:
         yield Matrix(url, tmp_path_factory.mktemp("crash"))
 
 

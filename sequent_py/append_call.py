@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -26,8 +25,7 @@ def call_query(schema: str) -> bytes:
     return sql.SQL("SELECT * FROM {}(%b, %b, %s, %s, %s, %b, %s, %b)").format(function).as_bytes(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A batch, and how it is to be recorded."""
 
     batch: Batch

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
-from psycopg.pq.abc import PGresult
 
 from sequent_py.append_call import Call, call_query, noted, recorded_by
 from sequent_py.cursors import EventCursor, OwnCursor
@@ -47,23 +46,18 @@ class Projection(Protocol):
         """
 
 
-class Ahead(NamedTuple):
-    """A look-up to be sent along with an event."""
-
-    foresight: Foresight
-    parameters: Sequence[Any]
-    values: Texts
-
-
 @runtime_checkable
 class LineProjection(Projection, Protocol):
     """One that can send its statements along a line, and foresees some of them."""
 
-    def ahead(self, exchange: Exchange, event: Event, *, is_numbered: bool) -> Sequence[Ahead]:
+    def ahead(self, exchange: Exchange, event: Event, *, is_numbered: bool) -> Sequence[Foreseen]:
         """Return the look-ups to send along with an event that knows its aggregate and, if ``is_numbered``, its number, and nothing else of its envelope."""
 
     def give_up(self, foresight: Foresight) -> None:
         """Send this look-up along no longer: it cannot be made."""
+
+    def get_ready(self, exchange: Exchange, events: Sequence[Event]) -> Any:
+        """Return what ``project_and_commit`` would begin with, as far as it is believed already; called while the server records the events."""
 
     def project_and_commit(
         self,
@@ -72,6 +66,7 @@ class LineProjection(Projection, Protocol):
         live_version: int,
         cut_overs: int,
         foreseen: Sequence[Foreseen],
+        ready: Any,
     ) -> None:
         """As ``project``, and commit, on a connection of the store's own."""
 
@@ -161,43 +156,41 @@ class Appender:
         along, batch = self._along_a_line, call.batch
         with self._translated(exchange.connection, call, projection.versions):
             exchange.send((BEGIN, ()), (self._statement, values), more_comes_now=True)
-            ahead = self._look_ups_ahead(exchange, call) if sends_ahead else ()
-            answers = exchange.ask(*((item.foresight.look_up.statement, item.values) for item in ahead))
-            exchange.checked(answers[0])
-            recorded = recorded_by(exchange.checked(answers[1]))
-        foreseen = [
-            Foreseen(item.foresight, item.parameters, self._loaded(exchange, item, answer))
-            for item, answer in zip(ahead, answers[2:], strict=True)
-        ]
+            foreseen = self._look_ups_ahead(exchange, call) if sends_ahead else ()
+            exchange.post(*[(item.foresight.look_up.statement, item.texts) for item in foreseen])
+            ready = None if along is None else along.get_ready(exchange, batch.decoded)
+            begun, appended, *found = exchange.answers()
+            exchange.checked(begun)
+            recorded = recorded_by(exchange.checked(appended))
+        for item, answer in zip(foreseen, found, strict=True):
+            try:
+                item.answer = exchange.checked(answer)
+            except psycopg.Error as error:
+                if is_lost(error):
+                    raise
+                if along is not None and not isinstance(error, psycopg.OperationalError):
+                    along.give_up(item.foresight)
+                raise _InVain from error
         events = batch.recorded(*recorded[:3])
         if recorded.live_version == 0:
             self._may_project = False
             exchange.commit()
         elif along is not None:
-            along.project_and_commit(exchange, events, recorded.live_version, recorded.cut_overs, foreseen)
+            along.project_and_commit(
+                exchange, events, recorded.live_version, recorded.cut_overs, foreseen, ready
+            )
         else:
             projection.project(exchange.connection, events, recorded.live_version, recorded.cut_overs)
             exchange.commit()
         return events
 
-    def _look_ups_ahead(self, exchange: Exchange, call: Call) -> Sequence[Ahead]:
+    def _look_ups_ahead(self, exchange: Exchange, call: Call) -> Sequence[Foreseen]:
         """Return what the handlers of the batch's first event look up. What those of later events do may be rows that the earlier ones have written."""
         version = call.expected_version
         if self._along_a_line is None:
             return ()
         first = call.batch.first_expected_at(1 if version is None else version + 1)
         return self._along_a_line.ahead(exchange, first, is_numbered=version is not None)
-
-    def _loaded(self, exchange: Exchange, item: Ahead, answer: PGresult) -> list[tuple[Any, ...]]:
-        """Return the rows of what was sent ahead."""
-        try:
-            return exchange.load(exchange.checked(answer))
-        except psycopg.Error as error:
-            if is_lost(error):
-                raise
-            if self._along_a_line is not None and not isinstance(error, psycopg.OperationalError):
-                self._along_a_line.give_up(item.foresight)
-            raise _InVain from error
 
     # By cursors
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -24,8 +23,7 @@ from sequent_py.event_classes import EventTypes, describe_cause
 from sequent_py.events import Event, event_type_of, is_recorded, set_envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Events of one aggregate, ready to be sent."""
 
     aggregate_id: UUID

@@ -127,7 +127,7 @@ class EventTypes:
         UnknownEventType
             No class is known under ``name``.
         """
-        return self._decoder_of(self.resolve(name))
+        return self._decoder_of(self._registered.get(name) or self.resolve(name))
 
     def _decoder_of(self, cls: type[Event]) -> Callable[[bytes | memoryview], Event]:
         decode = self._decoders.get(cls)

@@ -8,7 +8,8 @@ Statements that are sent often are prepared under names of our own. They may get
 driver deallocates everything then), or there is a pooler between us and the server. The server says so (:func:`is_lost`) and has run nothing of what came along;
 after :meth:`Exchange.forget` the same is sent again.
 
-What nobody waits for yet is sent ahead (:meth:`Exchange.send`): the server is at it while we get ready what comes next.
+What nobody waits for yet is sent ahead (:meth:`Exchange.send`): the server is at it while we get ready what comes next. So it is between :meth:`Exchange.post`, behind which
+all is on its way, and :meth:`Exchange.answers`.
 
 An exception in the middle of an exchange (an alarm's, say) leaves the connection in a pipeline or waiting for the server: it can only be closed.
 """
@@ -24,6 +25,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+from psycopg import abc
 from psycopg.abc import Buffer
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
@@ -54,6 +56,8 @@ _LOST = frozenset({"26000", "42P05"})
 """No such prepared statement; or there is one of that name already."""
 _PLACEHOLDER = re.compile(rb"%([%sbt])")
 _DONE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
+# What an exchange compares with a dozen times; a member of an enum is looked for by a function.
+_BINARY, _SYNC = Format.BINARY, ExecStatus.PIPELINE_SYNC
 
 
 class Statement:
@@ -124,6 +128,8 @@ class _Prepared:
     name: bytes
     renewed_at: int
     uses: int = 0
+    loading: abc.Transformer | None = None
+    """Reads its answers, whose columns keep their types as long as it is prepared: to look for each column's conversion takes longer than to convert."""
 
 
 class Exchange:
@@ -157,13 +163,26 @@ class Exchange:
         psycopg.OperationalError
             The connection was lost.
         """
-        pgconn = self.pgconn
+        self.post(*asked)
+        return self.answers()
+
+    def post(self, *asked: tuple[Statement, Texts]) -> None:
+        """Send what :meth:`ask` would, and leave it to :meth:`answers` to wait: what is done between the two is done while the server works.
+
+        As much leaves now as the socket takes, the rest with the wait.
+        """
         for statement, values in asked:
             self._queue(statement, values)
+        if self._sent:
+            self.pgconn.pipeline_sync()
+            self._syncs += 1
+
+    def answers(self) -> list[PGresult]:
+        """Wait for the answers to what was posted, and return them as :meth:`ask` does."""
         if not self._sent:
             return []
-        pgconn.pipeline_sync()
-        answers = self.connection.wait(_answers(pgconn, self._syncs + 1))
+        pgconn = self.pgconn
+        answers = self.connection.wait(_answers(pgconn, self._syncs))
         # In this order: a connection that is out of its pipeline is lent again, whatever comes between.
         sent, self._sent, self._syncs = self._sent, [], 0
         prepares, self._prepares = self._prepares, False
@@ -247,10 +266,22 @@ class Exchange:
             self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values)) if texts is None else texts
         )
 
-    def load(self, answer: PGresult) -> list[Row]:
-        """Return the rows of an answer."""
-        self._transformer.set_pgresult(answer)
-        return self._transformer.load_rows(0, answer.ntuples, tuple)
+    def load(self, statement: Statement, answer: PGresult) -> list[Row]:
+        """Return the rows of an answer to a statement."""
+        count = answer.ntuples
+        if not count:
+            return []
+        prepared = self._prepared.get(statement)
+        loading = self._transformer if prepared is None else prepared.loading
+        if loading is None:
+            assert prepared is not None
+            loading = Transformer(OwnCursor(self.connection))
+            loading.set_pgresult(answer)
+            # Only now: without its conversions the driver crashes, and an exception may come between.
+            prepared.loading = loading
+        else:
+            loading.set_pgresult(answer, set_loaders=prepared is None)
+        return loading.load_rows(0, count, tuple)
 
     def forget(self) -> None:
         """Believe no longer that anything is prepared. Names are not used again: some of it may be."""
@@ -267,9 +298,9 @@ class Exchange:
         if preceding:
             self._prepares = True
         if name is None:
-            pgconn.send_query_params(statement.text, values, result_format=Format.BINARY)
+            pgconn.send_query_params(statement.text, values, None, None, _BINARY)
         else:
-            pgconn.send_query_prepared(name, values, result_format=Format.BINARY)
+            pgconn.send_query_prepared(name, values, None, _BINARY)
 
     def _ready(self, statement: Statement) -> tuple[bytes | None, int]:
         """Return the name that a statement is prepared by, None where it is to be sent with its text; and how many answers come before its own."""
@@ -333,7 +364,7 @@ def _answers(pgconn: PGconn, syncs: int) -> Generator[Wait, Ready | int, list[PG
         found = pgconn.get_result()
         if found is None:
             continue
-        if found.status != ExecStatus.PIPELINE_SYNC:
+        if found.status != _SYNC:
             answers.append(found)
         elif syncs == 1:
             return answers

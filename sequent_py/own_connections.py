@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 from typing import Any, cast
 
 import psycopg
@@ -41,23 +42,17 @@ class OwnConnections:
         finally:
             self._take_back(pooled, connection)
 
-    @contextmanager
-    def lend_exchange(self) -> Iterator[Exchange | None]:
+    def lend_exchange(self) -> AbstractContextManager[Exchange | None]:
         """Lend a pooled connection to be talked to by exchanges; None where it has to be asked through cursors.
 
         That is where transactions are to begin in a way of their own (an isolation level, say), or nothing may be prepared, or libpq is too old. What is not
         committed at the end is rolled back.
         """
+        return self._lend_pooled_exchange() if self._kept is None else _LentExchange(self, self._kept)
+
+    @contextmanager
+    def _lend_pooled_exchange(self) -> Iterator[Exchange | None]:
         exchange: Exchange | None = None
-        if self._kept is not None:
-            try:
-                exchange = self._kept.take()
-                if exchange is not None:
-                    yield exchange
-                    return
-            finally:
-                if exchange is not None:
-                    self._put_back(self._kept, exchange)
         pooled = self._engine.raw_connection()
         driver_connection: Any = pooled.driver_connection
         connection: psycopg.Connection = driver_connection
@@ -113,6 +108,36 @@ class OwnConnections:
             if connection.autocommit:
                 connection.autocommit = False
             pooled.close()
+
+
+class _LentExchange:
+    """The loan of an exchange that is kept, or of a pooled one where none is. A context by hand: a generator's costs an append as much as taking and putting back."""
+
+    __slots__ = ("_exchange", "_kept", "_lender", "_pooled")
+
+    def __init__(self, lender: OwnConnections, kept: KeptConnections[Exchange]) -> None:
+        self._lender, self._kept = lender, kept
+        self._exchange: Exchange | None = None
+
+    def __enter__(self) -> Exchange | None:
+        try:
+            self._exchange = self._kept.take()
+            if self._exchange is not None:
+                return self._exchange
+        except BaseException:
+            if self._exchange is not None:
+                self._lender._put_back(self._kept, self._exchange)
+            raise
+        self._pooled = self._lender._lend_pooled_exchange()
+        return self._pooled.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if self._exchange is None:
+            return self._pooled.__exit__(kind, error, traceback)
+        self._lender._put_back(self._kept, self._exchange)
+        return None
 
 
 def _is_plain(connection: psycopg.Connection[Any]) -> bool:

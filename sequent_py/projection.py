@@ -21,14 +21,13 @@ from psycopg import sql
 from psycopg.errors import InFailedSqlTransaction
 from psycopg.pq import TransactionStatus
 
-from sequent_py.appending import Ahead
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
 from sequent_py.events import Event
 from sequent_py.exchange import Exchange
 from sequent_py.home import Home
 from sequent_py.persistors.holding import Holdable, holdable_columns
-from sequent_py.persistors.lines import Failure, Foreseen, Line
+from sequent_py.persistors.lines import Failure, Foreseen, Handler, Line
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.lookups import Foresight, LookUps
 from sequent_py.persistors.refusals import Origin, circumstance_of, constraint_violated, refusal_of
@@ -44,6 +43,9 @@ class _Known:
     """What is known of the live tables until ``cut_overs`` rises. One value, lest some of it be believed without the rest."""
 
     cut_overs: int | None = None
+    projectors: Sequence[ProjectorDefinition] = ()
+    may_be_made_early: bool = False
+    """Whether to make the projectors reads and writes nothing: they have no constructors of their own."""
     tables: Mapping[type[Record], TableShape] = field(default_factory=dict)
     at_once: frozenset[str] = frozenset()
     """Tables where a write can have effects on other rows, or on its own."""
@@ -52,6 +54,18 @@ class _Known:
     left_behind: frozenset[UUID] = frozenset()
     """Aggregates that were left behind when the version was promoted. It can only get smaller: whoever is in it is asked for again."""
     look_ups: LookUps = field(default_factory=LookUps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """The handlers of some events, and all that they need."""
+
+    known: _Known
+    persistor: LivePersistor
+    line: Line | None
+    projectors: Sequence[ProjectorDefinition]
+    handlers: Mapping[type[Event], Sequence[Handler]]
+    """By event class, in their order."""
 
 
 class LiveProjection:
@@ -92,24 +106,31 @@ class LiveProjection:
             Neither is this: a deadlock or a serialization failure, after which the caller may try again, a lock that could not be had…
         """
         known = self._known_of(connection, live_version, cut_overs)
-        self._run(LivePersistor(connection, known.tables), events, live_version, known)
+        self._run(_ready(known, known.projectors, events, LivePersistor(connection, known.tables)), events)
 
     # Along a line
 
-    def ahead(self, exchange: Exchange, event: Event, *, is_numbered: bool) -> Sequence[Ahead]:
+    def ahead(self, exchange: Exchange, event: Event, *, is_numbered: bool) -> Sequence[Foreseen]:
         """Return the look-ups to send along with an event that knows its aggregate and, if ``is_numbered``, its number, and nothing else of its envelope."""
-        found: list[Ahead] = []
+        found: list[Foreseen] = []
         for foresight in self._known.look_ups.foresights(type(event)):
             if not is_numbered and foresight.needs_number:
                 continue
             parameters = foresight.of(event)
             if parameters is not None:
-                found.append(Ahead(foresight, parameters, exchange.dump(parameters)))
+                found.append(Foreseen(foresight, parameters, exchange.dump(parameters)))
         return found
 
     def give_up(self, foresight: Foresight) -> None:
         """Send this look-up along no longer."""
         self._known.look_ups.give_up(foresight)
+
+    def get_ready(self, exchange: Exchange, events: Sequence[Event]) -> _Ready | None:
+        """Return what :meth:`project_and_commit` takes for these events; None where it has to look at the live version first."""
+        known = self._known
+        if not known.may_be_made_early or exchange.prepared_for is not known:
+            return None
+        return _ready_along(exchange, known, events)
 
     def project_and_commit(
         self,
@@ -118,6 +139,7 @@ class LiveProjection:
         live_version: int,
         cut_overs: int,
         foreseen: Sequence[Foreseen],
+        ready: _Ready | None,
     ) -> None:
         """As :meth:`project`, and commit, on a connection of the store's own; ``foreseen`` came back with the events.
 
@@ -128,48 +150,38 @@ class LiveProjection:
         DatabaseUnavailable
             Besides: the connection was lost, and nobody knows whether it was committed.
         """
-        known = self._known
-        if exchange.prepared_for is not known or known.cut_overs != cut_overs:
-            before, known = known, self._known_of(exchange.connection, live_version, cut_overs, exchange)
+        if ready is None or ready.known.cut_overs != cut_overs:
+            before, known = (
+                self._known,
+                self._known_of(exchange.connection, live_version, cut_overs, exchange),
+            )
             if known is not before:
                 # Read for tables that were live before.
                 foreseen = ()
-        line = Line(
-            exchange,
-            foreseen,
-            at_once=known.at_once,
-            holdable=known.holdable,
-            look_ups=known.look_ups,
-        )
-        persistor = LivePersistor(exchange.connection, known.tables, line)
-        if self._run(persistor, events, live_version, known, line):
-            for foresight in line.in_vain:
-                known.look_ups.give_up(foresight)
+            ready = _ready_along(exchange, known, events)
+        assert ready.line is not None
+        ready.line.expect(foreseen)
+        if self._run(ready, events):
+            for foresight in ready.line.in_vain:
+                ready.known.look_ups.give_up(foresight)
 
     # Inside
 
-    def _run(
-        self,
-        persistor: LivePersistor,
-        events: Sequence[Event],
-        live_version: int,
-        known: _Known,
-        line: Line | None = None,
-    ) -> bool:
+    def _run(self, ready: _Ready, events: Sequence[Event]) -> bool:
         """Run the handlers, and commit along a line; return whether all of them were to run."""
-        connection = persistor.connection
-        projectors = self._definitions[live_version].projectors
+        known, connection = ready.known, ready.persistor.connection
         behind = self._tables_left_behind(connection, events, known) if known.left_behind else None
         if behind:
-            projectors = tuple(
+            projectors = [
                 item
-                for item in projectors
+                for item in ready.projectors
                 if behind.isdisjoint(record_shape(it).table_name for it in item.records)
-            )
+            ]
+            ready = _ready(known, projectors, events, ready.persistor, ready.line)
         try:
-            _dispatch(projectors, persistor, events, line)
-            if line is not None:
-                _commit(line)
+            _dispatch(ready, events)
+            if ready.line is not None:
+                _commit(ready.line)
         except ProjectionFailed as failed:
             if connection.closed:
                 raise DatabaseUnavailable(
@@ -180,8 +192,12 @@ class LiveProjection:
             if circumstance is not None:
                 raise circumstance from circumstance.__cause__
             raise _with_table(
-                failed, [item.projector for item in projectors], known.tables
+                failed, [item.projector for item in ready.projectors], known.tables
             ) from failed.__cause__
+        finally:
+            if ready.line is not None:
+                # A handler knows its projector, which knows the line.
+                ready.line.at = None
         return not behind
 
     def _tables_left_behind(
@@ -215,15 +231,12 @@ class LiveProjection:
             if known.cut_overs != cut_overs:
                 if self._home is not None:
                     self._home.require_view_schema(connection, self._view_schema)
+                projectors = self._definitions[live_version].projectors
                 tables = {
                     record: read_table_shape(
                         connection, record_shape(record), self._view_schema, record_shape(record).table_name
                     )
-                    for record in dict.fromkeys(
-                        record
-                        for item in self._definitions[live_version].projectors
-                        for record in item.records
-                    )
+                    for record in dict.fromkeys(record for item in projectors for record in item.records)
                 }
                 left_behind = frozenset(
                     self._quarantine.unprojected(connection) if self._quarantine is not None else ()
@@ -234,45 +247,67 @@ class LiveProjection:
                 holdable = (
                     {} if at_once else holdable_columns(connection, self._view_schema, tuple(tables.values()))
                 )
-                known = self._known = _Known(cut_overs, tables, at_once, holdable, left_behind)
+                has_constructors = any(
+                    item.projector.__init__ is not Projector.__init__ for item in projectors
+                )
+                known = self._known = _Known(
+                    cut_overs, projectors, not has_constructors, tables, at_once, holdable, left_behind
+                )
             if exchange is not None:
                 exchange.prepared_for = known
             return known
 
 
-def _dispatch(
-    definitions: Sequence[ProjectorDefinition],
-    persistor: LivePersistor,
-    events: Sequence[Event],
-    line: Line | None,
-) -> None:
-    """Call the handlers as a dispatcher does.
+def _ready_along(exchange: Exchange, known: _Known, events: Sequence[Event]) -> _Ready:
+    line = Line(exchange, at_once=known.at_once, holdable=known.holdable, look_ups=known.look_ups)
+    return _ready(
+        known, known.projectors, events, LivePersistor(exchange.connection, known.tables, line), line
+    )
 
-    What the server has against a write is the fault of the handler that wrote, not of the one that it is noticed in.
-    """
+
+def _ready(
+    known: _Known,
+    definitions: Sequence[ProjectorDefinition],
+    events: Sequence[Event],
+    persistor: LivePersistor,
+    line: Line | None = None,
+) -> _Ready:
     event_classes = {type(event) for event in events}
     projectors = [
         (definition.handlers, definition.projector(persistor))
         for definition in definitions
         if not event_classes.isdisjoint(definition.handlers)
     ]
-    pgconn = persistor.connection.pgconn
+    handlers = {
+        event_class: [
+            getattr(projector, name) for names, projector in projectors for name in names.get(event_class, ())
+        ]
+        for event_class in event_classes
+    }
+    return _Ready(known, persistor, line, definitions, handlers)
+
+
+def _dispatch(ready: _Ready, events: Sequence[Event]) -> None:
+    """Call the handlers as a dispatcher does.
+
+    What the server has against a write is the fault of the handler that wrote, not of the one that it is noticed in.
+    """
+    line, last = ready.line, events[-1]
+    pgconn = ready.persistor.connection.pgconn
     for event in events:
         if line is not None:
-            line.more_come = event is not events[-1]
-        for handlers, projector in projectors:
-            for name in handlers.get(type(event), ()):
-                handler = getattr(projector, name)
-                if line is not None:
-                    line.at = handler, event
-                try:
-                    handler(event)
-                    if line is None and pgconn.transaction_status == TransactionStatus.INERROR:
-                        # Whoever commits that rolls back, and is not told.
-                        raise InFailedSqlTransaction("it went on after an error of the server")
-                except Exception as error:
-                    found = (line and line.failure) or Failure(handler, event, error)
-                    raise _failed(found) from found.error
+            line.more_come = event is not last
+        for handler in ready.handlers[type(event)]:
+            if line is not None:
+                line.at = handler, event
+            try:
+                handler(event)
+                if line is None and pgconn.transaction_status == TransactionStatus.INERROR:
+                    # Whoever commits that rolls back, and is not told.
+                    raise InFailedSqlTransaction("it went on after an error of the server")
+            except Exception as error:
+                found = (line and line.failure) or Failure(handler, event, error)
+                raise _failed(found) from found.error
 
 
 def _commit(line: Line) -> None:

@@ -49,11 +49,14 @@ class Answer:
 
 @dataclass(slots=True)
 class Foreseen:
-    """A look-up that was sent ahead, and its rows."""
+    """A look-up that is sent ahead."""
 
     foresight: Foresight
     parameters: Sequence[Any]
-    rows: list[Row]
+    texts: Texts
+    """The parameters as they are sent."""
+    answer: PGresult | None = None
+    """No error; None until it is there."""
 
 
 @dataclass(slots=True)
@@ -80,7 +83,6 @@ class Line:
     def __init__(
         self,
         exchange: Exchange,
-        foreseen: Sequence[Foreseen] = (),
         *,
         at_once: Collection[str] = (),
         holdable: Holdable = _NOTHING,
@@ -98,19 +100,24 @@ class Line:
         """Tables where nothing may wait."""
         self._holders: dict[str, Callable[[], None]] = {}
         self._look_ups = look_ups
-        self._foreseen = list(foreseen)
+        self._foreseen: list[Foreseen] = []
         self._spoiled: list[Foreseen] = []
         self._unanswered: list[_Write] = []
         self._swallowed: Failure | None = None
 
     # Reading
 
+    def expect(self, foreseen: Sequence[Foreseen]) -> None:
+        """Take the look-ups that were sent along with the events, answered."""
+        self._foreseen = list(foreseen)
+
     def foreseen(self, look_up: LookUp, parameters: Sequence[Any]) -> list[Row] | None:
         """Return the rows of a look-up that was foreseen; once, and only as long as nothing was written to the table since."""
         for item in self._foreseen:
             if item.foresight.look_up is look_up and item.parameters == parameters:
                 self._foreseen.remove(item)
-                return item.rows
+                assert item.answer is not None
+                return self.exchange.load(look_up.statement, item.answer)
         return None
 
     def learn(self, look_up: LookUp, values: Sequence[Any]) -> None:
@@ -135,11 +142,11 @@ class Line:
             if self.at is not None and self._swallowed is None:
                 self._swallowed = Failure(*self.at, error)
             raise
-        return Answer(exchange.load(answer) if answer.ntuples else [], answer.command_tuples or 0)
+        return Answer(exchange.load(statement, answer), answer.command_tuples or 0)
 
-    def may_wait(self, table: str) -> bool:
-        """Whether the answers to writes to the table can wait."""
-        return self.at is not None and table not in self._at_once
+    def has_effects(self, table: str) -> bool:
+        """Whether a write to the table can have effects on other rows, or on its own: its answer cannot wait."""
+        return table in self._at_once
 
     def write(
         self,

@@ -13,20 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import errors
 
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
-from sequent_py.exchange import Statement, numbered
+from sequent_py.exchange import Statement
 from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.holding import OwnRow
 from sequent_py.persistors.lines import Answer, Line
+from sequent_py.persistors.live_statements import live_statements_of
 from sequent_py.persistors.lookups import LookUp
-from sequent_py.persistors.operations import SEVERAL, Filter, RowOperations, Values, operations_of
-from sequent_py.persistors.statements import Statements, ValuesQuery, statements_of
+from sequent_py.persistors.operations import Filter, RowOperations, Values
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.records import Record
 from sequent_py.row_classes import Row
@@ -117,14 +117,15 @@ class LiveTable:
         self, connection: psycopg.Connection[Any], table: TableShape, line: Line | None = None
     ) -> None:
         self.connection, self.line = connection, line
-        self.operations: RowOperations = operations_of(table)
+        self.composed = live_statements_of(table)
+        self.operations, self.statements = self.composed.operations, self.composed.statements
         self.name = self.operations.name
-        self.statements: Statements = statements_of(table)
         self.writes = 0
         """How many statements have changed rows, or will."""
         self._own: OwnRow | None = None
         """The row that is known without asking; None after every statement but those that leave it as it was."""
         self._table = table
+        self._is_patient = line is not None and not line.has_effects(table.name)
         self._cursor = OwnCursor(connection) if line is None else None
 
     def run(self, query: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]] | Answer:
@@ -132,7 +133,7 @@ class LiveTable:
         if self.line is not None:
             if self._own is not None:
                 self._let_go()
-            return self.line.run(sent(self._table, query), parameters)
+            return self.line.run(self.composed.sent(query), parameters)
         assert self._cursor is not None
         return self._cursor.execute(query, parameters)
 
@@ -150,16 +151,16 @@ class LiveTable:
 
     def first(self, where: Mapping[str, Any], order: str, *, lock: bool = False) -> Row | None:
         """Return the first matching row in the order of the primary key, ``order`` being "ASC" or "DESC"."""
-        look_up = self._look_up(where, order, lock)
-        if look_up is None:
+        look_up = self.composed.look_up(where, order, lock)
+        values = look_up.values_of(where)
+        if values is None:
             filters = self.operations.filters(where)
-            found = self.run(
-                *self.statements.select(filters, order=order, is_first=True, lock=lock)
-            ).fetchone()
-            return None if found is None else self.operations.load(found)
-        values = tuple(
-            [column.coerce(value) for column, value in zip(look_up.columns, where.values(), strict=True)]
-        )
+            if any(not item.is_scalar or item.values[0] is None for item in filters):
+                found = self.run(
+                    *self.statements.select(filters, order=order, is_first=True, lock=lock)
+                ).fetchone()
+                return None if found is None else self.operations.load(found)
+            values = tuple([item.values[0] for item in filters])
         if self._own is not None and self._own.is_found_by(look_up, values):
             # An update changes a clone of it.
             return self._own.row if lock else self._detached(self._own.row)
@@ -178,22 +179,9 @@ class LiveTable:
             self._remember(row, look_up, values)
         return row
 
-    def _look_up(self, where: Mapping[str, Any], order: str, lock: bool) -> LookUp | None:
-        """Return the look-up by one value for each of these columns; None for filters that are more than that."""
-        for value in where.values():
-            if value is None or isinstance(value, SEVERAL):
-                return None
-        key = (LookUp, *where, order, lock)
-        found = self._table.memo.get(key)
-        if found is None:
-            columns = [item.column for item in self.operations.filters(where)]
-            found = self._table.memo[key] = LookUp(self.statements, columns, order, lock)
-        assert isinstance(found, LookUp)
-        return found
-
     def create_one(self, values: Mapping[str, Any]) -> Row:
         """Insert a row; by one call of a compiled function where the server knows nothing of its values that we don't."""
-        maker = self._maker(tuple(values))
+        maker = self.composed.maker(tuple(values))
         if maker is None:
             return self.create([values])[0]
         row = maker(values)
@@ -203,35 +191,13 @@ class LiveTable:
         (stored,) = self.insert(row, returning=True)
         return self.operations.load(stored)
 
-    def _maker(self, given: tuple[str, ...]) -> Callable[[Mapping[str, Any]], Row] | None:
-        """Return the function from these values to a row; None where the table's defaults have a part in it."""
-        operations, table, key = self.operations, self._table, ("maker", given)
-        if key not in table.memo:
-            left = operations.columns.keys() - {*given, *operations.shape.python_defaults}
-            is_ours = left.isdisjoint(table.constant_defaults) and left.isdisjoint(table.drawn_defaults)
-            table.memo[key] = operations.compile_create(given, _never_drawn) if is_ours else None
-        found: Callable[[Mapping[str, Any]], Row] | None = table.memo[key]
-        return found
-
     def insert(self, row: Row, *, returning: bool) -> psycopg.Cursor[tuple[Any, ...]] | Answer:
         """Insert a row of which every value is known, now."""
-        insertion = self._insertion(returning=returning)
+        insertion = self.composed.insertion(returning=returning)
         try:
             return self.change(insertion.query, insertion.parameters(self.operations.shape.values_of(row)))
         except errors.UniqueViolation as error:
             raise self.translated(error, self.operations.key_values(row)) from error
-
-    def _insertion(self, *, returning: bool) -> ValuesQuery:
-        """Return the insertion of a row of which every value is known."""
-        found = self._table.memo.get(("insertion", returning))
-        if found is None:
-            names = tuple(self.operations.columns)
-            query = self.statements.insert(names, 1, returning=returning)
-            found = self._table.memo["insertion", returning] = ValuesQuery(
-                query, (self.statements.dumpers[name] for name in names)
-            )
-        assert isinstance(found, ValuesQuery)
-        return found
 
     def create(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         """Insert rows, every one checked before the first is sent, in as few statements as their columns allow."""
@@ -247,7 +213,7 @@ class LiveTable:
         if len(given) == len(self.operations.columns) and self.may_wait:
             # Nothing that the server knows and we don't.
             query = self.statements.insert(given, len(rows), returning=False)
-            self._later(query, parameters, lambda: rows[0] if len(rows) == 1 else {})
+            self._later(self.composed.sent(query), parameters, lambda: rows[0] if len(rows) == 1 else {})
             return [self.operations.fill(dict(row), self.draw) for row in rows]
         query = self.statements.insert(given, 1 if not given else len(rows), returning=True)
         try:
@@ -272,13 +238,13 @@ class LiveTable:
     @property
     def may_wait(self) -> bool:
         """Whether a write whose outcome is known can be sent later."""
-        return self.line is not None and self.line.may_wait(self._table.name)
+        return self._is_patient and self.line is not None and self.line.at is not None
 
     def insert_later(self, row: Row) -> None:
         """Insert a row of which every value is known, when it suits the line."""
-        operations, insertion = self.operations, self._insertion(returning=False)
+        operations, insertion = self.operations, self.composed.insertion(returning=False)
         parameters = insertion.parameters(operations.shape.values_of(row))
-        self._later(insertion.query, parameters, lambda: operations.key_values(row))
+        self._later(insertion.statement, parameters, lambda: operations.key_values(row))
         if self.line is not None and self.line.more_come:
             self._remember(self._detached(row))
 
@@ -300,10 +266,10 @@ class LiveTable:
                     self._let_go()
                 return
         key = self.operations.key_values(row)
-        update = self._update_of_row(tuple(values))
+        update = self.composed.update_of_row(tuple(values))
         parameters = update.parameters([*values.values(), *key.values()])
         if may_wait and self.may_wait:
-            self._later(update.query, parameters, lambda: values, lambda: RecordNotFound(self.name, key))
+            self._later(update.statement, parameters, lambda: values, lambda: RecordNotFound(self.name, key))
             return
         try:
             if self.change(update.query, parameters).rowcount == 0:
@@ -311,22 +277,9 @@ class LiveTable:
         except errors.UniqueViolation as error:
             raise self.translated(error, values) from error
 
-    def _update_of_row(self, names: tuple[str, ...]) -> ValuesQuery:
-        """Return the update of these columns of a row, which is found by its key."""
-        found = self._table.memo.get(("update of a row", names))
-        if found is None:
-            columns = self.operations.shape.key_columns
-            query = self.statements.update(names, [Filter(column, (...,), True) for column in columns])[0]
-            dumpers = self.statements.dumpers
-            found = self._table.memo["update of a row", names] = ValuesQuery(
-                query, (dumpers[name] for name in (*names, *self.operations.key_attributes))
-            )
-        assert isinstance(found, ValuesQuery)
-        return found
-
     def _later(
         self,
-        query: bytes,
+        statement: Statement,
         parameters: Sequence[Any],
         values: Callable[[], Mapping[str, Any]],
         missing: Callable[[], Exception] | None = None,
@@ -342,7 +295,7 @@ class LiveTable:
         def explain(error: psycopg.Error) -> Exception:
             return self.translated(error, values()) if isinstance(error, errors.UniqueViolation) else error
 
-        self.line.write(sent(self._table, query), parameters, explain, missing, held_for)
+        self.line.write(statement, parameters, explain, missing, held_for)
 
     # Holding
 
@@ -379,9 +332,9 @@ class LiveTable:
         own = self._own
         if own is not None and own.changed:
             changed, key = own.changed, own.key
-            update = self._update_of_row(tuple(changed))
+            update = self.composed.update_of_row(tuple(changed))
             self._later(
-                update.query,
+                update.statement,
                 update.parameters([*changed.values(), *key.values()]),
                 lambda: changed,
                 lambda: RecordNotFound(self.name, key),
@@ -470,16 +423,3 @@ class LiveUpdate:
         if changed:
             # The row is locked; nothing but the block itself can have written to it meanwhile.
             table.update_row(before, changed, after, may_wait=table.writes == self._writes)
-
-
-def _never_drawn(attribute: str) -> NoReturn:
-    raise AssertionError(f"{attribute} is drawn by the server")
-
-
-def sent(table: TableShape, query: bytes) -> Statement:
-    """Return a query on a table as it is sent along a line; the same statement for the same query."""
-    found = table.memo.get(query)
-    if found is None:
-        found = table.memo[query] = numbered(query)
-    assert isinstance(found, Statement)
-    return found

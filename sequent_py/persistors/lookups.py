@@ -8,7 +8,7 @@ it, because one that is to change a row locks it; and one that was foreseen in v
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +28,18 @@ _UNKNOWN_BEFORE = frozenset({"created_at", "position"})
 
 
 class LookUp(ValuesQuery):
-    """A look-up of one row by certain columns, which are to have a value each: which of the matching rows, and whether to lock it. Composed once."""
+    """A look-up of one row by certain columns, which are to have a value each: which of the matching rows, and whether to lock it. Composed once.
+
+    ``values_of`` returns the values of a call's filters, None where one of them is to be converted, or is not one value.
+    """
 
     def __init__(
-        self, statements: Statements, columns: Sequence[ColumnShape], order: str, is_locking: bool
+        self,
+        statements: Statements,
+        columns: Sequence[ColumnShape],
+        order: str,
+        is_locking: bool,
+        values_of: Callable[[Mapping[str, Any]], tuple[Any, ...] | None],
     ) -> None:
         super().__init__(
             statements.first(columns, order=order, lock=is_locking),
@@ -39,6 +47,7 @@ class LookUp(ValuesQuery):
         )
         self.table = statements.table.name
         self.columns = tuple(columns)
+        self.values_of = values_of
         self.statement = numbered(self.query)
 
 

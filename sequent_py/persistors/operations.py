@@ -76,6 +76,8 @@ class RowOperations:
         """Copies a row for a reader who could change JSON or arrays in place; None where rows can be shared."""
         self.load: Callable[[Sequence[Any]], Row] = self._compile_load()
         self.finish = self.compile_finish(self.key_attributes)
+        self.changed: Callable[[Row, Row], Values] = self._compile_changed()
+        """From a row as it was and as it is to the values, by attribute, in which they differ as stored."""
 
     def _detach(self, row: Row) -> Row:
         return self.lock(self.shape.clone(row))
@@ -173,15 +175,6 @@ class RowOperations:
         for name, column in self.columns.items():
             setattr(row, name, column.coerce(getattr(row, name)))
 
-    def changed(self, before: Row, after: Row) -> Values:
-        """Return the values, by attribute, in which ``after`` differs as stored."""
-        values_of = self.shape.values_of
-        return {
-            name: new
-            for name, old, new in zip(self.columns, values_of(before), values_of(after), strict=True)
-            if new is not old and not is_same(old, new)
-        }
-
     def key_values(self, row: Row) -> Values:
         """Return the primary key by attribute."""
         return {name: getattr(row, name) for name in self.key_attributes}
@@ -234,6 +227,22 @@ class RowOperations:
         lookup: Callable[[Where], Any] = compile_functions("\n".join(lines), names_used, "lookup")["lookup"]
         return lookup
 
+    def compile_values(self, names: Sequence[str]) -> Callable[[Where], tuple[Any, ...] | None]:
+        """Return the function from filters given in the order of ``names`` to their values; None where a column does not store one of them as it is."""
+        variables = [f"v{number}" for number in range(len(names))]
+        tests = [
+            f"({passes(self.columns[name].type, variable)})"
+            for name, variable in zip(names, variables, strict=True)
+        ]
+        lines = ["def values_of(where):", "    values = tuple(where.values())"]
+        if variables:
+            lines.append(f"    ({', '.join(variables)},) = values")
+        lines.append(f"    return values if {' and '.join(tests) or 'True'} else None")
+        values_of: Callable[[Where], tuple[Any, ...] | None] = compile_functions(
+            "\n".join(lines), _NAMES, "values_of"
+        )["values_of"]
+        return values_of
+
     def value_key(self, attribute: str) -> Callable[[Any], Any]:
         """Return the function from a converted value of one column to what stands for it in keys."""
         # Filters may ask for None even where no row has it.
@@ -274,6 +283,21 @@ class RowOperations:
         lines.append(f"    return {' or '.join(moved) or 'False'}")
         finish: Callable[[Row, Row], bool] = compile_functions("\n".join(lines), names, "finish")["finish"]
         return finish
+
+    def _compile_changed(self) -> Callable[[Row, Row], Values]:
+        lines = ["def changed(before, after):", "    found = {}"]
+        for name in self.columns:
+            lines += [
+                f"    v = after.{name}",
+                f"    if v is not before.{name} and not is_same(before.{name}, v):",
+                f"        found[{name!r}] = v",
+            ]
+        lines.append("    return found")
+        names = {"is_same": is_same}
+        changed: Callable[[Row, Row], Values] = compile_functions("\n".join(lines), names, "changed")[
+            "changed"
+        ]
+        return changed
 
     def compile_create(
         self,
@@ -400,9 +424,11 @@ class RowOperations:
         for number, (name, column) in enumerate(self.columns.items()):
             load = loader(column.type)
             names[f"l{number}"] = load
-            value = (
-                f"v{number}" if load is None else f"v{number} if v{number} is None else l{number}(v{number})"
+            # What the driver loads for us in UTC need not be asked for it.
+            as_it_is = f"v{number} is None" + (
+                f" or v{number}.tzinfo is UTC" if column.type.family == "timestamptz" else ""
             )
+            value = f"v{number}" if load is None else f"v{number} if {as_it_is} else l{number}(v{number})"
             lines.append(f"    row.{name} = {value}")
         lines += ["    row.__class__ = Locked", "    return row"]
         function: Callable[[Sequence[Any]], Row] = compile_functions("\n".join(lines), names, "load")["load"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from shop import (
 )
 from test_callers_connections import Alarm, alarm_at_line, differences
 
-from sequent_py import Migrations, Sequent, on
+from sequent_py import Migrations, Projector, Sequent, on
 from sequent_py.database import create_engine
 from sequent_py.errors import DatabaseUnavailable, DuplicateRecord, ProjectionFailed
 from sequent_py.events import envelope_of
@@ -71,19 +72,19 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """What was sent: a list of statements for every round trip, those that were sent ahead included."""
     exchanges: Told = []
     ahead: list[str] = []
-    ask, send = Exchange.ask, Exchange.send
+    post, send = Exchange.post, Exchange.send
 
     def sent_ahead(self: Exchange, *asked: tuple[Statement, Any], **how: bool) -> None:
         ahead.extend(statement.text.decode() for statement, _ in asked)
         send(self, *asked, **how)
 
-    def noted(self: Exchange, *asked: tuple[Statement, Any]) -> Any:
+    def noted(self: Exchange, *asked: tuple[Statement, Any]) -> None:
         exchanges.append([*ahead, *(statement.text.decode() for statement, _ in asked)])
         ahead.clear()
-        return ask(self, *asked)
+        post(self, *asked)
 
     monkeypatch.setattr(Exchange, "send", sent_ahead)
-    monkeypatch.setattr(Exchange, "ask", noted)
+    monkeypatch.setattr(Exchange, "post", noted)
     return exchanges
 
 
@@ -137,6 +138,77 @@ def test_what_handlers_look_up_is_learned_and_an_append_with_live_projections_is
     assert "FOR NO KEY UPDATE" in first[2]
     assert [text.split()[0] for text in second] == ["UPDATE", "INSERT", "COMMIT"]
     assert agree(store_database_url)
+
+
+def test_projectors_are_made_while_the_server_records_the_events(
+    app: Sequent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aggregate_id = placed(app, lines=6)
+    steps: list[str] = []
+    post, answers, make = Exchange.post, Exchange.answers, OrderProjector.__init__
+
+    def noted_post(self: Exchange, *asked: tuple[Statement, Any]) -> None:
+        post(self, *asked)
+        steps.append("on its way")
+
+    def noted_answers(self: Exchange) -> Any:
+        steps.append("waiting")
+        return answers(self)
+
+    def noted_make(self: Projector, persistor: Any) -> None:
+        make(self, persistor)
+        steps.append("made")
+
+    monkeypatch.setattr(Exchange, "post", noted_post)
+    monkeypatch.setattr(Exchange, "answers", noted_answers)
+    monkeypatch.setattr(Projector, "__init__", noted_make)
+    app.store.append(aggregate_id, [line()], 7)
+    assert steps == ["on its way", "made", "made", "waiting", "on its way", "waiting"]
+
+
+class ReadsBeforeAnyEvent(OrderProjector):
+    """Counts the orders when it is made."""
+
+    def __init__(self, persistor: Any) -> None:
+        super().__init__(persistor)
+        self.orders = len(self.find_records(OrderRecord))
+
+    @on(LineAdded)
+    def line_added(self, event: LineAdded) -> None:
+        assert self.orders == 1
+        super().line_added(event)
+
+
+def test_a_projector_with_a_constructor_of_its_own_is_made_when_the_events_are_recorded(
+    store_database_url: str,
+) -> None:
+    with live(store_database_url, ReadsBeforeAnyEvent, LineProjector) as app:
+        placed(app, lines=6)
+        assert agree(store_database_url)
+
+
+def test_an_append_leaves_nothing_for_the_collector_of_cycles(app: Sequent) -> None:
+    aggregate_id = placed(app, lines=20)
+    gc.collect()
+    gc.disable()
+    try:
+        app.store.append(aggregate_id, [line()], 21)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_a_row_that_is_foreseen_and_cannot_be_read_fails_the_handler_that_looks_it_up(
+    app: Sequent, store_database_url: str
+) -> None:
+    aggregate_id = placed(app, lines=20)
+    with psycopg.connect(store_database_url, autocommit=True) as connection:
+        connection.execute("UPDATE view_schema.order_records SET updated_at = 'infinity'")
+        with pytest.raises(ProjectionFailed, match="no moment of the years 1 to 9999"):
+            app.store.append(aggregate_id, [line()], 21)
+        connection.execute("UPDATE view_schema.order_records SET updated_at = now()")
+    app.store.append(aggregate_id, [line()], 21)
+    assert app.store.version_of(aggregate_id) == 22
 
 
 def test_a_batch_of_events_sees_what_its_own_events_have_written(

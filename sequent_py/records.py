@@ -27,7 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import ColumnProperty, DeclarativeBase, Mapper, registry
 
 from sequent_py import row_classes
-from sequent_py.column_types import ColumnType, array_type, converter, simple_type, text_type
+from sequent_py.column_types import ColumnType, array_type, simple_type, text_type
+from sequent_py.conversions import converter
 from sequent_py.errors import DefinitionError, InvalidValue
 from sequent_py.names import NAME_LIMIT_BYTES
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 import psycopg
 from psycopg import errors, sql
 
-from sequent_py.column_types import is_same
+from sequent_py.conversions import is_same
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.persistors import DuplicateRecord

@@ -1,4 +1,4 @@
-"""Columns in SQL: from a field's value to exactly what the column's converter (:mod:`sequent_py.column_types`) makes of it.
+"""Columns in SQL: from a field's value to exactly what the column's converter (:mod:`sequent_py.conversions`) makes of it.
 
 Pairs of kind and column type are listed; others are :class:`Inexpressible`. Where PostgreSQL's own cast would take what the converter
 refuses (a text that is cut to ``varchar(5)``), a check goes with it.

@@ -3,7 +3,7 @@
 A projector cannot tell which persistor it has. That is the whole contract, and it rests on four things:
 
 * **One set of values.** Every value is converted in Python, by the type of the table's column, before it goes anywhere
-  (``column_types``). Memory then holds what the table would give back.
+  (``conversions``). Memory then holds what the table would give back.
 * **One kind of row.** Rows are generated slot classes (``row_classes``), immutable snapshots outside the block of an update. In memory
   stored rows are copied on write, so that a row somebody holds keeps its old values in both persistors. JSON and array values are copied
   deeply at every border.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sequent_py.column_types import ColumnType, dumper
+from sequent_py.column_types import ColumnType
+from sequent_py.conversions import dumper
 from sequent_py.native import IS_NATIVE, native
 
 if TYPE_CHECKING:

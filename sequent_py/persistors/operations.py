@@ -16,7 +16,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from sequent_py.column_types import is_same, key, loader, passes
+from sequent_py.column_types import key, passes
+from sequent_py.conversions import is_same, loader
 from sequent_py.errors import DefinitionError, InvalidFilter, UnknownColumn
 from sequent_py.native import native
 from sequent_py.persistors import DuplicateRecord

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Json, Jsonb
 
-from sequent_py.column_types import dumper, json_text
+from sequent_py.conversions import dumper, json_text
 from sequent_py.persistors.operations import Filter
 from sequent_py.persistors.tables import TableShape, identifier, selected, trusted
 from sequent_py.records import ColumnShape

@@ -18,7 +18,8 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 
-from sequent_py.column_types import ColumnType, array_type, loader, simple_type, text_type
+from sequent_py.column_types import ColumnType, array_type, simple_type, text_type
+from sequent_py.conversions import loader
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import TableFileError
 from sequent_py.records import ColumnShape, RecordShape

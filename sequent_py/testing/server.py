@@ -45,7 +45,7 @@ SERVER_OPTIONS: Mapping[str, str] = {
 """What the servers of tests run with. Connections: eight test processes with a pool and replay workers each."""
 
 ROOM_BYTES = 4 << 30
-"""What has to be free in memory before data goes there: twenty times what the tests' databases and their WAL take at once."""
+"""What has to be free in memory before data goes there: ten times what the tests' databases and their WAL take at once."""
 
 _DIRECTORY_PREFIX = "sequent-postgres-"
 _START_TIMEOUT_SECONDS = 60

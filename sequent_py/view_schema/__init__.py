@@ -16,7 +16,8 @@ Effects::
     versions, relations         own ``view_migrations`` and ``view_tables``, one each; what they share is in bookkeeping
     catalog, trial, executor    what the server has; the DDL of a plan, tried and run
     swap                        the one transaction that promotes
-    context, passes             what every command works with
-    online, offline, rebuild    the commands
+    context, planning, passes   what every command works with
+    beginning, promotion        how a migration starts, and how it ends in a cut-over
+    online, offline, golive     the commands, which rebuild offers as one object
     inspection, reports         what the commands say
 """

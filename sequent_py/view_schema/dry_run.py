@@ -33,8 +33,8 @@ from sequent_py.scopes import ScopedSample, scoped_samples
 from sequent_py.verification import Verification
 from sequent_py.view_schema import executor
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors
-from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.online import allows_quarantine
+from sequent_py.view_schema.planning import check_swap, current_plan
 from sequent_py.view_schema.plans import ResolvedPlan, resolve
 from sequent_py.view_schema.reports import DryRunReport
 

@@ -31,9 +31,9 @@ from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import last_window, swap
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS, Stall, cut_over
-from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.last_window import LastWindow, Replayed
 from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.planning import current_plan
 from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.promotion import (
     MOST_CATCH_UP_PASSES,

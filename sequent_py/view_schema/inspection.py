@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sequent_py.declared.groups import described, replayed_by_handlers
-from sequent_py.errors import InvalidTransition, SequentError
+from sequent_py.errors import SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.health import coverage, coverage_findings
 from sequent_py.health.code import check_code
@@ -21,109 +21,30 @@ from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.limits import UNLIMITED
 from sequent_py.replay.quarantine import QuarantinedAggregate, accepting_options, waiting
-from sequent_py.view_schema import dependents, swap, table_files
+from sequent_py.view_schema import dependents
 from sequent_py.view_schema.acceptance import accepted_differences
 from sequent_py.view_schema.code_records import tables_of_plan
 from sequent_py.view_schema.context import (
     Context,
-    live_blueprints,
     replayed_event_names,
     replayed_projectors,
 )
 from sequent_py.view_schema.generations import generations
 from sequent_py.view_schema.moment import at_one_moment
 from sequent_py.view_schema.passes import pending_events
-from sequent_py.view_schema.planner import plan as make_plan
+from sequent_py.view_schema.planning import (
+    all_tables,
+    check_swap,
+    current_plan,
+    current_rollback,
+    require_tables,
+)
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
-from sequent_py.view_schema.relations import TableRole, ViewTable
 from sequent_py.view_schema.reports import CheckReport, MigrationReport, PlanReport, StatusReport
 from sequent_py.view_schema.return_passes import pending_return
-from sequent_py.view_schema.rollback_plan import RollbackOutlook, RollbackPlan, decide
+from sequent_py.view_schema.rollback_plan import RollbackOutlook
 from sequent_py.view_schema.states import Command, MigrationState, next_commands, settled
 from sequent_py.view_schema.versions import ViewMigration
-from sequent_py.view_schema.view_trial import prove_views
-
-
-def current_plan(context: Context, connection: Connection | None) -> Plan:
-    """Plan the way from the live version to the code's; from version 0 where no store is installed, which None stands for.
-
-    Raises
-    ------
-    DefinitionError, InvalidTransition
-        As the planner does.
-    """
-    plan = make_plan(
-        context.definition,
-        current_version=context.gate.read(connection).live_version if connection else 0,
-        live=context.relations.live_tables(connection) if connection else {},
-        available_alter_files=table_files.alter_files(context.config.sql_path),
-    )
-    if connection is not None and not plan.is_noop:
-        _refuse_kept_version(context, connection, plan)
-    return plan
-
-
-def current_rollback(context: Context, connection: Connection) -> RollbackPlan | None:
-    """Decide how the code's version comes to serve again; None where it does.
-
-    Raises
-    ------
-    InvalidTransition, PlanChanged
-        As :func:`sequent_py.view_schema.rollback_plan.decide` does.
-    """
-    versions = context.versions
-    return decide(
-        context.definition,
-        live_version=context.gate.read(connection).live_version,
-        history=versions.history(connection),
-        tables=_all_tables(context, connection),
-    )
-
-
-def _all_tables(context: Context, connection: Connection) -> list[ViewTable]:
-    return [table for role in TableRole for table in context.relations.tables(connection, role)]
-
-
-def _refuse_kept_version(context: Context, connection: Connection, plan: Plan) -> None:
-    """Tables of the target version itself that a rollback retired have the names that the shadow tables would need."""
-    kept = [
-        table.physical_name
-        for table in context.relations.retired(connection)
-        if table.version == plan.target_version
-    ]
-    if kept:
-        raise InvalidTransition(
-            f"Version {plan.target_version} was live and has been rolled back; its tables are kept: {', '.join(kept)}.",
-            remedy="Go forth to it with this code: sequent migrate rollback; or drop them and build anew:"
-            f" sequent migrate prune --version {plan.target_version}",
-        )
-
-
-def check_swap(
-    context: Context, connection: Connection, plan: Plan, *, tries_views: bool = True
-) -> tuple[str, ...]:
-    """Show that nothing stands in the way of the swap; return what it will not carry over.
-
-    ``tries_views`` reads the queries of views again over tables made from this code's files, in a transaction that is rolled back;
-    commands that only report, on connections that cannot create anything, do without.
-
-    Raises
-    ------
-    DependentObjects, DefinitionError
-        What does.
-    """
-    live = live_blueprints(context, connection)
-    warnings = dependents.check(connection, context.config.view_schema, plan, live)
-    if tries_views:
-        prove_views(
-            connection,
-            view_schema=context.config.view_schema,
-            files=[files for _, files in context.table_files(resolve(plan, context.definition))],
-            target_version=plan.target_version,
-            live=live,
-        )
-    swap.check_retired_names(connection, view_schema=context.config.view_schema, plan=plan, live=live)
-    return warnings
 
 
 def report_plan(context: Context) -> PlanReport:
@@ -226,9 +147,7 @@ def _status(context: Context, connection: Connection, code_version: int | None) 
                 state, can_roll_back, is_pending, is_held=holder is not None, set_aside=waiting(quarantined)
             ),
         ),
-        generations=tuple(
-            generations(context.versions.history(connection), _all_tables(context, connection))
-        ),
+        generations=tuple(generations(context.versions.history(connection), all_tables(context, connection))),
         rollback=outlook,
         quarantined=quarantined,
         pause=standing.pause,
@@ -265,23 +184,6 @@ def rollback_outlook(context: Context, connection: Connection) -> RollbackOutloo
         f" event{'s'[: events != 1]} would be replayed.",
         events,
     )
-
-
-def require_tables(context: Context, connection: Connection, plan: RollbackPlan) -> None:
-    """Refuse a rollback whose tables are recorded, and gone.
-
-    Raises
-    ------
-    InvalidTransition
-        Somebody dropped or renamed them.
-    """
-    missing = dependents.missing_tables(connection, context.config.view_schema, plan.physical_names)
-    if missing:
-        raise InvalidTransition(
-            f"Version {plan.from_version} cannot be rolled back: {' '.join(missing)}",
-            remedy="Put it back from a backup; or forget the generation that it belongs to:"
-            f" sequent migrate prune --version {plan.target_version}",
-        )
 
 
 def _next_commands(

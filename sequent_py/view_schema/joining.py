@@ -28,8 +28,8 @@ from sequent_py.replay.task import ReplayTask
 from sequent_py.roles.lacking import Deed, lacking
 from sequent_py.view_schema import guards
 from sequent_py.view_schema.context import Context
-from sequent_py.view_schema.inspection import current_rollback
 from sequent_py.view_schema.moment import at_one_moment
+from sequent_py.view_schema.planning import current_rollback
 from sequent_py.view_schema.plans import resolve
 
 START_ONE = "Start one: sequent migrate online"

@@ -26,8 +26,8 @@ from sequent_py.view_schema import executor, swap
 from sequent_py.view_schema.autovacuum import make_way
 from sequent_py.view_schema.blockers import listed, outside_holders, row_holders
 from sequent_py.view_schema.context import Context
-from sequent_py.view_schema.inspection import current_plan
 from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.planning import current_plan
 from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.promotion import SMALL_WINDOW_EVENTS, Promotion, Stopwatch, resumed
 from sequent_py.view_schema.reports import OfflineReport

@@ -24,26 +24,26 @@ from dataclasses import dataclass
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from sequent_py.collector import collector_paused
-from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged, SequentError
+from sequent_py.errors import DefinitionError, SequentError
 from sequent_py.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, guards, serial_order, table_files
+from sequent_py.view_schema import executor, guards
+from sequent_py.view_schema.beginning import begin_or_resume
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import (
     Context,
-    live_blueprints,
     replayed_event_names,
     replayed_projectors,
     shadow_blueprints,
 )
 from sequent_py.view_schema.early_start import early_workers
-from sequent_py.view_schema.inspection import check_swap, current_plan
 from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.planning import current_plan
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.reports import OnlineReport
-from sequent_py.view_schema.states import Command, MigrationState, require
+from sequent_py.view_schema.states import MigrationState
 from sequent_py.view_schema.versions import ViewMigration
 
 
@@ -82,7 +82,7 @@ def run_online(
         with early_workers(context, connection, workers if plan.replays else 0) as equipped:
             if plan.replays:
                 _require_covered(equipped, connection, resolved, quarantine, progress)
-            migration, is_resumed, warnings = _begin_or_resume(equipped, connection, plan, resolved, progress)
+            migration, is_resumed, warnings = begin_or_resume(equipped, connection, plan, resolved, progress)
             if quarantine is not None:
                 migration = context.versions.record_quarantine_limit(
                     connection, migration.id, quarantine_limit if quarantine else None
@@ -227,96 +227,6 @@ def require_quarantine(resolved: ResolvedPlan) -> None:
             f"Rows of {', '.join(others)} depend on several aggregates: setting one aside would make the others' rows wrong.",
             remedy="Run online without --quarantine: it stops at the event that cannot be projected.",
         )
-
-
-def resume(context: Context, connection: Connection, plan: Plan, command: Command) -> ViewMigration | None:
-    """Return the unfinished migration in its settled state, provided that it is the one this code plans; None when there is none.
-
-    Raises
-    ------
-    InvalidTransition
-        It leads to another version.
-    PlanChanged
-        The declaration or a table file changed since it began.
-    """
-    versions = context.versions
-    unfinished = versions.unfinished(connection)
-    if unfinished is None:
-        require(versions.latest_state(connection), command)
-        return None
-    if unfinished.target_version != plan.target_version:
-        raise InvalidTransition(
-            f"A view migration to version {unfinished.target_version} is unfinished ({unfinished.state}); this code plans version"
-            f" {plan.target_version}.",
-            remedy=f"Finish it with the code of version {unfinished.target_version}, or run: sequent migrate abort",
-        )
-    changed = ["the declaration"] if unfinished.plan != plan else []
-    if not changed:
-        changed = table_files.changed_files(unfinished.files_fingerprint, context.fingerprint(plan))
-    if changed:
-        raise PlanChanged(
-            f"Since the migration to version {plan.target_version} began, this has changed: {', '.join(changed)}.",
-            remedy="Restore it, or begin anew: sequent migrate abort, then sequent migrate online",
-        )
-    if unfinished.state.is_cut_over:
-        # Its process died during the cut-over, and with it its closing of the gate.
-        with connection.transaction():
-            unfinished = versions.settle(connection, unfinished)
-    require(unfinished.state, command)
-    return unfinished
-
-
-@collector_paused()
-def _begin_or_resume(
-    context: Context, connection: Connection, plan: Plan, resolved: ResolvedPlan, progress: Progress
-) -> tuple[ViewMigration, bool, tuple[str, ...]]:
-    migration = resume(context, connection, plan, Command.ONLINE)
-    if migration is not None:
-        progress.note(f"Going on with migration {migration.id} ({migration.state}).")
-        return migration, True, ()
-    progress.step("checking the table files")
-    live = live_blueprints(context, connection)
-    # Writes nothing: whatever is wrong with the files, or in the way of the swap, is found here.
-    proved = executor.trial(
-        connection,
-        view_schema=context.config.view_schema,
-        replays=context.table_files(resolved),
-        alters=context.alter_scripts(resolved),
-        target_version=plan.target_version,
-        live=live,
-    )
-    warnings = check_swap(context, connection, plan)
-    for warning in warnings:
-        progress.note(warning)
-    progress.step("creating the shadow tables")
-    return _begin(context, connection, plan, resolved, proved), False, warnings
-
-
-def _begin(
-    context: Context,
-    connection: Connection,
-    plan: Plan,
-    resolved: ResolvedPlan,
-    proved: executor.TrialResult,
-) -> ViewMigration:
-    """Write the migration's row and its empty shadow tables, all or nothing."""
-    with connection.transaction():
-        migration = context.versions.begin(connection, plan, context.fingerprint(plan))
-        serial_order.record_need(context, connection, migration.id)
-        created = executor.create_shadow_tables(
-            connection,
-            view_schema=context.config.view_schema,
-            replays=context.table_files(resolved),
-            blueprints=proved.blueprints,
-            target_version=plan.target_version,
-            outside=proved.outside,
-        )
-        orderings = {step.table_name: step.ordering for step in plan.replays}
-        for blueprint in created:
-            context.relations.record_shadow(
-                connection, migration.id, blueprint, plan.target_version, orderings[blueprint.table]
-            )
-    return migration
 
 
 def _index_and_analyse(

@@ -24,12 +24,12 @@ from sequent_py.verification import SAMPLED_EVENTS, Verification
 from sequent_py.view_schema import blockers, code_records, dependents, guards, prepared, serial_order, swap
 from sequent_py.view_schema.acceptance import accepting
 from sequent_py.view_schema.alter_trial import AlterScript
+from sequent_py.view_schema.beginning import resume
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors, shadow_blueprints
-from sequent_py.view_schema.inspection import check_swap
-from sequent_py.view_schema.online import resume
 from sequent_py.view_schema.outside_tables import OutsideTable
 from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.planning import check_swap
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.schema_check import require_shadow_schemas
 from sequent_py.view_schema.states import Command, MigrationState

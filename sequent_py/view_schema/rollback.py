@@ -33,9 +33,9 @@ from sequent_py.view_schema.context import (
 )
 from sequent_py.view_schema.cut_over import Stall, cut_over
 from sequent_py.view_schema.golive import CutOverLimits
-from sequent_py.view_schema.inspection import current_rollback
 from sequent_py.view_schema.last_window import LastWindow
 from sequent_py.view_schema.passes import Passes
+from sequent_py.view_schema.planning import current_rollback
 from sequent_py.view_schema.plans import resolve
 from sequent_py.view_schema.reports import CutOverReport
 from sequent_py.view_schema.return_passes import ReturnPasses

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from sequent_py.replay.ledger import Connection
 from sequent_py.view_schema import dependents
 from sequent_py.view_schema.context import Context, live_blueprints
-from sequent_py.view_schema.inspection import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.moment import at_one_moment
+from sequent_py.view_schema.planning import check_swap, current_rollback, require_tables
 from sequent_py.view_schema.return_passes import pending_return
 from sequent_py.view_schema.rollback_plan import RollbackPlan
 

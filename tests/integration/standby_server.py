@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from urllib.parse import parse_qs, quote, urlsplit
 
-from sequent_py.testing.server import SERVER_OPTIONS, _Runner, shared_server
+from sequent_py.testing.server import SERVER_OPTIONS, _Runner, roomy_memory, shared_server
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def primary_and_standby(binaries: Path | None = None) -> Iterator[Pair]:
         "wal_writer_delay": "10ms",
         "max_wal_size": "512MB",
     }
-    with shared_server(uuid.uuid4().hex[:12], binaries=binaries, options=options) as primary:
+    name = uuid.uuid4().hex[:12]
+    with shared_server(name, binaries=binaries, options=options, memory=roomy_memory()) as primary:
         home = Path(parse_qs(urlsplit(primary).query)["host"][0]).parent
         run = _Runner(home, Path((home / "started").read_text(encoding="utf-8")))
         data, socket = home / "standby", home / "standby-socket"

@@ -12,7 +12,7 @@ import pytest
 from shop import Shop1, Shop2, place_orders, shop
 from waiting import wait_until
 
-from sequent_py.testing.server import SERVER_OPTIONS, fresh_database, shared_server
+from sequent_py.testing.server import SERVER_OPTIONS, fresh_database, roomy_memory, shared_server
 from sequent_py.view_schema import golive, offline
 from sequent_py.view_schema.autovacuum import make_way
 from sequent_py.view_schema.drops import drop_tables
@@ -23,7 +23,10 @@ def vacuumed_url() -> Iterator[str]:
     """A server that looks every few seconds for what is to be vacuumed."""
     options = {**SERVER_OPTIONS, "autovacuum": "on", "autovacuum_naptime": "3s"}
     name = uuid.uuid4().hex[:12]
-    with shared_server(name, options=options) as server, fresh_database(server, f"vacuumed_{name}") as url:
+    with (
+        shared_server(name, options=options, memory=roomy_memory()) as server,
+        fresh_database(server, f"vacuumed_{name}") as url,
+    ):
         yield url
 
 

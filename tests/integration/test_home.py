@@ -30,7 +30,13 @@ from sequent_py import Sequent
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import ConfigurationError, ForeignTransactionIds, InvalidTransition
 from sequent_py.home import IS_MARKED_HERE
-from sequent_py.testing.server import SERVER_OPTIONS, create_database, shared_server, with_database
+from sequent_py.testing.server import (
+    SERVER_OPTIONS,
+    create_database,
+    roomy_memory,
+    shared_server,
+    with_database,
+)
 
 UNMARKED = "UPDATE sequent_schema.home SET marked_by = NULL, marked_as = NULL, view_schema = NULL"
 
@@ -96,7 +102,12 @@ class Clusters(NamedTuple):
 def clusters() -> Iterator[Clusters]:
     options = {**SERVER_OPTIONS, "shared_buffers": "32MB", "max_connections": "40"}
     first, second = (
-        shared_server(uuid.uuid4().hex[:12], binaries=binaries_from_environment(), options=options)
+        shared_server(
+            uuid.uuid4().hex[:12],
+            binaries=binaries_from_environment(),
+            options=options,
+            memory=roomy_memory(),
+        )
         for _ in "12"
     )
     with first as first_url, second as second_url:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import uuid
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, LiteralString
 
 import psycopg
@@ -25,13 +27,16 @@ Room = namedtuple("Room", "f_bavail f_frsize")
 OPTIONS = {**SERVER_OPTIONS, "synchronous_commit": "on", "shared_buffers": "16MB", "max_connections": "10"}
 
 
-def test_data_in_memory_survive_the_servers_crash_and_go_with_their_last_user(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        # The server runs as somebody else where the tests run as root.
-        directory.chmod(0o755)
-    binaries = binaries_from_environment()
-    run, memory = uuid.uuid4().hex[:12], tmp_path / "memory"
-    memory.mkdir()
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory that the server may enter, who is somebody else where the tests run as root."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_data_in_memory_survive_the_servers_crash_and_go_with_their_last_user(memory: Path) -> None:
+    binaries, run = binaries_from_environment(), uuid.uuid4().hex[:12]
     with (
         shared_server(run, binaries=binaries, options=OPTIONS, memory=memory) as url,
         shared_server(run, binaries=binaries, options=OPTIONS, memory=memory) as same_url,

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from sequent_py.column_types import converter, simple_type
+from sequent_py.column_types import simple_type
+from sequent_py.conversions import converter
 from sequent_py.encoding import as_jsonb_reads
 from sequent_py.errors import InvalidEvent
 from sequent_py.event_classes import EventTypes

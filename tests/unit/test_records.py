@@ -27,7 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import CITEXT, INET, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from sequent_py.column_types import converter, is_same, loader, simple_type
+from sequent_py.column_types import simple_type
+from sequent_py.conversions import converter, is_same, loader
 from sequent_py.errors import DefinitionError, InvalidValue
 from sequent_py.records import Record, record_shape
 

@@ -32,6 +32,7 @@ blocks         updates of rows in memory
 relations      rows in the database behind memory: the table itself, a spill
 backing        which rows of a relation memory speaks for
 live, replay   the two persistors
+live_tables    a table's statements over one connection, and the row of it that is known without asking
 lines          how a live persistor's statements travel on the store's own connections
 lookups        look-ups that can be foreseen, so that they travel with the events
 deferred       constraints that the server checks at the commit

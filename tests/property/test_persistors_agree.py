@@ -30,7 +30,7 @@ from psycopg.pq import TransactionStatus
 from sequent_py.errors import DefinitionError, SequentError
 from sequent_py.persistors import DuplicateRecord, live
 from sequent_py.persistors.ahead import AccessPaths
-from sequent_py.persistors.live import LiveTable
+from sequent_py.persistors.live_tables import LiveTable
 from sequent_py.persistors.replay import ReplayPersistor
 
 AHEAD: dict[str, dict[str, Any]] = {

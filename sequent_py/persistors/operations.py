@@ -78,7 +78,7 @@ class RowOperations:
         self.finish = self.compile_finish(self.key_attributes)
 
     def _detach(self, row: Row) -> Row:
-        return self.lock(self.shape.clone(row))
+        return self.lock(self.clone(row))
 
     # Checking
 

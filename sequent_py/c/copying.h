@@ -177,6 +177,7 @@ end:
 
 static PyMethodDef layout_methods[] = {
     {"clone", layout_clone, METH_O, "Copy a row into a writable one."},
+    {"convert", layout_convert, METH_O, "Convert every value of a writable row in place."},
     {"dump", layout_dump, METH_O, "Return rows as the rows of a binary COPY."},
     {"load", layout_load, METH_O, "Return the row of a block that is exactly one row of a binary COPY; None of any other block."},
     {NULL},

@@ -47,6 +47,11 @@ static PyObject *soon_converted(const Layout *layout, Py_ssize_t column, PyObjec
     PyObject *found = NULL;
     switch (layout->kinds[column]) {
     case TIMESTAMPTZ: return in_utc(layout->state, value);
+    case TEXT:
+        /* Members of an enum of texts, mostly. */
+        found = PyUnicode_Check(value) ? PyUnicode_FromObject(value) : NULL;
+        if (found != NULL && !is_plain_text(found, details->most)) Py_CLEAR(found);
+        break;
     case JSON: case JSONB: found = json_of(value, layout->kinds[column] == JSONB); break;
     case ARRAY: found = array_of(layout->state, details, value); break;
     case NUMERIC:
@@ -63,6 +68,7 @@ static PyObject *soon_converted(const Layout *layout, Py_ssize_t column, PyObjec
 /* A new reference to what the column stores for a value. */
 static PyObject *converted(const Layout *layout, Py_ssize_t column, PyObject *value) {
     if (layout->kinds[column] != NUMERIC && accepts(layout, column, value)) return Py_NewRef(value);
+    if (value == Py_None && layout->columns[column].is_nullable) return Py_NewRef(value);
     PyObject *found = value == Py_None ? NULL : soon_converted(layout, column, value);
     return found != NULL ? found : PyObject_CallOneArg(PyTuple_GET_ITEM(layout->coerces, column), value);
 }
@@ -119,6 +125,22 @@ static int can_lock(const Layout *layout) {
     return outcome;
 }
 
+/* convert(row): every value of a writable row, in the order of the columns. */
+static PyObject *layout_convert(PyObject *self, PyObject *row) {
+    const Layout *layout = (Layout *)self;
+    if (check_row(layout, row) < 0) return NULL;
+    for (Py_ssize_t column = 0; column < layout->size; column++) {
+        PyObject *value = value_of(layout, row, column);
+        if (value == NULL) return NULL;
+        Py_INCREF(value); /* its conversion may run Python */
+        PyObject *found = converted(layout, column, value);
+        Py_DECREF(value);
+        if (found == NULL) return NULL;
+        Py_XSETREF(*slot_of(layout, row, column), found);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *layout_clone(PyObject *self, PyObject *row) { return clone_row((Layout *)self, row); }
 
 /* Numbers of the columns named, in a new array; NULL with KeyError. */
@@ -166,8 +188,8 @@ static int read_details(Layout *layout) {
     if (PyTuple_GET_SIZE(layout->details) != layout->size) { PyErr_SetString(PyExc_ValueError, "details of every column are needed"); return -1; }
     for (Py_ssize_t column = 0; column < layout->size; column++) {
         Details *into = &layout->columns[column];
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(layout->details, column), "iiiiiIO", &into->most, &into->scale, &into->element, &into->element_wire,
-                              &into->element_most, &into->element_oid, &into->helper))
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(layout->details, column), "iiiiiIpO", &into->most, &into->scale, &into->element, &into->element_wire,
+                              &into->element_most, &into->element_oid, &into->is_nullable, &into->helper))
             return -1;
         layout->has_mutable |= is_mutable(layout->kinds[column]);
     }

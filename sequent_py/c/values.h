@@ -9,6 +9,7 @@ typedef struct {
     int scale;              /* digits behind the point */
     int element, element_wire, element_most; /* of an array */
     unsigned element_oid;
+    int is_nullable;
     PyObject *helper;       /* what pads a number, or (dumps, loads) of JSON. Borrowed from Layout.details. */
 } Details;
 

@@ -47,7 +47,7 @@ _ELEMENTS = frozenset(
 )
 """Arrays of these are written and read."""
 
-Details = tuple[int, int, int, int, int, int, Any]
+Details = tuple[int, int, int, int, int, int, bool, Any]
 """What a column's type says besides its kind, as struct Details has it."""
 
 
@@ -65,7 +65,7 @@ class NativeTable:
             tuple(_key_part(column.type) for column in shape.columns),
             tuple(_wire(column.type) for column in shape.columns),
             tuple(column.coerce for column in shape.columns),
-            tuple(_details(column.type) for column in shape.columns),
+            tuple(_details(column) for column in shape.columns),
         )
         self.can_dump = all(_wire(column.type) != _OTHER for column in shape.columns)
         """Whether rows can be written as binary COPY, and read."""
@@ -119,26 +119,20 @@ def _kind(column_type: ColumnType) -> int:
     return _OTHER
 
 
-def _details(column_type: ColumnType) -> Details:
+def _details(column: ColumnShape) -> Details:
+    column_type, nullable = column.type, column.nullable
     most = -1 if column_type.length is None else column_type.length
     element = column_type.element
     match column_type:
         case ColumnType(family="numeric", precision=int(precision), scale=int(scale)):
-            return precision, scale, _OTHER, _OTHER, -1, 0, padding(scale)
+            return precision, scale, _OTHER, _OTHER, -1, 0, nullable, padding(scale)
         case ColumnType(family="json"):
-            return most, 0, _OTHER, _OTHER, -1, 0, (json_text, json.loads)
+            return most, 0, _OTHER, _OTHER, -1, 0, nullable, (json_text, json.loads)
     if element is None:
-        return most, 0, _OTHER, _OTHER, -1, 0, None
+        return most, 0, _OTHER, _OTHER, -1, 0, nullable, None
     kind = _OTHER if element.family == "numeric" else _kind(element)
-    return (
-        most,
-        0,
-        kind,
-        _wire(element),
-        -1 if element.length is None else element.length,
-        _oid(element),
-        None,
-    )
+    most_each = -1 if element.length is None else element.length
+    return most, 0, kind, _wire(element), most_each, _oid(element), nullable, None
 
 
 def _oid(column_type: ColumnType) -> int:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -98,11 +99,18 @@ class Numbered(int):
     """An int that is not exactly one."""
 
 
+class State(StrEnum):
+    """Texts that are not exactly ones."""
+
+    NEW = "new"
+    LONG = "längst"
+
+
 instants = st.datetimes(
     min_value=datetime(1, 1, 3),
     max_value=datetime(9999, 12, 28),
     timezones=st.sampled_from([None, UTC, timezone(timedelta(hours=5, minutes=30))]),
-)
+).map(lambda value: value.replace(fold=0))
 from_payloads = st.datetimes(timezones=st.sampled_from([TzInfo(0), TzInfo(3600)]))
 """As pydantic reads them from JSON: in zones of its own."""
 NASTY_TEXTS = ["", "a\0b", "\ud800", "é", "日本", "abcd", "new"]
@@ -157,6 +165,7 @@ ANYTHING = st.one_of(
     st.sampled_from([2**15, -(2**15), -(2**15) - 1, 2**31, -(2**31), 2**63, -(2**63), -(2**63) - 1, 2**70]),
     st.builds(Numbered, st.integers(-5, 5)),
     st.sampled_from(NASTY_TEXTS),
+    st.sampled_from(State),
     st.text(max_size=5),
     st.floats(),
     st.dates(),
@@ -272,6 +281,17 @@ def test_what_a_block_has_set_is_converted_and_refused_alike(
     assert results[0] == results[1]
 
 
+@given(good_rows, st.dictionaries(st.sampled_from(ATTRIBUTES), ANYTHING, max_size=4))
+def test_a_new_row_is_converted_and_refused_alike(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    results = []
+    for operations in (in_python(), in_c()):
+        row = operations.clone(operations.compile_create(tuple(values), Draws().drawer)(values))
+        for name, value in changes.items():
+            setattr(row, name, value)
+        results.append((outcome(lambda r=row, o=operations: o.check_draft(r)), shown(operations, row)))  # type: ignore[misc]
+    assert results[0] == results[1]
+
+
 @given(
     good_rows,
     st.lists(st.sampled_from(["aggregate_id", "number", "holder", "weight"]), unique=True, max_size=4),
@@ -358,15 +378,19 @@ def test_nobody_shares_values_that_can_change_in_place(memory: MemoryTable) -> N
     where = {"aggregate_id": UUID(int=1)}
     given_tags, given_extra = ["a"], {"list": [1]}
     made = memory.create({**VALUES, "tags": given_tags, "extra": given_extra})
-    given_tags.append("given"), given_extra["list"].append(2)
-    made.tags.append("made"), made.extra["list"].append(3)
+    given_tags.append("given")
+    given_extra["list"].append(2)
+    made.tags.append("made")
+    made.extra["list"].append(3)
     with memory.update(where, {}) as untouched:
         kept = untouched.tags
-    kept.append("kept"), untouched.extra["list"].append(4)
+    kept.append("kept")
+    untouched.extra["list"].append(4)
     assigned = ["a"]
     with memory.update(where, {}) as row:
         row.tags = assigned
-    assigned.append("assigned"), row.tags.append("row")
+    assigned.append("assigned")
+    row.tags.append("row")
     read = memory.read(memory.first(where))
     assert (read.tags, read.extra) == (["a"], {"list": [1]})
     with memory.update(where, {}) as row:

@@ -92,6 +92,7 @@ static int execute(PyObject *module) {
     state->str_class = PyUnicode_InternFromString("__class__");
     state->str_touch = PyUnicode_InternFromString("touch");
     state->str_utcoffset = PyUnicode_InternFromString("utcoffset");
+    state->str_name = PyUnicode_InternFromString("_name_");
     PyObject *decimal = PyImport_ImportModule("decimal");
     state->decimal_type = decimal == NULL ? NULL : PyObject_GetAttrString(decimal, "Decimal");
     Py_XDECREF(decimal);

@@ -107,6 +107,15 @@ static int put_json(Buffer *buffer, int wire, PyObject *dumps, PyObject *value) 
     return at == NULL ? -1 : 0;
 }
 
+static int put_label(const State *state, Buffer *buffer, PyObject *labels, PyObject *member) {
+    PyObject *name = PyObject_GetAttr(member, state->str_name);
+    PyObject *label = name == NULL ? NULL : PyObject_GetItem(labels, name);
+    int outcome = label == NULL ? -1 : put_text(buffer, label);
+    Py_XDECREF(name);
+    Py_XDECREF(label);
+    return outcome;
+}
+
 static int put_array(const State *state, Buffer *buffer, const Details *details, PyObject *value);
 
 static int put_value(const State *state, Buffer *buffer, int wire, const Details *details, PyObject *value) {
@@ -129,6 +138,7 @@ static int put_value(const State *state, Buffer *buffer, int wire, const Details
     case NUMERIC: return put_numeric(state, buffer, value);
     case JSON: case JSONB: return put_json(buffer, wire, PyTuple_GET_ITEM(details->helper, 0), value);
     case ARRAY: return put_array(state, buffer, details, value);
+    case ENUM: return put_label(state, buffer, PyTuple_GET_ITEM(details->helper, 1), value);
     }
     PyErr_SetString(PyExc_TypeError, "a column of the table cannot be written here");
     return -1;

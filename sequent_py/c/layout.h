@@ -83,6 +83,7 @@ static PyObject *number_of_uuid(const State *state, PyObject *value) {
 static PyObject *part_of(const Layout *layout, Py_ssize_t column, PyObject *value) {
     if (layout->parts[column] == UUID_INT && value != Py_None)
         return number_of_uuid(layout->state, value);
+    if (layout->parts[column] == NAME && value != Py_None) return PyObject_GetAttr(value, layout->state->str_name);
     return Py_NewRef(value);
 }
 

@@ -46,6 +46,13 @@ static PyObject *uuid_of(const State *state, const unsigned char *at) {
 
 static PyObject *loaded_array(const State *state, const Details *details, const unsigned char *at, Py_ssize_t length);
 
+static PyObject *member_of(PyObject *members, const unsigned char *label, Py_ssize_t length) {
+    PyObject *text = PyUnicode_DecodeUTF8((const char *)label, length, NULL);
+    PyObject *member = text == NULL ? NULL : PyDict_GetItemWithError(members, text);
+    Py_XDECREF(text);
+    return Py_XNewRef(member);
+}
+
 /* A new reference to a value; NULL without an error where it is none that is made here. */
 static PyObject *loaded(const State *state, int wire, const Details *details, const unsigned char *at, Py_ssize_t length) {
     double number;
@@ -81,6 +88,7 @@ static PyObject *loaded(const State *state, int wire, const Details *details, co
         /* fall through */
     case JSON: return PyObject_CallFunction(PyTuple_GET_ITEM(details->helper, 1), "s#", at, length);
     case ARRAY: return loaded_array(state, details, at, length);
+    case ENUM: return member_of(PyTuple_GET_ITEM(details->helper, 2), at, length);
     }
     return NULL;
 }

@@ -10,7 +10,9 @@ typedef struct {
     int element, element_wire, element_most; /* of an array */
     unsigned element_oid;
     int is_nullable;
-    PyObject *helper;       /* what pads a number, or (dumps, loads) of JSON. Borrowed from Layout.details. */
+    /* Borrowed from Layout.details: what pads a number, (dumps, loads) of JSON, or of an enum (class, dict from a member's name to its label, dict from
+       label to member). */
+    PyObject *helper;
 } Details;
 
 /* Whether it is a str without NUL and lone surrogates, of at most so many characters. */
@@ -95,6 +97,7 @@ static int accepts_value(const State *state, int kind, const Details *details, P
     case TIMESTAMPTZ:
         return PyDateTime_CheckExact(value) && PyDateTime_DATE_GET_TZINFO(value) == PyDateTime_TimeZone_UTC;
     case DATE: return PyDate_CheckExact(value);
+    case ENUM: return (PyObject *)Py_TYPE(value) == PyTuple_GET_ITEM(details->helper, 0);
     case TEXT: return is_plain_text(value, details->most);
     case FLOAT8: return PyFloat_CheckExact(value) && PyFloat_AS_DOUBLE(value) == PyFloat_AS_DOUBLE(value);
     default: return 0;

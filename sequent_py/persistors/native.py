@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, Flag
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 # The numbers of enum Kind, enum KeyPart, enum Source and enum Answer in _native.c.
 _KINDS = (
     *("int2", "int4", "int8", "bool", "uuid", "timestamptz", "date", "text", "float8"),
-    *("numeric", "json", "jsonb", "array"),
+    *("numeric", "json", "jsonb", "array", "enum"),
 )
 _OTHER = 0
-_PLAIN, _UUID_INT, _NO_KEY = range(3)
+_PLAIN, _UUID_INT, _NAME, _NO_KEY = range(4)
 NULL_VALUE, CONSTANT, COPIED_CONSTANT, PYTHON_DEFAULT, DRAWN, REFUSED = range(6)
 KNOWN_KEY, ENTRY = range(2)
 MOST_FILTERS = 16
@@ -116,7 +117,14 @@ def _kind(column_type: ColumnType) -> int:
             return _number("float8")
         case ColumnType(family="array"):
             return _number("array")
-    return _OTHER
+    return _OTHER if _class_of(column_type) is None else _number("enum")
+
+
+def _class_of(column_type: ColumnType) -> type[Enum] | None:
+    """Return the enum whose members, and nothing else, such a column holds; None where there is none."""
+    members = set((column_type.members or {}).values())
+    cls = type(next(iter(members))) if members else None
+    return cls if cls is not None and not issubclass(cls, Flag) and members == set(cls) else None
 
 
 def _details(column: ColumnShape) -> Details:
@@ -128,9 +136,14 @@ def _details(column: ColumnShape) -> Details:
             return precision, scale, _OTHER, _OTHER, -1, 0, nullable, padding(scale)
         case ColumnType(family="json"):
             return most, 0, _OTHER, _OTHER, -1, 0, nullable, (json_text, json.loads)
+    if column_type.members is not None:
+        labels = {member.name: label for label, member in column_type.members.items()}
+        helper = _class_of(column_type), labels, dict(column_type.members)
+        return most, 0, _OTHER, _OTHER, -1, 0, nullable, helper
     if element is None:
         return most, 0, _OTHER, _OTHER, -1, 0, nullable, None
-    kind = _OTHER if element.family == "numeric" else _kind(element)
+    # What would need details of its own is converted in Python.
+    kind = _OTHER if element.family == "numeric" or element.members is not None else _kind(element)
     most_each = -1 if element.length is None else element.length
     return most, 0, kind, _wire(element), most_each, _oid(element), nullable, None
 
@@ -144,11 +157,15 @@ def _key_part(column_type: ColumnType) -> int:
     """Return what stands for a value in keys; see ``column_types.key``."""
     if column_type.family == "uuid":
         return _UUID_INT
-    return _NO_KEY if column_type.name == "bpchar" or column_type.members is not None else _PLAIN
+    if column_type.members is not None:
+        return _NAME
+    return _NO_KEY if column_type.name == "bpchar" else _PLAIN
 
 
 def _wire(column_type: ColumnType) -> int:
     """Return in which binary form COPY takes a value that is stored, and gives it; other where the driver has to see to it."""
+    if column_type.members is not None:
+        return _OTHER if _class_of(column_type) is None else _number("enum")
     if dumper(column_type) is not None:
         return _OTHER
     if column_type.element is not None:

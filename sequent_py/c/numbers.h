@@ -34,7 +34,7 @@ static int put_groups(Buffer *buffer, const char *digits, long count, long point
     return 0;
 }
 
-/* From the text of a Decimal, whose digits are put together in the buffer's own room behind what is used. */
+/* From the text of a Decimal. -1: error, 0: done; else what the sign is yet to be: it is no number, or infinite. */
 static int put_decimal_text(Buffer *buffer, const char *text, Py_ssize_t length) {
     const char *end = text + length;
     int sign = 0;
@@ -67,7 +67,7 @@ static int put_numeric(const State *state, Buffer *buffer, PyObject *value) {
     return outcome < 0 ? -1 : 0;
 }
 
-/* The text that the server writes for a number, into as many bytes as :func:`length_of_numeric` says. */
+/* A new reference to the Decimal of the text that the server writes for a number; NULL without an error where it is none, or infinite. */
 static PyObject *numeric_of(const State *state, const unsigned char *at, Py_ssize_t length) {
     if (length < 8) return NULL;
     long groups = (long)get(at, 2), weight = (short)get(at + 2, 2), sign = (long)get(at + 4, 2), scale = (long)get(at + 6, 2);

@@ -6,15 +6,18 @@
  *
  * One translation unit in parts, in the order in which they need each other:
  *
+ *   c/values.h    which values a column stores as they are, and what it makes of the commonest others: column_types.converter
  *   c/layout.h    Layout: the slots of a record's row classes: clone(row)
+ *   c/buffer.h    bytes that grow
+ *   c/numbers.h   numeric in binary
  *   c/loading.h   Layout: load(block)
  *   c/copying.h   Layout: dump(rows)
  *   c/creator.h   Creator: RowOperations.compile_create: a locked row of values, stored under its key and in its indexes
  *   c/finisher.h  Finisher: RowOperations.compile_finish: converts what an update's block has set, and says whether a key may have moved
  *   c/probe.h     Probe: RowOperations.compile_lookup: from filters to a key, or to what an index has under it
  *   c/access.h    Access: of one MemoryTable: first(where), create(values), update(where, touched)
- *   c/update.h    Update: blocks.MemoryUpdate
- *   c/shortcut.h  Shortcut: Projector.create_record, get_record, find_record, update_record
+ *   c/update.h    Update: blocks.MemoryUpdate, and MemoryUpsert where there is a row
+ *   c/shortcut.h  Shortcut: Projector.create_record, get_record, find_record, update_record, create_or_update_record
  *   c/events.h    raw_event: reader.parse, of a block that is one row; Setter: events.set_envelope, is_recorded; moment: events.moment;
  *                 LazyMoment: the property events.Event.created_at
  *   c/texts.h     texts: exchange.Exchange.dump
@@ -24,7 +27,10 @@
  */
 
 #include "c/state.h"
+#include "c/values.h"
 #include "c/layout.h"
+#include "c/buffer.h"
+#include "c/numbers.h"
 #include "c/loading.h"
 #include "c/copying.h"
 #include "c/keys.h"
@@ -85,6 +91,11 @@ static int execute(PyObject *module) {
     state->str_store = PyUnicode_InternFromString("store");
     state->str_class = PyUnicode_InternFromString("__class__");
     state->str_touch = PyUnicode_InternFromString("touch");
+    state->str_utcoffset = PyUnicode_InternFromString("utcoffset");
+    state->str_name = PyUnicode_InternFromString("_name_");
+    PyObject *decimal = PyImport_ImportModule("decimal");
+    state->decimal_type = decimal == NULL ? NULL : PyObject_GetAttrString(decimal, "Decimal");
+    Py_XDECREF(decimal);
     state->by_aggregate = Py_BuildValue("(N)", PyUnicode_InternFromString("aggregate_id"));
     state->nothing = PyTuple_New(0);
     if (PyErr_Occurred()) return -1;
@@ -102,6 +113,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     State *state = PyModule_GetState(module);
     Py_VISIT(state->uuid_type);
     Py_VISIT(state->unknown_safety);
+    Py_VISIT(state->decimal_type);
     Py_VISIT(state->layout);
     Py_VISIT(state->creator);
     Py_VISIT(state->finisher);

@@ -90,9 +90,10 @@ def passes(column_type: ColumnType, value: str) -> str:
             return f"type({value}) is datetime and {value}.tzinfo is UTC"
         case ColumnType(family="date"):
             return f"type({value}) is date"
-        case ColumnType(name="text", labels=None, members=None):
+        case ColumnType(name="text" | "varchar", labels=None, members=None, length=length):
             # Whatever is not ASCII may hold a lone surrogate, which the converter looks for.
-            return f"type({value}) is str and {value}.isascii() and NUL not in {value}"
+            fits = "" if length is None else f" and len({value}) <= {length}"
+            return f"type({value}) is str and {value}.isascii() and NUL not in {value}{fits}"
     return "False"
 
 

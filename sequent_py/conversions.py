@@ -30,6 +30,7 @@ EPOCH = datetime(2000, 1, 1)
 
 _NAN, _DECIMAL_NAN = math.nan, Decimal("NaN")
 """The only NaNs in rows: dictionaries find a NaN by identity, as PostgreSQL's ``=`` finds it by value."""
+_NO_OFFSET = timedelta()
 _WIDE = Context(prec=150_000, rounding=ROUND_HALF_UP)
 """Wide enough for every numeric (131072 digits before the point, 16383 after). Half *up* is away from zero in ``decimal``'s terms."""
 
@@ -182,6 +183,12 @@ def _numeric(value: Any, precision: int | None, scale: int | None) -> Decimal:
     return number if number else number.copy_abs()
 
 
+def padding(scale: int) -> Callable[[Decimal], Decimal]:
+    """Return what gives a number that has fewer digits behind the point exactly so many."""
+    unit = Decimal((0, (1,), -scale))
+    return lambda number: number.quantize(unit, context=_WIDE)
+
+
 def _exponent(number: Decimal) -> int:
     exponent = number.as_tuple().exponent
     assert isinstance(exponent, int)
@@ -259,6 +266,9 @@ def _uuid(value: Any) -> UUID:
 def _timestamp(value: Any, is_aware: bool, precision: int | None) -> datetime:
     if not isinstance(value, datetime):
         raise _refuse(value, "a datetime")
+    if precision is None and is_aware and type(value) is datetime and value.utcoffset() == _NO_OFFSET:
+        # What pydantic reads is in UTC, by a zone object of its own.
+        return value.replace(tzinfo=UTC, fold=0)
     if (value.utcoffset() is not None) is not is_aware:
         raise _refuse(value, "a datetime with a time zone" if is_aware else "a datetime without a time zone")
     try:

@@ -45,7 +45,7 @@ def import_history(
         raise StoreError(f"batch_events is at least 1, not {batch_events}.")
     with translated(schema, connection, explain_refusal=explain_refusal):
         now = _pass_gate(connection, schema)
-    rows = _Rows(encode, type_id_of, now, partition_keys or {})
+    rows = _Rows(encode, type_id_of, now, {} if partition_keys is None else partition_keys)
     try:
         for aggregate_id, event, created_at in events:
             rows.add(aggregate_id, event, created_at)

@@ -150,7 +150,7 @@ class EventStore:
 
         One transaction: an interrupted import leaves nothing. Events get positions in the given order and sequence numbers from 1 by
         aggregate. ``progress`` is called with the number of events sent so far, every ``batch_events`` of them and at the end.
-        ``partition_keys`` holds those of the aggregates that have one; it is asked once for each.
+        ``partition_keys`` holds those of the aggregates that have one; it is asked once for each, with its first event.
 
         Raises
         ------

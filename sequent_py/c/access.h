@@ -22,6 +22,8 @@ typedef struct {
     PyObject_HEAD
     Access *access;
     PyObject *names, *values, *touched_names, *touched_values, *key, *before, *after;
+    int may_create;
+    PyObject *creation; /* the block in Python that makes a new row */
 } Update;
 
 static void forget_places(Place *places) {
@@ -105,7 +107,7 @@ static PyObject *create_row(Access *access, PyObject *names, PyObject *const *va
             Py_INCREF(creator);
             PyObject *row = row_of_values((Creator *)creator, values);
             Py_DECREF(creator);
-            return row;
+            return detached(access->layout, row);
         }
     }
     PyObject *dict = as_dict(names, values);
@@ -148,7 +150,7 @@ static PyObject *access_renew(PyObject *self, PyObject *arguments) {
 }
 
 /* The block of an update; takes the references to names and values, also where it fails. */
-static PyObject *new_update(PyObject *access, PyObject *names, PyObject *values, PyObject *touched_names, PyObject *touched_values) {
+static PyObject *new_update(PyObject *access, PyObject *names, PyObject *values, PyObject *touched_names, PyObject *touched_values, int may_create) {
     PyTypeObject *type = ((Access *)access)->state->update;
     Update *update = (Update *)type->tp_alloc(type, 0);
     if (update == NULL) {
@@ -163,6 +165,7 @@ static PyObject *new_update(PyObject *access, PyObject *names, PyObject *values,
     update->values = values;
     update->touched_names = touched_names;
     update->touched_values = touched_values;
+    update->may_create = may_create;
     return (PyObject *)update;
 }
 
@@ -175,7 +178,7 @@ static PyObject *access_update(PyObject *self, PyObject *const *arguments, Py_ss
         Py_DECREF(values);
         return NULL;
     }
-    return new_update(self, names, values, touched_names, touched_values);
+    return new_update(self, names, values, touched_names, touched_values, 0);
 }
 
 static PyObject *access_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {

@@ -1,30 +1,5 @@
 /* Layout, continued: rows as binary COPY. Part of _native.c. */
 
-typedef struct { char *data; Py_ssize_t used, room; } Buffer;
-
-static char *reserve(Buffer *buffer, Py_ssize_t bytes) {
-    if (buffer->used + bytes > buffer->room) {
-        Py_ssize_t room = buffer->room * 2 + bytes;
-        char *data = PyMem_Realloc(buffer->data, (size_t)room);
-        if (data == NULL) { PyErr_NoMemory(); return NULL; }
-        buffer->data = data;
-        buffer->room = room;
-    }
-    char *at = buffer->data + buffer->used;
-    buffer->used += bytes;
-    return at;
-}
-
-/* The lowest bytes of a number, in the network's order. Written out, which compilers make one instruction of. */
-static inline char *put(char *at, unsigned long long number, int bytes) {
-    unsigned char all[8] = {
-        (unsigned char)(number >> 56), (unsigned char)(number >> 48), (unsigned char)(number >> 40), (unsigned char)(number >> 32),
-        (unsigned char)(number >> 24), (unsigned char)(number >> 16), (unsigned char)(number >> 8), (unsigned char)number,
-    };
-    memcpy(at, all + 8 - bytes, (size_t)bytes);
-    return at + bytes;
-}
-
 /* Days from 2000-01-01 in the proleptic Gregorian calendar. */
 static long long days_of(long year, unsigned month, unsigned day) {
     year -= month <= 2;
@@ -110,16 +85,44 @@ static int put_float(Buffer *buffer, PyObject *value) {
     return 0;
 }
 
-static int put_value(const Layout *layout, Buffer *buffer, Py_ssize_t column, PyObject *value) {
-    char *at;
-    if (value == Py_None) {
-        at = reserve(buffer, 4);
-        if (at == NULL) return -1;
-        put(at, 0xffffffffULL, 4);
-        return 0;
+static int put_null(Buffer *buffer) {
+    char *at = reserve(buffer, 4);
+    if (at == NULL) return -1;
+    put(at, 0xffffffffULL, 4);
+    return 0;
+}
+
+static int put_json(Buffer *buffer, int wire, PyObject *dumps, PyObject *value) {
+    PyObject *text = PyObject_CallOneArg(dumps, value);
+    Py_ssize_t length, version = wire == JSONB;
+    const char *data = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &length);
+    if (data != NULL && length >= INT32_MAX) { PyErr_SetString(PyExc_OverflowError, "a text is longer than a column takes"); data = NULL; }
+    char *at = data == NULL ? NULL : reserve(buffer, length + version + 4);
+    if (at != NULL) {
+        at = put(at, (unsigned long long)(length + version), 4);
+        if (version) *at++ = 1;
+        memcpy(at, data, (size_t)length);
     }
-    switch (layout->wires[column]) {
-    case INT2: case INT4: case INT8: return put_number(buffer, layout->wires[column], value);
+    Py_XDECREF(text);
+    return at == NULL ? -1 : 0;
+}
+
+static int put_label(const State *state, Buffer *buffer, PyObject *labels, PyObject *member) {
+    PyObject *name = PyObject_GetAttr(member, state->str_name);
+    PyObject *label = name == NULL ? NULL : PyObject_GetItem(labels, name);
+    int outcome = label == NULL ? -1 : put_text(buffer, label);
+    Py_XDECREF(name);
+    Py_XDECREF(label);
+    return outcome;
+}
+
+static int put_array(const State *state, Buffer *buffer, const Details *details, PyObject *value);
+
+static int put_value(const State *state, Buffer *buffer, int wire, const Details *details, PyObject *value) {
+    char *at;
+    if (value == Py_None) return put_null(buffer);
+    switch (wire) {
+    case INT2: case INT4: case INT8: return put_number(buffer, wire, value);
     case BOOL:
         at = reserve(buffer, 5);
         if (at == NULL) return -1;
@@ -128,13 +131,35 @@ static int put_value(const Layout *layout, Buffer *buffer, Py_ssize_t column, Py
     case UUID_:
         at = reserve(buffer, 20);
         if (at == NULL) return -1;
-        return uuid_bytes(layout->state, put(at, 16, 4), value);
-    case TIMESTAMPTZ: case DATE: return put_moment(buffer, layout->wires[column], value);
+        return uuid_bytes(state, put(at, 16, 4), value);
+    case TIMESTAMPTZ: case DATE: return put_moment(buffer, wire, value);
     case TEXT: return put_text(buffer, value);
     case FLOAT8: return put_float(buffer, value);
+    case NUMERIC: return put_numeric(state, buffer, value);
+    case JSON: case JSONB: return put_json(buffer, wire, PyTuple_GET_ITEM(details->helper, 0), value);
+    case ARRAY: return put_array(state, buffer, details, value);
+    case ENUM: return put_label(state, buffer, PyTuple_GET_ITEM(details->helper, 1), value);
     }
     PyErr_SetString(PyExc_TypeError, "a column of the table cannot be written here");
     return -1;
+}
+
+/* Number of dimensions, whether there is a NULL, the elements' type; of the only dimension size and lower bound; the elements. */
+static int put_array(const State *state, Buffer *buffer, const Details *details, PyObject *value) {
+    if (!PyList_CheckExact(value)) { PyErr_SetString(PyExc_TypeError, "a list is needed"); return -1; }
+    Py_ssize_t size = PyList_GET_SIZE(value), begin = buffer->used;
+    unsigned has_null = 0;
+    char *at = reserve(buffer, size == 0 ? 16 : 24);
+    if (at == NULL) return -1;
+    for (Py_ssize_t number = 0; number < size; number++) {
+        has_null |= PyList_GET_ITEM(value, number) == Py_None;
+        if (put_value(state, buffer, details->element_wire, NULL, PyList_GET_ITEM(value, number)) < 0) return -1;
+    }
+    if (buffer->used - begin - 4 > INT32_MAX) { PyErr_SetString(PyExc_OverflowError, "an array is longer than a column takes"); return -1; }
+    at = put(buffer->data + begin, (unsigned long long)(buffer->used - begin - 4), 4);
+    at = put(put(put(at, size > 0, 4), has_null, 4), details->element_oid, 4);
+    if (size > 0) put(put(at, (unsigned long long)size, 4), 1, 4);
+    return 0;
 }
 
 /* dump(rows): the rows of binary COPY, without header and trailer. */
@@ -150,7 +175,7 @@ static PyObject *layout_dump(PyObject *self, PyObject *rows) {
         put(at, (unsigned long long)layout->size, 2);
         for (Py_ssize_t column = 0; column < layout->size; column++) {
             PyObject *value = value_of(layout, row, column);
-            if (value == NULL || put_value(layout, &buffer, column, value) < 0) goto end;
+            if (value == NULL || put_value(layout->state, &buffer, layout->wires[column], &layout->columns[column], value) < 0) goto end;
         }
     }
     dumped = PyBytes_FromStringAndSize(buffer.data, buffer.used);
@@ -162,6 +187,7 @@ end:
 
 static PyMethodDef layout_methods[] = {
     {"clone", layout_clone, METH_O, "Copy a row into a writable one."},
+    {"convert", layout_convert, METH_O, "Convert every value of a writable row in place."},
     {"dump", layout_dump, METH_O, "Return rows as the rows of a binary COPY."},
     {"load", layout_load, METH_O, "Return the row of a block that is exactly one row of a binary COPY; None of any other block."},
     {NULL},

@@ -14,7 +14,7 @@ static int finish_row(const Finisher *finisher, PyObject *after, PyObject *befor
     for (Py_ssize_t column = 0; column < layout->size; column++) {
         PyObject *value = value_of(layout, after, column), *was = value_of(layout, before, column);
         if (value == NULL || was == NULL) return -1;
-        if (value == was || accepts(layout, column, value)) continue;
+        if (value == was || (is_mutable(layout->kinds[column]) ? is_still(value, was) : accepts(layout, column, value))) continue;
         Py_INCREF(value); /* its conversion may run Python */
         int outcome = set_column(layout, after, column, converted(layout, column, value));
         Py_DECREF(value);

@@ -7,7 +7,9 @@ typedef struct {
     Py_ssize_t size;
     Py_ssize_t *offsets;
     int *kinds, *parts, *wires;
-    PyObject *names, *coerces, *numbers; /* tuple of str, tuple of callables, dict from str to int */
+    Details *columns;
+    int has_mutable;
+    PyObject *names, *coerces, *details, *numbers; /* tuple of str, tuple of callables, tuple of tuples, dict from str to int */
 } Layout;
 
 static inline PyObject **slot_of(const Layout *layout, PyObject *row, Py_ssize_t column) {
@@ -32,33 +34,43 @@ static PyObject *value_of(const Layout *layout, PyObject *row, Py_ssize_t column
 }
 
 static int accepts(const Layout *layout, Py_ssize_t column, PyObject *value) {
-    int overflow;
-    long long number;
+    const Details *details = &layout->columns[column];
+    if (layout->kinds[column] != NUMERIC) return accepts_value(layout->state, layout->kinds[column], details, value);
+    int fit = fit_of(layout->state, details, value);
+    if (fit < 0) PyErr_Clear();
+    return fit == FITS;
+}
+
+/* A new reference to what the column stores for a value that it does not take as it is; NULL without an error where its own conversion is to be asked. */
+static PyObject *soon_converted(const Layout *layout, Py_ssize_t column, PyObject *value) {
+    const Details *details = &layout->columns[column];
+    PyObject *found = NULL;
     switch (layout->kinds[column]) {
-    case INT2: case INT4: case INT8:
-        if (!PyLong_CheckExact(value)) return 0;
-        number = PyLong_AsLongLongAndOverflow(value, &overflow);
-        if (overflow) return 0;
-        if (layout->kinds[column] == INT4) return number >= INT32_MIN && number <= INT32_MAX;
-        if (layout->kinds[column] == INT2) return number >= INT16_MIN && number <= INT16_MAX;
-        return 1;
-    case BOOL: return value == Py_True || value == Py_False;
-    case UUID_: return (PyObject *)Py_TYPE(value) == layout->state->uuid_type;
-    case TIMESTAMPTZ:
-        return PyDateTime_CheckExact(value) && PyDateTime_DATE_GET_TZINFO(value) == PyDateTime_TimeZone_UTC;
-    case DATE: return PyDate_CheckExact(value);
+    case TIMESTAMPTZ: return in_utc(layout->state, value);
     case TEXT:
-        return PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value)
-            && memchr(PyUnicode_DATA(value), 0, (size_t)PyUnicode_GET_LENGTH(value)) == NULL;
-    case FLOAT8: return PyFloat_CheckExact(value) && PyFloat_AS_DOUBLE(value) == PyFloat_AS_DOUBLE(value);
-    default: return 0;
+        /* Members of an enum of texts, mostly. */
+        found = PyUnicode_Check(value) ? PyUnicode_FromObject(value) : NULL;
+        if (found != NULL && !is_plain_text(found, details->most)) Py_CLEAR(found);
+        break;
+    case JSON: case JSONB: found = json_of(value, layout->kinds[column] == JSONB); break;
+    case ARRAY: found = array_of(layout->state, details, value); break;
+    case NUMERIC:
+        switch (fit_of(layout->state, details, value)) {
+        case FITS: return Py_NewRef(value);
+        case IS_SHORT: found = PyObject_CallOneArg(details->helper, value);
+        }
     }
+    /* Whatever it was, the conversion meets it again and says it in its own words. */
+    if (found == NULL && PyErr_Occurred()) PyErr_Clear();
+    return found;
 }
 
 /* A new reference to what the column stores for a value. */
 static PyObject *converted(const Layout *layout, Py_ssize_t column, PyObject *value) {
-    if (accepts(layout, column, value)) return Py_NewRef(value);
-    return PyObject_CallOneArg(PyTuple_GET_ITEM(layout->coerces, column), value);
+    if (layout->kinds[column] != NUMERIC && accepts(layout, column, value)) return Py_NewRef(value);
+    if (value == Py_None && layout->columns[column].is_nullable) return Py_NewRef(value);
+    PyObject *found = value == Py_None ? NULL : soon_converted(layout, column, value);
+    return found != NULL ? found : PyObject_CallOneArg(PyTuple_GET_ITEM(layout->coerces, column), value);
 }
 
 /* A new reference to the number of a UUID. */
@@ -71,19 +83,22 @@ static PyObject *number_of_uuid(const State *state, PyObject *value) {
 static PyObject *part_of(const Layout *layout, Py_ssize_t column, PyObject *value) {
     if (layout->parts[column] == UUID_INT && value != Py_None)
         return number_of_uuid(layout->state, value);
+    if (layout->parts[column] == NAME && value != Py_None) return PyObject_GetAttr(value, layout->state->str_name);
     return Py_NewRef(value);
 }
 
 static PyObject *clone_row(const Layout *layout, PyObject *row) {
     if (check_row(layout, row) < 0) return NULL;
-    PyObject *copied = layout->writable->tp_alloc(layout->writable, 0);
-    if (copied == NULL) return NULL;
+    PyObject *clone = layout->writable->tp_alloc(layout->writable, 0);
+    if (clone == NULL) return NULL;
     for (Py_ssize_t column = 0; column < layout->size; column++) {
         PyObject *value = value_of(layout, row, column);
-        if (value == NULL) { Py_DECREF(copied); return NULL; }
-        *slot_of(layout, copied, column) = Py_NewRef(value);
+        if (value == NULL) { Py_DECREF(clone); return NULL; }
+        value = is_mutable(layout->kinds[column]) ? copied(value) : Py_NewRef(value);
+        if (value == NULL) { Py_DECREF(clone); return NULL; }
+        *slot_of(layout, clone, column) = value;
     }
-    return copied;
+    return clone;
 }
 
 /* What row.__class__ = locked does; that the classes allow it was found out when the layout was made. */
@@ -94,12 +109,37 @@ static void lock_row(const Layout *layout, PyObject *row) {
     Py_DECREF(layout->writable);
 }
 
+/* A row for who could change JSON or arrays in place: itself, where there are none, else a read-only copy; takes the reference. */
+static PyObject *detached(const Layout *layout, PyObject *row) {
+    if (row == NULL || !layout->has_mutable) return row;
+    PyObject *clone = clone_row(layout, row);
+    Py_DECREF(row);
+    if (clone != NULL) lock_row(layout, clone);
+    return clone;
+}
+
 /* Whether a writable row can become a locked one. */
 static int can_lock(const Layout *layout) {
     PyObject *row = layout->writable->tp_alloc(layout->writable, 0);
     int outcome = row == NULL ? -1 : PyObject_SetAttr(row, layout->state->str_class, (PyObject *)layout->locked);
     Py_XDECREF(row);
     return outcome;
+}
+
+/* convert(row): every value of a writable row, in the order of the columns. */
+static PyObject *layout_convert(PyObject *self, PyObject *row) {
+    const Layout *layout = (Layout *)self;
+    if (check_row(layout, row) < 0) return NULL;
+    for (Py_ssize_t column = 0; column < layout->size; column++) {
+        PyObject *value = value_of(layout, row, column);
+        if (value == NULL) return NULL;
+        Py_INCREF(value); /* its conversion may run Python */
+        PyObject *found = converted(layout, column, value);
+        Py_DECREF(value);
+        if (found == NULL) return NULL;
+        Py_XSETREF(*slot_of(layout, row, column), found);
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *layout_clone(PyObject *self, PyObject *row) { return clone_row((Layout *)self, row); }
@@ -145,6 +185,18 @@ static Py_ssize_t offset_of(PyTypeObject *cls, PyObject *name) {
     return offset;
 }
 
+static int read_details(Layout *layout) {
+    if (PyTuple_GET_SIZE(layout->details) != layout->size) { PyErr_SetString(PyExc_ValueError, "details of every column are needed"); return -1; }
+    for (Py_ssize_t column = 0; column < layout->size; column++) {
+        Details *into = &layout->columns[column];
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(layout->details, column), "iiiiiIpO", &into->most, &into->scale, &into->element, &into->element_wire,
+                              &into->element_most, &into->element_oid, &into->is_nullable, &into->helper))
+            return -1;
+        layout->has_mutable |= is_mutable(layout->kinds[column]);
+    }
+    return 0;
+}
+
 static int find_slots(Layout *layout) {
     for (Py_ssize_t column = 0; column < layout->size; column++) {
         PyObject *name = PyTuple_GET_ITEM(layout->names, column);
@@ -158,12 +210,12 @@ static int find_slots(Layout *layout) {
 }
 
 static PyObject *layout_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-    static char *words[] = {"writable", "locked", "names", "kinds", "parts", "wires", "coerces", NULL};
+    static char *words[] = {"writable", "locked", "names", "kinds", "parts", "wires", "coerces", "details", NULL};
     PyTypeObject *writable, *locked;
-    PyObject *names, *kinds, *parts, *wires, *coerces;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!O!O!O!O!O!", words, &PyType_Type, &writable, &PyType_Type, &locked,
+    PyObject *names, *kinds, *parts, *wires, *coerces, *details;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O!O!O!O!O!O!O!", words, &PyType_Type, &writable, &PyType_Type, &locked,
                                      &PyTuple_Type, &names, &PyTuple_Type, &kinds, &PyTuple_Type, &parts, &PyTuple_Type, &wires,
-                                     &PyTuple_Type, &coerces))
+                                     &PyTuple_Type, &coerces, &PyTuple_Type, &details))
         return NULL;
     if (!PyType_IsSubtype(locked, writable) || locked->tp_basicsize != writable->tp_basicsize) {
         PyErr_SetString(PyExc_TypeError, "the locked class must be a subclass with the same slots");
@@ -176,19 +228,22 @@ static PyObject *layout_new(PyTypeObject *type, PyObject *arguments, PyObject *k
     layout->locked = (PyTypeObject *)Py_NewRef(locked);
     layout->names = Py_NewRef(names);
     layout->coerces = Py_NewRef(coerces);
+    layout->details = Py_NewRef(details);
     layout->numbers = PyDict_New();
     Py_ssize_t size = layout->size = PyTuple_GET_SIZE(names);
     layout->offsets = PyMem_New(Py_ssize_t, size + 1);
     layout->kinds = PyMem_New(int, size + 1);
     layout->parts = PyMem_New(int, size + 1);
     layout->wires = PyMem_New(int, size + 1);
-    if (layout->numbers == NULL || layout->offsets == NULL || layout->kinds == NULL || layout->parts == NULL || layout->wires == NULL) {
+    layout->columns = PyMem_Calloc((size_t)size + 1, sizeof(Details));
+    if (layout->numbers == NULL || layout->offsets == NULL || layout->kinds == NULL || layout->parts == NULL || layout->wires == NULL
+        || layout->columns == NULL) {
         PyErr_NoMemory();
         goto fail;
     }
     if (PyTuple_GET_SIZE(coerces) != size) { PyErr_SetString(PyExc_ValueError, "one conversion per column is needed"); goto fail; }
     if (read_numbers(kinds, layout->kinds, size, KINDS) < 0 || read_numbers(parts, layout->parts, size, NO_KEY + 1) < 0
-        || read_numbers(wires, layout->wires, size, KINDS) < 0 || find_slots(layout) < 0 || can_lock(layout) < 0)
+        || read_numbers(wires, layout->wires, size, KINDS) < 0 || read_details(layout) < 0 || find_slots(layout) < 0 || can_lock(layout) < 0)
         goto fail;
     return (PyObject *)layout;
 fail:
@@ -203,6 +258,7 @@ static int layout_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(layout->locked);
     Py_VISIT(layout->names);
     Py_VISIT(layout->coerces);
+    Py_VISIT(layout->details);
     Py_VISIT(layout->numbers);
     return 0;
 }
@@ -221,11 +277,13 @@ static void layout_dealloc(PyObject *self) {
     Py_XDECREF(layout->locked);
     Py_XDECREF(layout->names);
     Py_XDECREF(layout->coerces);
+    Py_XDECREF(layout->details);
     Py_XDECREF(layout->numbers);
     PyMem_Free(layout->offsets);
     PyMem_Free(layout->kinds);
     PyMem_Free(layout->parts);
     PyMem_Free(layout->wires);
+    PyMem_Free(layout->columns);
     type->tp_free(self);
     Py_DECREF(type);
 }

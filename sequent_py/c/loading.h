@@ -1,11 +1,5 @@
 /* Layout, continued: rows from binary COPY, as the driver and RowOperations.load make them of the server's text. Part of _native.c. */
 
-static unsigned long long get(const unsigned char *at, int bytes) {
-    unsigned long long number = 0;
-    for (int byte = 0; byte < bytes; byte++) number = number << 8 | at[byte];
-    return number;
-}
-
 #define MICROSECONDS_OF_A_DAY 86400000000LL
 
 typedef struct { long long year; int month, day; } Day;
@@ -50,8 +44,17 @@ static PyObject *uuid_of(const State *state, const unsigned char *at) {
     return uuid;
 }
 
+static PyObject *loaded_array(const State *state, const Details *details, const unsigned char *at, Py_ssize_t length);
+
+static PyObject *member_of(PyObject *members, const unsigned char *label, Py_ssize_t length) {
+    PyObject *text = PyUnicode_DecodeUTF8((const char *)label, length, NULL);
+    PyObject *member = text == NULL ? NULL : PyDict_GetItemWithError(members, text);
+    Py_XDECREF(text);
+    return Py_XNewRef(member);
+}
+
 /* A new reference to a value; NULL without an error where it is none that is made here. */
-static PyObject *loaded(const Layout *layout, int wire, const unsigned char *at, Py_ssize_t length) {
+static PyObject *loaded(const State *state, int wire, const Details *details, const unsigned char *at, Py_ssize_t length) {
     double number;
     unsigned long long bits;
     Day day;
@@ -60,7 +63,7 @@ static PyObject *loaded(const Layout *layout, int wire, const unsigned char *at,
     case INT4: return length == 4 ? PyLong_FromLong((int)get(at, 4)) : NULL;
     case INT8: return length == 8 ? PyLong_FromLongLong((long long)get(at, 8)) : NULL;
     case BOOL: return length == 1 ? PyBool_FromLong(*at) : NULL;
-    case UUID_: return length == 16 ? uuid_of(layout->state, at) : NULL;
+    case UUID_: return length == 16 ? uuid_of(state, at) : NULL;
     case TEXT: return PyUnicode_DecodeUTF8((const char *)at, length, NULL);
     case TIMESTAMPTZ:
         if (length != 8) return NULL;
@@ -78,8 +81,41 @@ static PyObject *loaded(const Layout *layout, int wire, const unsigned char *at,
         memcpy(&number, &bits, 8);
         /* There is one NaN only in rows, and Python has it. */
         return number == number ? PyFloat_FromDouble(number) : NULL;
+    case NUMERIC: return numeric_of(state, at, length);
+    case JSONB:
+        if (length < 1 || *at != 1) return NULL;
+        at++, length--; /* Its version. */
+        /* fall through */
+    case JSON: return PyObject_CallFunction(PyTuple_GET_ITEM(details->helper, 1), "s#", at, length);
+    case ARRAY: return loaded_array(state, details, at, length);
+    case ENUM: return member_of(PyTuple_GET_ITEM(details->helper, 2), at, length);
     }
     return NULL;
+}
+
+static PyObject *loaded_array(const State *state, const Details *details, const unsigned char *at, Py_ssize_t length) {
+    const unsigned char *end = at + length;
+    if (length < 12 || (unsigned)get(at + 8, 4) != details->element_oid) return NULL;
+    if (get(at, 4) == 0) return PyList_New(0);
+    if (get(at, 4) != 1 || length < 20) return NULL;
+    Py_ssize_t size = (int)get(at + 12, 4);
+    PyObject *list = size < 0 || size > length ? NULL : PyList_New(size);
+    at += 20;
+    for (Py_ssize_t number = 0; list != NULL && number < size; number++) {
+        PyObject *item = NULL;
+        if (end - at >= 4) {
+            Py_ssize_t bytes = (int)get(at, 4);
+            at += 4;
+            if (bytes == -1) item = Py_NewRef(Py_None);
+            else if (bytes >= 0 && bytes <= end - at) {
+                item = loaded(state, details->element_wire, NULL, at, bytes);
+                at += bytes;
+            }
+        }
+        if (item == NULL) Py_CLEAR(list);
+        else PyList_SET_ITEM(list, number, item);
+    }
+    return list;
 }
 
 /* load(block): the locked row of a block that is exactly one row of the layout's columns; None of any other, and where a value is none that is made here. */
@@ -100,7 +136,7 @@ static PyObject *layout_load(PyObject *self, PyObject *block) {
             at += 4;
             if (length == -1) value = Py_NewRef(Py_None);
             else if (length >= 0 && length <= end - at) {
-                value = loaded(layout, layout->wires[column], at, length);
+                value = loaded(layout->state, layout->wires[column], &layout->columns[column], at, length);
                 at += length;
             }
         }

@@ -36,8 +36,11 @@ static PyObject *probe_key(const Probe *probe, PyObject *const *values) {
 /* From values in the order of the filters. With complete, the aggregates of which every row is in memory, a relation is behind the rows: otherwise then also
    stands for what memory cannot decide. */
 static PyObject *probe_values(const Probe *probe, PyObject *const *values, PyObject *complete) {
-    for (Py_ssize_t number = 0; number < probe->given.size; number++)
-        if (!accepts(probe->layout, probe->given.columns[number], values[number])) return Py_NewRef(probe->otherwise);
+    for (Py_ssize_t number = 0; number < probe->given.size; number++) {
+        Py_ssize_t column = probe->given.columns[number];
+        int is_null = values[number] == Py_None && probe->layout->columns[column].is_nullable;
+        if (!is_null && !accepts(probe->layout, column, values[number])) return Py_NewRef(probe->otherwise);
+    }
     PyObject *key = probe_key(probe, values);
     if (key == NULL) return NULL;
     PyObject *found = PyDict_GetItemWithError(probe->container, key);

@@ -1,7 +1,7 @@
 /* Shortcut: the commonest methods of a projector. Part of _native.c. */
 
 /* The methods of a projector that are called most. What is not usual goes to the method itself. */
-enum Method { CREATE, GET, FIND, UPDATE, METHODS };
+enum Method { CREATE, GET, FIND, UPDATE, CREATE_OR_UPDATE, METHODS };
 
 typedef struct {
     PyObject_HEAD
@@ -23,9 +23,9 @@ static PyObject *attributes_of(PyObject *event, PyObject *names) {
     return values;
 }
 
-/* Without filters the row of the event's aggregate is meant. */
+/* Without filters the row of the event's aggregate is meant. There may be no event. */
 static PyObject *shortcut_update(const Shortcut *shortcut, PyObject *entry, PyObject *event, PyObject *names, PyObject *const *values) {
-    PyObject *filters, *noted;
+    PyObject *filters, *noted, *columns = event == NULL ? shortcut->state->nothing : PyTuple_GET_ITEM(entry, 1);
     if (PyTuple_GET_SIZE(names) == 0) {
         names = shortcut->state->by_aggregate;
         filters = attributes_of(event, names);
@@ -34,9 +34,9 @@ static PyObject *shortcut_update(const Shortcut *shortcut, PyObject *entry, PyOb
         for (Py_ssize_t number = 0; filters != NULL && number < PyTuple_GET_SIZE(names); number++)
             PyTuple_SET_ITEM(filters, number, Py_NewRef(values[number]));
     }
-    noted = filters == NULL ? NULL : attributes_of(event, PyTuple_GET_ITEM(entry, 2));
+    noted = filters == NULL ? NULL : event == NULL ? Py_NewRef(columns) : attributes_of(event, PyTuple_GET_ITEM(entry, 2));
     if (noted == NULL) { Py_XDECREF(filters); return NULL; }
-    return new_update(PyTuple_GET_ITEM(entry, 0), Py_NewRef(names), filters, Py_NewRef(PyTuple_GET_ITEM(entry, 1)), noted);
+    return new_update(PyTuple_GET_ITEM(entry, 0), Py_NewRef(names), filters, Py_NewRef(columns), noted, shortcut->method == CREATE_OR_UPDATE);
 }
 
 /* NULL without an exception: there is no such row. */
@@ -49,7 +49,7 @@ static PyObject *shortcut_read(Access *access, PyObject *names, PyObject *const 
         if (found == NULL && !PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, key);
     }
     Py_XDECREF(key);
-    return found;
+    return detached(access->layout, found);
 }
 
 /* 1: touch is among the names, which are no filters then; -1: error. */
@@ -66,15 +66,19 @@ static PyObject *shortcut_call(PyObject *self, PyObject *const *arguments, size_
     Py_ssize_t given = PyVectorcall_NARGS(flags);
     PyObject *names = keywords == NULL ? shortcut->state->nothing : keywords, *const *values = arguments + given;
     PyObject *entry = NULL, *found = NULL;
-    if (given == (shortcut->method == UPDATE ? 2 : 1) && PyType_Check(arguments[0]))
+    int is_block = shortcut->method == UPDATE || shortcut->method == CREATE_OR_UPDATE;
+    PyObject *event = is_block && given == 2 ? arguments[1] : NULL;
+    /* A row may be created or updated without an event, if there are filters. */
+    int is_without = shortcut->method == CREATE_OR_UPDATE && PyTuple_GET_SIZE(names) > 0 && given == 1;
+    if (given == (is_block && !is_without ? 2 : 1) && PyType_Check(arguments[0]) && !(shortcut->method == CREATE_OR_UPDATE && event == Py_None))
         entry = PyDict_GetItemWithError(shortcut->tables, arguments[0]);
     if (entry != NULL) {
         Access *access = (Access *)PyTuple_GET_ITEM(entry, 0);
         int is_unusual = 0;
         if (shortcut->method == CREATE) return create_row(access, names, values);
-        if (shortcut->method == UPDATE) {
+        if (is_block) {
             is_unusual = has_touch(shortcut, names);
-            if (is_unusual == 0) return shortcut_update(shortcut, entry, arguments[1], names, values);
+            if (is_unusual == 0) return shortcut_update(shortcut, entry, event, names, values);
         } else {
             found = shortcut_read(access, names, values);
             if (found != NULL || PyErr_Occurred()) return found;

@@ -7,18 +7,18 @@
 #include <string.h>
 
 /* Rises with what sequent_py asks of this module, there and in native.py. */
-#define INTERFACE 8
+#define INTERFACE 9
 
 /* How a value is tested to be stored as it is; see column_types.passes. OTHER is never accepted here. */
-enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, KINDS };
+enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, NUMERIC, JSON, JSONB, ARRAY, ENUM, KINDS };
 
 /* What stands for a value in keys; see column_types.key. */
-enum KeyPart { PLAIN, UUID_INT, NO_KEY };
+enum KeyPart { PLAIN, UUID_INT, NAME, NO_KEY };
 
 typedef struct {
-    PyObject *uuid_type, *unknown_safety;
+    PyObject *uuid_type, *unknown_safety, *decimal_type;
     Py_ssize_t uuid_int, uuid_is_safe; /* Offsets of a UUID's slots. */
-    PyObject *str_int, *str_first, *str_store, *str_class, *str_touch;
+    PyObject *str_int, *str_first, *str_store, *str_class, *str_touch, *str_utcoffset, *str_name;
     PyObject *by_aggregate, *nothing; /* names of filters: ("aggregate_id",) and () */
     PyTypeObject *layout, *creator, *finisher, *probe, *access, *update, *shortcut, *setter, *lazy_moment, *row_fold;
 } State;

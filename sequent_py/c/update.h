@@ -1,4 +1,4 @@
-/* Update: the block of an update. Part of _native.c. */
+/* Update: the block of an update, or of a create-or-update. Part of _native.c. */
 
 static int touch_row(const Update *update, PyObject *row) {
     const Layout *layout = update->access->layout;
@@ -6,7 +6,12 @@ static int touch_row(const Update *update, PyObject *row) {
         PyObject *name = PyTuple_GET_ITEM(update->touched_names, number);
         PyObject *column = PyDict_GetItemWithError(layout->numbers, name);
         if (column == NULL) {
-            if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, name);
+            /* What there is to say against it. */
+            PyObject *operations = PyErr_Occurred() ? NULL : PyObject_GetAttrString(update->access->table, "operations");
+            PyObject *found = operations == NULL ? NULL : PyObject_CallMethod(operations, "column", "O", name);
+            Py_XDECREF(operations);
+            Py_XDECREF(found);
+            if (found != NULL) PyErr_SetObject(PyExc_KeyError, name);
             return -1;
         }
         set_column(layout, row, PyLong_AsSsize_t(column), Py_NewRef(PyTuple_GET_ITEM(update->touched_values, number)));
@@ -21,13 +26,25 @@ static PyObject *refuse_missing(const Update *update) {
     return answer;
 }
 
+/* The new row of a create-or-update, as Python makes it. */
+static PyObject *enter_creation(Update *update) {
+    PyObject *where = as_dict(update->names, &PyTuple_GET_ITEM(update->values, 0));
+    PyObject *touched = where == NULL ? NULL : as_dict(update->touched_names, &PyTuple_GET_ITEM(update->touched_values, 0));
+    PyObject *block = touched == NULL ? NULL : PyObject_CallMethod(update->access->table, "create_or_update", "OO", where, touched);
+    Py_XDECREF(where);
+    Py_XDECREF(touched);
+    if (block == NULL) return NULL;
+    Py_XSETREF(update->creation, block);
+    return PyObject_CallMethod(block, "__enter__", NULL);
+}
+
 static PyObject *update_enter(PyObject *self, PyObject *ignored) {
     Update *update = (Update *)self;
     Access *access = update->access;
     PyObject *key = first_key(access, update->names, &PyTuple_GET_ITEM(update->values, 0));
     if (key == NULL) return NULL;
     Py_XSETREF(update->key, key);
-    if (key == Py_None) return refuse_missing(update);
+    if (key == Py_None) return update->may_create ? enter_creation(update) : refuse_missing(update);
     PyObject *before = PyDict_GetItemWithError(access->rows, key);
     if (before == NULL) {
         if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, key);
@@ -59,7 +76,11 @@ static int store_update(const Update *update) {
         /* The usual end: no key changed, nobody else wrote the row. */
         PyObject *current = PyDict_GetItemWithError(access->rows, update->key);
         if (current == update->before) {
-            if (PyDict_SetItem(access->rows, update->key, update->after) < 0) return -1;
+            /* What the handler holds could be changed in place. */
+            PyObject *stored = detached(access->layout, Py_NewRef(update->after));
+            int outcome = stored == NULL ? -1 : PyDict_SetItem(access->rows, update->key, stored);
+            Py_XDECREF(stored);
+            if (outcome < 0) return -1;
             return access->dirty == NULL ? 0 : note_changed(access->dirty, access->gone, update->key);
         }
         if (current == NULL && PyErr_Occurred()) return -1;
@@ -72,6 +93,8 @@ static int store_update(const Update *update) {
 
 static PyObject *update_exit(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     Update *update = (Update *)self;
+    if (count == 3 && update->creation != NULL)
+        return PyObject_CallMethod(update->creation, "__exit__", "OOO", arguments[0], arguments[1], arguments[2]);
     if (count != 3 || update->after == NULL) { PyErr_SetString(PyExc_TypeError, "the block was not entered"); return NULL; }
     int outcome = arguments[0] == Py_None ? store_update(update) : 0;
     /* Read-only from now on, whatever happened. */
@@ -91,6 +114,7 @@ static int update_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(update->key);
     Py_VISIT(update->before);
     Py_VISIT(update->after);
+    Py_VISIT(update->creation);
     return 0;
 }
 
@@ -106,6 +130,7 @@ static void update_dealloc(PyObject *self) {
     Py_XDECREF(update->key);
     Py_XDECREF(update->before);
     Py_XDECREF(update->after);
+    Py_XDECREF(update->creation);
     type->tp_free(self);
     Py_DECREF(type);
 }

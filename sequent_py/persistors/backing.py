@@ -24,7 +24,7 @@ from typing import Any
 
 from sequent_py.persistors.ahead import Path, ReadAhead
 from sequent_py.persistors.completeness import Completeness, Reach
-from sequent_py.persistors.indexes import Lookup, end_of
+from sequent_py.persistors.indexes import CONVERT, Lookup, end_of
 from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.operations import Filter, Key, Values, Where
 from sequent_py.persistors.relations import Relation
@@ -114,6 +114,9 @@ class Residency:
     def load_end_of(self, lookup: Lookup, where: Where, order: str) -> bool:
         """Do as :meth:`load_end` for single values that need no conversion; whether anything may have been missing."""
         value = lookup.key(where)
+        if value is CONVERT:
+            # A probe in C knows more values that are stored as they are.
+            (value,) = lookup.values(self._operations.filters(where))
         if lookup.is_by_aggregate and value in self._known.aggregates:
             return False
         if self.is_complete(lookup, value):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sequent_py.errors import RecordNotFound
 from sequent_py.native import native
-from sequent_py.persistors.blocks import MemoryUpdate
+from sequent_py.persistors.blocks import MemoryUpdate, MemoryUpsert
 from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup, end_of
 from sequent_py.persistors.operations import (
     Filter,
@@ -276,6 +276,10 @@ class MemoryTable:
 
     def _update(self, where: Where, touched: Mapping[str, Any]) -> AbstractContextManager[Row]:
         return MemoryUpdate(self, where, touched)
+
+    def create_or_update(self, where: Where, touched: Mapping[str, Any]) -> AbstractContextManager[Row]:
+        """Return the block of an update of the first row that matches, or of a new one."""
+        return MemoryUpsert(self, where, touched)
 
     def refuse_missing(self, where: Where) -> NoReturn:
         """Say that no row matches."""

@@ -1,16 +1,19 @@
 """Native: which tables have their rows in memory handled in C, and how.
 
-``sequent_py._native`` does what ``operations``, ``indexes`` and ``blocks`` do in generated Python, for tables whose rows hold nothing that
-can change in place.
+``sequent_py._native`` does what ``operations``, ``indexes`` and ``blocks`` do in generated Python.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, Flag
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from sequent_py.column_types import ColumnType
-from sequent_py.conversions import dumper
+from sequent_py.conversions import dumper, json_text, padding
 from sequent_py.native import IS_NATIVE, native
 
 if TYPE_CHECKING:
@@ -18,14 +21,36 @@ if TYPE_CHECKING:
     from sequent_py.records import ColumnShape
 
 # The numbers of enum Kind, enum KeyPart, enum Source and enum Answer in _native.c.
-_KINDS = ("int2", "int4", "int8", "bool", "uuid", "timestamptz", "date", "text", "float8")
+_KINDS = (
+    *("int2", "int4", "int8", "bool", "uuid", "timestamptz", "date", "text", "float8"),
+    *("numeric", "json", "jsonb", "array", "enum"),
+)
 _OTHER = 0
-_PLAIN, _UUID_INT, _NO_KEY = range(3)
+_PLAIN, _UUID_INT, _NAME, _NO_KEY = range(4)
 NULL_VALUE, CONSTANT, COPIED_CONSTANT, PYTHON_DEFAULT, DRAWN, REFUSED = range(6)
 KNOWN_KEY, ENTRY = range(2)
 MOST_FILTERS = 16
 
-_TEXTS = frozenset({"text", "varchar", "bpchar"})
+_ELEMENTS = frozenset(
+    {
+        "int2",
+        "int4",
+        "int8",
+        "bool",
+        "uuid",
+        "timestamptz",
+        "date",
+        "text",
+        "varchar",
+        "bpchar",
+        "float8",
+        "numeric",
+    }
+)
+"""Arrays of these are written and read."""
+
+Details = tuple[int, int, int, int, int, int, bool, Any]
+"""What a column's type says besides its kind, as struct Details has it."""
 
 
 class NativeTable:
@@ -42,6 +67,7 @@ class NativeTable:
             tuple(_key_part(column.type) for column in shape.columns),
             tuple(_wire(column.type) for column in shape.columns),
             tuple(column.coerce for column in shape.columns),
+            tuple(_details(column) for column in shape.columns),
         )
         self.can_dump = all(_wire(column.type) != _OTHER for column in shape.columns)
         """Whether rows can be written as binary COPY, and read."""
@@ -70,7 +96,7 @@ class NativeTable:
 
 def native_table(table: TableShape) -> NativeTable | None:
     """Return how a table is handled in C; None where it is not."""
-    if not IS_NATIVE or table.record_shape.has_mutable:
+    if not IS_NATIVE:
         return None
     found = table.memo.get(NativeTable)
     if found is None:
@@ -80,31 +106,72 @@ def native_table(table: TableShape) -> NativeTable | None:
 
 
 def _kind(column_type: ColumnType) -> int:
-    """Return by which test a value is stored as it is; the same types as in ``column_types.passes``, others are always converted."""
+    """Return by which test a value is stored as it is, and what is made of the commonest others; 0: all are for the column's conversion."""
     match column_type:
-        case ColumnType(family="integer" | "boolean" | "uuid" | "date", name=name):
+        case ColumnType(family="integer" | "boolean" | "uuid" | "date" | "numeric" | "json", name=name):
             return _number(name)
         case ColumnType(name="timestamptz", precision=None):
             return _number("timestamptz")
-        case ColumnType(name="text", labels=None, members=None):
+        case ColumnType(name="text" | "varchar", labels=None, members=None):
             return _number("text")
         case ColumnType(name="float8"):
             return _number("float8")
-    return _OTHER
+        case ColumnType(family="array"):
+            return _number("array")
+    return _OTHER if _class_of(column_type) is None else _number("enum")
+
+
+def _class_of(column_type: ColumnType) -> type[Enum] | None:
+    """Return the enum whose members, and nothing else, such a column holds; None where there is none."""
+    members = set((column_type.members or {}).values())
+    cls = type(next(iter(members))) if members else None
+    return cls if cls is not None and not issubclass(cls, Flag) and members == set(cls) else None
+
+
+def _details(column: ColumnShape) -> Details:
+    column_type, nullable = column.type, column.nullable
+    most = -1 if column_type.length is None else column_type.length
+    element = column_type.element
+    match column_type:
+        case ColumnType(family="numeric", precision=int(precision), scale=int(scale)):
+            return precision, scale, _OTHER, _OTHER, -1, 0, nullable, padding(scale)
+        case ColumnType(family="json"):
+            return most, 0, _OTHER, _OTHER, -1, 0, nullable, (json_text, json.loads)
+    if column_type.members is not None:
+        labels = {member.name: label for label, member in column_type.members.items()}
+        helper = _class_of(column_type), labels, dict(column_type.members)
+        return most, 0, _OTHER, _OTHER, -1, 0, nullable, helper
+    if element is None:
+        return most, 0, _OTHER, _OTHER, -1, 0, nullable, None
+    # What would need details of its own is converted in Python.
+    kind = _OTHER if element.family == "numeric" or element.members is not None else _kind(element)
+    most_each = -1 if element.length is None else element.length
+    return most, 0, kind, _wire(element), most_each, _oid(element), nullable, None
+
+
+def _oid(column_type: ColumnType) -> int:
+    found = psycopg.adapters.types.get(column_type.name)
+    return 0 if found is None else found.oid
 
 
 def _key_part(column_type: ColumnType) -> int:
     """Return what stands for a value in keys; see ``column_types.key``."""
     if column_type.family == "uuid":
         return _UUID_INT
-    return _NO_KEY if column_type.name == "bpchar" or column_type.members is not None else _PLAIN
+    if column_type.members is not None:
+        return _NAME
+    return _NO_KEY if column_type.name == "bpchar" else _PLAIN
 
 
 def _wire(column_type: ColumnType) -> int:
-    """Return in which binary form COPY takes a value that is stored; other where the driver has to write it."""
-    if dumper(column_type) is not None or column_type.family == "array":
+    """Return in which binary form COPY takes a value that is stored, and gives it; other where the driver has to see to it."""
+    if column_type.members is not None:
+        return _OTHER if _class_of(column_type) is None else _number("enum")
+    if dumper(column_type) is not None:
         return _OTHER
-    name = "text" if column_type.name in _TEXTS else column_type.name
+    if column_type.element is not None:
+        return _number("array") if column_type.element.name in _ELEMENTS else _OTHER
+    name = "text" if column_type.family == "text" else column_type.name
     return _number(name) if name in _KINDS else _OTHER
 
 

@@ -81,7 +81,7 @@ class RowOperations:
         """From a row as it was and as it is to the values, by attribute, in which they differ as stored."""
 
     def _detach(self, row: Row) -> Row:
-        return self.lock(self.shape.clone(row))
+        return self.lock(self.clone(row))
 
     # Checking
 
@@ -160,7 +160,7 @@ class RowOperations:
             else:
                 values[name] = table.constant_defaults.get(name)
         # Cloned for the sake of constant defaults that could be changed in place.
-        return self.shape.clone(self.shape.new_row([values[name] for name in self.columns]))
+        return self.clone(self.shape.new_row([values[name] for name in self.columns]))
 
     def fill(self, values: Values, draw: Callable[[str], Any]) -> Row:
         """Return the locked row of completed values, the table's defaults added."""
@@ -173,6 +173,9 @@ class RowOperations:
 
     def check_draft(self, row: Row) -> None:
         """Convert every value of a new row in place."""
+        if self.native is not None:
+            self.native.layout.convert(row)
+            return
         for name, column in self.columns.items():
             setattr(row, name, column.coerce(getattr(row, name)))
 

@@ -22,7 +22,6 @@ import psycopg
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.persistors.ahead import AccessPaths, Coming, ReadAhead
 from sequent_py.persistors.backing import Residency, RowDelta
-from sequent_py.persistors.blocks import MemoryUpsert
 from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.relations import Relation, Spill
 from sequent_py.persistors.shortcuts import shorten
@@ -84,7 +83,7 @@ class ReplayPersistor:
     def create_or_update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
     ) -> AbstractContextManager[R]:
-        return MemoryUpsert(self._tables[record], where, touched)
+        return self._tables[record].create_or_update(where, touched)
 
     def get_record(self, record: type[R], where: Mapping[str, Any]) -> R:
         row = self.find_record(record, where)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sequent_py.persistors.memory import MemoryTable
 
 # In the order of enum Method in _native.c.
-_METHODS = ("create_record", "get_record", "find_record", "update_record")
+_METHODS = ("create_record", "get_record", "find_record", "update_record", "create_or_update_record")
 
 
 def shorten(projector: Projector, tables: Mapping[type[Record], MemoryTable]) -> None:

@@ -292,6 +292,34 @@ def test_nothing_found_is_none_empty_or_an_error(persistor: Any) -> None:
         raise AssertionError("the block must not run")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "other"),
+    [
+        ("owner", "Zoë", "Zoe"),
+        ("owner", None, "日本"),
+        ("amount", Decimal("1.50"), Decimal("2.50")),
+        ("anything", Decimal("1.5"), Decimal("2")),
+        ("renamed", "é", None),
+    ],
+)
+def test_one_row_is_found_by_its_aggregate_and_another_value(
+    subject: Subject, column: str, value: Any, other: Any
+) -> None:
+    persistor = subject.persistor
+    found = ledger(persistor, A, **{column: value})
+    ledger(persistor, B, **{column: other})
+    subject.between()
+    for _ in range(2):
+        row = persistor.find_record(LedgerRecord, {"aggregate_id": A, column: value})
+        assert row is not None
+        assert row.id == found.id
+        assert persistor.find_record(LedgerRecord, {"aggregate_id": A, column: other}) is None
+    with persistor.update_record(LedgerRecord, {"aggregate_id": A, column: value}, {}) as row:
+        row.balance = 77
+    subject.between()
+    assert persistor.get_record(LedgerRecord, {column: value, "aggregate_id": A}).balance == 77
+
+
 def test_filters_are_equality_membership_and_null(subject: Subject) -> None:
     persistor = subject.persistor
     for owner, balance in [("a", 1), ("b", 2), (None, 3), ("", 4), ("a", 5)]:

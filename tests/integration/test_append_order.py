@@ -329,6 +329,23 @@ def test_an_import_gives_partition_keys_and_takes_their_place_in_line(
         store.append(keyed, counted(), partition_key="b")
 
 
+def test_an_import_asks_for_partition_keys_when_it_comes_to_their_aggregates(
+    store: EventStore, admin: psycopg.Connection
+) -> None:
+    keys: dict[UUID, str] = {}
+
+    def history() -> Iterator[tuple[UUID, Event, None]]:
+        for number in range(2):
+            aggregate_id = uuid4()
+            keys[aggregate_id] = f"key {number}"
+            yield aggregate_id, Counted(number=number), None
+
+    assert store.import_history(history(), partition_keys=keys) == 2
+    assert (
+        dict(admin.execute("SELECT aggregate_id, partition_key FROM aggregate_partitions").fetchall()) == keys
+    )
+
+
 def test_an_import_of_aggregates_that_have_events_leaves_no_keys(
     store: EventStore, admin: psycopg.Connection
 ) -> None:

@@ -110,6 +110,11 @@ operations = st.one_of(
         filters,
     ),
     st.tuples(st.just("update_record"), st.tuples(records, events) | st.tuples(records), filters),
+    st.tuples(
+        st.just("create_or_update_record"),
+        st.tuples(records, events | st.none()) | st.tuples(records) | st.just(()),
+        filters,
+    ),
 )
 
 
@@ -117,7 +122,7 @@ def done(projector: Projector, name: str, arguments: tuple[Any, ...], values: di
     """What comes of it, as text; in the block of an update the guest changes."""
     try:
         found = getattr(projector, name)(*arguments, **values)
-        if name == "update_record":
+        if name in ("update_record", "create_or_update_record"):
             with found as row:
                 row.guest = f"{row.guest}, again"
             found = row

@@ -153,6 +153,8 @@ static int is_still(PyObject *copy, PyObject *value) {
 }
 
 #define MOST_NAMES 64
+/* Of values in values: each takes some of the stack, of which threads may have little. */
+#define MOST_DEPTH 50
 
 typedef struct { const char *text; Py_ssize_t length; PyObject *name; } Name;
 
@@ -163,9 +165,9 @@ static int compare_names(const void *one, const void *other) {
     return memcmp(a->text, b->text, (size_t)a->length);
 }
 
-static PyObject *json_of(PyObject *value, int is_jsonb);
+static PyObject *json_within(PyObject *value, int is_jsonb, int depth);
 
-static PyObject *json_object(PyObject *value, int is_jsonb) {
+static PyObject *json_object(PyObject *value, int is_jsonb, int depth) {
     Name names[MOST_NAMES];
     PyObject *name, *item, *object;
     Py_ssize_t position = 0, size = 0;
@@ -177,17 +179,17 @@ static PyObject *json_object(PyObject *value, int is_jsonb) {
     if (is_jsonb) qsort(names, (size_t)size, sizeof(Name), compare_names);
     object = PyDict_New();
     for (Py_ssize_t number = 0; object != NULL && number < size; number++) {
-        PyObject *made = json_of(PyDict_GetItemWithError(value, names[number].name), is_jsonb);
+        PyObject *made = json_within(PyDict_GetItemWithError(value, names[number].name), is_jsonb, depth);
         if (made == NULL || PyDict_SetItem(object, names[number].name, made) < 0) Py_CLEAR(object);
         Py_XDECREF(made);
     }
     return object;
 }
 
-/* A new reference to what a json or jsonb column gives back for a value. */
-static PyObject *json_of(PyObject *value, int is_jsonb) {
+/* json_of, inside of so many others. */
+static PyObject *json_within(PyObject *value, int is_jsonb, int depth) {
     PyObject *made = NULL;
-    if (value == NULL) return NULL;
+    if (value == NULL || depth > MOST_DEPTH) return NULL;
     if (value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value)) return Py_NewRef(value);
     if (PyUnicode_CheckExact(value)) return is_plain_text(value, -1) ? Py_NewRef(value) : NULL;
     if (PyFloat_CheckExact(value)) {
@@ -196,20 +198,21 @@ static PyObject *json_of(PyObject *value, int is_jsonb) {
         if (!(number < 1e16 && number > -1e16) || (is_jsonb && number == 0)) return NULL;
         return Py_NewRef(value);
     }
-    if (Py_EnterRecursiveCall(" in a JSON value")) { PyErr_Clear(); return NULL; }
-    if (PyDict_CheckExact(value)) made = json_object(value, is_jsonb);
+    if (PyDict_CheckExact(value)) made = json_object(value, is_jsonb, depth + 1);
     else if (PyList_CheckExact(value)) {
         Py_ssize_t size = PyList_GET_SIZE(value);
         made = PyList_New(size);
         for (Py_ssize_t number = 0; made != NULL && number < size; number++) {
-            PyObject *item = json_of(PyList_GET_ITEM(value, number), is_jsonb);
+            PyObject *item = json_within(PyList_GET_ITEM(value, number), is_jsonb, depth + 1);
             if (item == NULL) Py_CLEAR(made);
             else PyList_SET_ITEM(made, number, item);
         }
     }
-    Py_LeaveRecursiveCall();
     return made;
 }
+
+/* A new reference to what a json or jsonb column gives back for a value. */
+static PyObject *json_of(PyObject *value, int is_jsonb) { return json_within(value, is_jsonb, 0); }
 
 /* A new reference to what an array column gives back for a list of elements that are stored as they are. */
 static PyObject *array_of(const State *state, const Details *details, PyObject *value) {

@@ -245,6 +245,22 @@ class Draws:
         return self.drawn
 
 
+@pytest.mark.parametrize("depth", [10, 25, 26, 200])
+def test_json_within_json_is_stored_however_deep_it_is(depth: int) -> None:
+    value: Any = {"b": -0.0, "a": 1e20}
+    for _ in range(depth):
+        value = {"b": [value], "a": 1}
+    row = {"large": 1, "number": 1, "weight": 1, "price": 1, "aggregate_id": UUID(int=1), "flag": True}
+    row |= {"code": "c", "extra": value, "spelt": value}
+    python, native = (
+        operations.compile_create(tuple(row), Draws().drawer, Storing({}, [], None))(row)
+        for operations in (in_python(), in_c())
+    )
+    assert repr(native.extra) == repr(python.extra)
+    assert repr(native.spelt) == repr(python.spelt)
+    assert list(native.extra) == ["a", "b"]
+
+
 @given(st.lists(rows_of_anything, max_size=6), st.sampled_from([None, 0, 1]))
 def test_rows_are_made_stored_and_refused_alike(rows: list[dict[str, Any]], gone: int | None) -> None:
     results = []

@@ -96,8 +96,4 @@ def _compile_dump(
 
 def copier_of(table: TableShape) -> RowCopier:
     """Return the copier of a table, compiled at first use."""
-    found = table.memo.get(RowCopier)
-    if found is None:
-        found = table.memo[RowCopier] = RowCopier(table)
-    assert isinstance(found, RowCopier)
-    return found
+    return table.derived(RowCopier)

@@ -95,11 +95,7 @@ class LiveStatements:
 
 def live_statements_of(table: TableShape) -> LiveStatements:
     """Return the live statements of a table, the same every time."""
-    found = table.memo.get(LiveStatements)
-    if found is None:
-        found = table.memo[LiveStatements] = LiveStatements(table)
-    assert isinstance(found, LiveStatements)
-    return found
+    return table.derived(LiveStatements)
 
 
 def _never_drawn(attribute: str) -> NoReturn:

@@ -98,11 +98,7 @@ def native_table(table: TableShape) -> NativeTable | None:
     """Return how a table is handled in C; None where it is not."""
     if not IS_NATIVE:
         return None
-    found = table.memo.get(NativeTable)
-    if found is None:
-        found = table.memo[NativeTable] = NativeTable(table)
-    assert isinstance(found, NativeTable)
-    return found
+    return table.derived(NativeTable)
 
 
 def _kind(column_type: ColumnType) -> int:

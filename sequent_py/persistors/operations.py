@@ -453,8 +453,4 @@ def _joined(parts: Sequence[str]) -> str:
 
 def operations_of(table: TableShape) -> RowOperations:
     """Return the operations of a table, compiled at first use."""
-    found = table.memo.get(RowOperations)
-    if found is None:
-        found = table.memo[RowOperations] = RowOperations(table)
-    assert isinstance(found, RowOperations)
-    return found
+    return table.derived(RowOperations)

@@ -331,8 +331,8 @@ def _shape_of(filters: Iterable[Filter]) -> tuple[Any, ...]:
 
 def statements_of(table: TableShape) -> Statements:
     """Return the statements on the table itself, composed at first use."""
-    found = table.memo.get(Statements)
-    if found is None:
-        found = table.memo[Statements] = Statements(table, (table.schema, table.name))
-    assert isinstance(found, Statements)
-    return found
+    return table.derived(_composed)
+
+
+def _composed(table: TableShape) -> Statements:
+    return Statements(table, (table.schema, table.name))

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import sql
@@ -23,6 +23,8 @@ from sequent_py.conversions import loader
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import TableFileError
 from sequent_py.records import ColumnShape, RecordShape
+
+D = TypeVar("D")
 
 _LITERAL = re.compile(
     r"""(?x) ^ (?: '(?:[^']|'')*' (?: :: [^'():]+ (?:\(\d+(?:,\s*-?\d+)?\))? (?:\[\])? )?   # 'text'::type, as a folded constant is printed
@@ -65,8 +67,15 @@ class TableShape:
     """Attributes that no UPDATE may set (GENERATED ALWAYS AS IDENTITY)."""
     key_constraints: frozenset[str]
     """Names under which the server reports a violated primary key; partitions have names of their own."""
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """Composed statements and compiled functions, which depend on nothing but this value."""
+    _derived: dict[Callable[[TableShape], Any], Any] = field(default_factory=dict, repr=False)
+
+    def derived(self, make: Callable[[TableShape], D]) -> D:
+        """Return composed statements or compiled functions, which depend on nothing but this value: made at first use, the same every time."""
+        found = self._derived.get(make)
+        if found is None:
+            found = self._derived[make] = make(self)
+        made: D = found
+        return made
 
 
 def identifier(*names: str) -> sql.SQL:

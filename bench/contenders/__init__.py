@@ -73,6 +73,16 @@ def rows_that_differ(
     return row[0]
 
 
+def schema_differences(
+    connection: psycopg.Connection[tuple[int]], workload: Workload, schema: str, events: int
+) -> int:
+    """Compare a workload's tables in a schema with plain SQL over the first ``events`` events; count the rows that differ."""
+    return sum(
+        rows_that_differ(connection, table, sql.Identifier(schema, table.name), events)
+        for table in workload.tables
+    )
+
+
 def columns_of(table: ReadTable) -> sql.Composable:
     """Return the names of a table's columns, with commas."""
     return sql.SQL(", ").join(map(sql.Identifier, table.columns))

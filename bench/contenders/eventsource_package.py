@@ -36,7 +36,7 @@ from bench.contenders import (
     create_indexes,
     create_tables,
     drop_tables,
-    rows_that_differ,
+    schema_differences,
 )
 from bench.contenders.bank_rows import BankRows
 from bench.workloads import Workload
@@ -249,10 +249,7 @@ class _Eventsource(Contender):
 
     def differences(self) -> int | None:
         with psycopg.connect(self._url, autocommit=True) as connection:
-            return sum(
-                rows_that_differ(connection, table, sql.Identifier(self._schema, table.name), self.events)
-                for table in self._workload.tables
-            )
+            return schema_differences(connection, self._workload, self._schema, self.events)
 
     def discard(self) -> None:
         with psycopg.connect(self._url, autocommit=True) as connection:

@@ -13,7 +13,7 @@ from bench.contenders import (
     create_indexes,
     create_tables,
     drop_tables,
-    rows_that_differ,
+    schema_differences,
     store_names,
 )
 from bench.workloads import ReadTable, Workload
@@ -48,10 +48,7 @@ class Insert(Contender):
 
     def differences(self) -> int | None:
         with psycopg.connect(self._url, autocommit=True) as connection:
-            return sum(
-                rows_that_differ(connection, table, sql.Identifier(_SCHEMA, table.name), self.events)
-                for table in self._workload.tables
-            )
+            return schema_differences(connection, self._workload, _SCHEMA, self.events)
 
     def discard(self) -> None:
         with psycopg.connect(self._url, autocommit=True) as connection:
@@ -115,10 +112,7 @@ class Increments:
         with psycopg.connect(self._url, autocommit=True) as connection:
             row = connection.execute("SELECT count(*) FROM sequent_schema.events").fetchone()
             assert row is not None
-            return sum(
-                rows_that_differ(connection, table, sql.Identifier(_WINDOWS_SCHEMA, table.name), row[0])
-                for table in self._workload.tables
-            )
+            return schema_differences(connection, self._workload, _WINDOWS_SCHEMA, row[0])
 
 
 def _insert(connection: psycopg.Connection[tuple[int]], schema: str, table: ReadTable) -> None:

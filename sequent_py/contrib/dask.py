@@ -45,6 +45,7 @@ CLUSTER_PATIENCE_SECONDS = 15.0
 """How long a scheduler may not answer, or have no workers: Dask's nanny replaces a worker within a few seconds."""
 _CLUSTER_LOOK_SECONDS = 2.0
 _CHILD_POLL_SECONDS = 0.05
+_WAIT_SECONDS = 0.02
 _CLOSE_TIMEOUT_SECONDS = 5.0
 _SECRETS = ("password", "sslpassword")
 _KILLED = -9
@@ -170,6 +171,10 @@ class DaskPool:
             ended = [future for future in ended if future.status in ("finished", "error")]
         self._futures = [future for future in self._futures if future not in ended]
         return [_exit_of(future) for future in ended]
+
+    def wait(self, seconds: float) -> None:
+        """Wait a moment: what workers say is known when they have ended."""
+        time.sleep(min(seconds, _WAIT_SECONDS))
 
     def _require_cluster(self) -> None:
         now = time.monotonic()

@@ -55,6 +55,8 @@ class _Worker:
     listener: threading.Thread = field(init=False)
     error: dict[str, str] | None = field(default=None)
     has_finished: bool = False
+    news: threading.Event = field(default_factory=threading.Event)
+    """Set when it has said something, and when it has left: whose worker it is can wait for that."""
 
     def listen(self) -> None:
         """Hear what it says, in a thread, from now on."""
@@ -89,6 +91,9 @@ class WorkerPool(Protocol):
     def collect(self) -> list[WorkerExit]:
         """Return the workers that have ended since the last call."""
 
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a worker has said something or left, if that is known sooner."""
+
 
 PoolFactory = Callable[[ReplayTask], WorkerPool]
 """Makes the pool of one pass."""
@@ -103,6 +108,7 @@ class LocalPool:
         self._task = task
         self._early = early
         self._workers: list[_Worker] = []
+        self._news = threading.Event()
 
     def __enter__(self) -> LocalPool:
         return self
@@ -114,6 +120,7 @@ class LocalPool:
         """Start ``count`` more workers."""
         for _ in range(count):
             worker = (self._early.take() if self._early is not None else None) or _start()
+            worker.news = self._news
             self._workers.append(worker)
             worker.tell(self._task.to_json())
 
@@ -127,6 +134,11 @@ class LocalPool:
         ended = [worker for worker in self._workers if worker.process.poll() is not None]
         self._workers = [worker for worker in self._workers if worker not in ended]
         return [_exit_of(worker) for worker in ended]
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a worker has said something or left."""
+        self._news.wait(seconds)
+        self._news.clear()
 
     def stop(self) -> None:
         """End every worker: close its life line, then, if it does not leave, kill it. Its open group rolls back."""
@@ -224,6 +236,8 @@ def _listen(worker: _Worker) -> Callable[[], None]:
                     worker.error = message["error"]
                 if isinstance(message, dict) and "finished" in message:
                     worker.has_finished = True
+            worker.news.set()
+        worker.news.set()
 
     return listen
 

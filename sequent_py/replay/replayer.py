@@ -31,6 +31,8 @@ HELPED_TIMES = 10
 """Up to so many times that size the calling process replays, too, and one worker fewer is started: it would be done before that one is up. Larger passes it only watches."""
 
 POLL_SECONDS = 0.02
+WATCH_SECONDS = 0.1
+"""How often the ledger is asked whether all is done, while workers are at work; what they say themselves is heard at once."""
 PROGRESS_SECONDS = 0.25
 """How often the progress is looked at. That reads all groups of the pass, tens of thousands in a large store…"""
 PROGRESS_SHARE = 0.02
@@ -212,7 +214,7 @@ class Replayer:
                         )
                     self._run_inline(connection, progress, lambda: report(1), check)
                 report(pool.running)
-                time.sleep(POLL_SECONDS)
+                pool.wait(WATCH_SECONDS)
 
     def _note_hold(self, progress: Progress, hold: Hold | None) -> None:
         self.was_held = True

@@ -384,6 +384,9 @@ class IdlePool:
     def collect(self) -> list[WorkerExit]:
         return []
 
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
 
 def test_a_pool_that_does_nothing_is_said_to_and_its_work_is_done(
     url: str, connection: psycopg.Connection[Any], monkeypatch: Any

@@ -2,7 +2,7 @@
 
     python -m bench [--events 200000 1000000] [--other-events 200000] [--rounds 3] [--docs docs]
 
-The bank is measured at each of ``--events``; the wide and the long-stream workload at each of ``--other-events``; one aggregate of ``--one-stream-events``; the packages of PyPI, where
+The bank is measured at each of ``--events``; the shop, the wide and the long-stream workload at each of ``--other-events``; one aggregate of ``--one-stream-events``; the packages of PyPI, where
 they are installed, beside ours on stores of ``--package-events``. That takes some 25 minutes on two quiet cores. 10 M events are a part of their own, some twenty minutes and 20 GB, which is
 shown together with what an earlier run found:
 
@@ -41,7 +41,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--events", type=int, nargs="*", default=[200_000, 1_000_000])
     parser.add_argument("--other-events", type=int, nargs="*", default=[200_000])
-    parser.add_argument("--workloads", nargs="*", default=["wide", "long-streams"], choices=list(workloads()))
+    parser.add_argument(
+        "--workloads", nargs="*", default=["shop", "wide", "long-streams"], choices=list(workloads())
+    )
     parser.add_argument(
         "--one-stream-events", type=int, default=1_000_000, help="of the store with one aggregate; 0: none"
     )

@@ -44,6 +44,7 @@ class Workload:
 def workloads() -> dict[str, Workload]:
     """Return all workloads by name."""
     from bench.workloads.bank import BANK, LONG_STREAMS, ONE_STREAM
+    from bench.workloads.shop import SHOP
     from bench.workloads.wide import WIDE
 
-    return {item.name: item for item in (BANK, WIDE, LONG_STREAMS, ONE_STREAM)}
+    return {item.name: item for item in (BANK, SHOP, WIDE, LONG_STREAMS, ONE_STREAM)}

@@ -50,7 +50,7 @@ def test_a_small_run_measures_every_contender_and_writes_the_page(
 
     found = json.loads((tmp_path / "performance" / "results.json").read_text(encoding="utf-8"))
     stages = {stage["name"]: stage for stage in found["stages"]}
-    assert list(stages)[:3] == ["bank, 400 events", "wide, 400 events", "long-streams, 400 events"]
+    assert list(stages)[:4] == [f"{name}, 400 events" for name in ("bank", "shop", "wide", "long-streams")]
     for stage in stages.values():
         differences = {item["name"]: item["differences"] for item in stage["contenders"]}
         assert set(differences.values()) == {0, None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-INTERFACE = 9
+INTERFACE = 10
 """Of the C module that this source goes with. One that was built from an older source, in a checkout, counts as none."""
 
 try:

@@ -116,6 +116,19 @@ static int put_label(const State *state, Buffer *buffer, PyObject *labels, PyObj
     return outcome;
 }
 
+static int put_of_driver(Buffer *buffer, PyObject *dump, PyObject *value) {
+    PyObject *dumped = PyObject_CallOneArg(dump, value);
+    Py_buffer view;
+    if (dumped == NULL || PyObject_GetBuffer(dumped, &view, PyBUF_SIMPLE) < 0) { Py_XDECREF(dumped); return -1; }
+    char *at = NULL;
+    if (view.len > INT32_MAX) PyErr_SetString(PyExc_OverflowError, "a value is longer than a column takes");
+    else at = reserve(buffer, view.len + 4);
+    if (at != NULL) memcpy(put(at, (unsigned long long)view.len, 4), view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    Py_DECREF(dumped);
+    return at == NULL ? -1 : 0;
+}
+
 static int put_array(const State *state, Buffer *buffer, const Details *details, PyObject *value);
 
 static int put_value(const State *state, Buffer *buffer, int wire, const Details *details, PyObject *value) {
@@ -139,6 +152,7 @@ static int put_value(const State *state, Buffer *buffer, int wire, const Details
     case JSON: case JSONB: return put_json(buffer, wire, PyTuple_GET_ITEM(details->helper, 0), value);
     case ARRAY: return put_array(state, buffer, details, value);
     case ENUM: return put_label(state, buffer, PyTuple_GET_ITEM(details->helper, 1), value);
+    case DRIVER: return put_of_driver(buffer, PyTuple_GET_ITEM(details->helper, 0), value);
     }
     PyErr_SetString(PyExc_TypeError, "a column of the table cannot be written here");
     return -1;

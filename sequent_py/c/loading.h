@@ -53,6 +53,13 @@ static PyObject *member_of(PyObject *members, const unsigned char *label, Py_ssi
     return Py_XNewRef(member);
 }
 
+static PyObject *loaded_by_driver(PyObject *load, const unsigned char *at, Py_ssize_t length) {
+    PyObject *value = PyObject_CallFunction(load, "y#", at, length);
+    /* Infinity, and years that Python does not know. */
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_Exception)) PyErr_Clear();
+    return value;
+}
+
 /* A new reference to a value; NULL without an error where it is none that is made here. */
 static PyObject *loaded(const State *state, int wire, const Details *details, const unsigned char *at, Py_ssize_t length) {
     double number;
@@ -89,6 +96,7 @@ static PyObject *loaded(const State *state, int wire, const Details *details, co
     case JSON: return PyObject_CallFunction(PyTuple_GET_ITEM(details->helper, 1), "s#", at, length);
     case ARRAY: return loaded_array(state, details, at, length);
     case ENUM: return member_of(PyTuple_GET_ITEM(details->helper, 2), at, length);
+    case DRIVER: return loaded_by_driver(PyTuple_GET_ITEM(details->helper, 1), at, length);
     }
     return NULL;
 }

@@ -7,10 +7,10 @@
 #include <string.h>
 
 /* Rises with what sequent_py asks of this module, there and in native.py. */
-#define INTERFACE 9
+#define INTERFACE 10
 
-/* How a value is tested to be stored as it is; see column_types.passes. OTHER is never accepted here. */
-enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, NUMERIC, JSON, JSONB, ARRAY, ENUM, KINDS };
+/* How a value is tested to be stored as it is; see column_types.passes. OTHER is never accepted here, and DRIVER is a form of COPY alone. */
+enum Kind { OTHER, INT2, INT4, INT8, BOOL, UUID_, TIMESTAMPTZ, DATE, TEXT, FLOAT8, NUMERIC, JSON, JSONB, ARRAY, ENUM, DRIVER, KINDS };
 
 /* What stands for a value in keys; see column_types.key. */
 enum KeyPart { PLAIN, UUID_INT, NAME, NO_KEY };

@@ -10,8 +10,8 @@ typedef struct {
     int element, element_wire, element_most; /* of an array */
     unsigned element_oid;
     int is_nullable;
-    /* Borrowed from Layout.details: what pads a number, (dumps, loads) of JSON, or of an enum (class, dict from a member's name to its label, dict from
-       label to member). */
+    /* Borrowed from Layout.details: what pads a number, (dumps, loads) of JSON, the driver's (dump, load) of a column whose binary form it makes, or of an
+       enum (class, dict from a member's name to its label, dict from label to member). */
     PyObject *helper;
 } Details;
 

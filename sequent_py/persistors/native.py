@@ -11,9 +11,10 @@ from enum import Enum, Flag
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.pq import Format
 
 from sequent_py.column_types import ColumnType
-from sequent_py.conversions import dumper, json_text, padding
+from sequent_py.conversions import dumper, json_text, loader, padding
 from sequent_py.native import IS_NATIVE, native
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 # The numbers of enum Kind, enum KeyPart, enum Source and enum Answer in _native.c.
 _KINDS = (
     *("int2", "int4", "int8", "bool", "uuid", "timestamptz", "date", "text", "float8"),
-    *("numeric", "json", "jsonb", "array", "enum"),
+    *("numeric", "json", "jsonb", "array", "enum", "driver"),
 )
+_DRIVEN = frozenset({"timestamp", "time", "interval", "bytea", "float4"})
+"""Types whose binary form the driver makes, value by value, so that a column of them does not leave the whole table to it."""
 _OTHER = 0
 _PLAIN, _UUID_INT, _NAME, _NO_KEY = range(4)
 NULL_VALUE, CONSTANT, COPIED_CONSTANT, PYTHON_DEFAULT, DRAWN, REFUSED = range(6)
@@ -138,11 +141,22 @@ def _details(column: ColumnShape) -> Details:
         helper = _class_of(column_type), labels, dict(column_type.members)
         return most, 0, _OTHER, _OTHER, -1, 0, nullable, helper
     if element is None:
-        return most, 0, _OTHER, _OTHER, -1, 0, nullable, None
+        helper_of_driver = _by_driver(column_type) if column_type.name in _DRIVEN else None
+        return most, 0, _OTHER, _OTHER, -1, 0, nullable, helper_of_driver
     # What would need details of its own is converted in Python.
     kind = _OTHER if element.family == "numeric" or element.members is not None else _kind(element)
     most_each = -1 if element.length is None else element.length
     return most, 0, kind, _wire(element), most_each, _oid(element), nullable, None
+
+
+def _by_driver(column_type: ColumnType) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return what makes a stored value binary, and what makes it a stored value again."""
+    oid = _oid(column_type)
+    dump = psycopg.adapters.get_dumper_by_oid(oid, Format.BINARY)(object).dump
+    of_driver = psycopg.adapters.get_loader(oid, Format.BINARY)
+    assert of_driver is not None
+    load, stored = of_driver(oid).load, loader(column_type)
+    return dump, load if stored is None else lambda data: stored(load(data))
 
 
 def _oid(column_type: ColumnType) -> int:
@@ -167,6 +181,8 @@ def _wire(column_type: ColumnType) -> int:
         return _OTHER
     if column_type.element is not None:
         return _number("array") if column_type.element.name in _ELEMENTS else _OTHER
+    if column_type.name in _DRIVEN:
+        return _number("driver")
     name = "text" if column_type.family == "text" else column_type.name
     return _number(name) if name in _KINDS else _OTHER
 

@@ -6,13 +6,13 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import CHAR, BigInteger, DateTime, Double, SmallInteger, String
+from sqlalchemy import CHAR, REAL, BigInteger, DateTime, Double, SmallInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py import Record
@@ -41,6 +41,11 @@ class KindRecord(Record):
     short: Mapped[str | None] = mapped_column(String(20))
     padded: Mapped[str | None] = mapped_column(CHAR(6))
     measure: Mapped[float | None] = mapped_column(Double)
+    local: Mapped[datetime | None] = mapped_column(DateTime(timezone=False))
+    hour: Mapped[time | None]
+    lasts: Mapped[timedelta | None]
+    seal: Mapped[bytes | None]
+    level: Mapped[float | None] = mapped_column(REAL)
 
 
 @pytest.fixture
@@ -48,7 +53,8 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     with connect(database_url, autocommit=True) as connection:
         connection.execute(
             'CREATE TABLE public."kind % ""records""" (id integer PRIMARY KEY, aggregate_id uuid NOT NULL, small smallint, large bigint, flag boolean,'
-            " at timestamptz, day date, name text, short varchar(20), padded char(6), measure double precision)"
+            " at timestamptz, day date, name text, short varchar(20), padded char(6), measure double precision,"
+            " local timestamp, hour time, lasts interval, seal bytea, level real)"
         )
         yield connection
 
@@ -78,7 +84,7 @@ def insert(connection: psycopg.Connection[Any], **values: str | None) -> None:
     given = {"aggregate_id": str(UUID(int=random.getrandbits(128))), **values}
     connection.execute(
         'INSERT INTO public."kind %% ""records""" SELECT (SELECT coalesce(max(id), 0) + 1 FROM public."kind %% ""records"""), r.aggregate_id, r.small, r.large, r.flag,'
-        " r.at, r.day, r.name, r.short, r.padded, r.measure"
+        " r.at, r.day, r.name, r.short, r.padded, r.measure, r.local, r.hour, r.lasts, r.seal, r.level"
         ' FROM jsonb_populate_record(NULL::public."kind %% ""records""", %s) AS r',
         (psycopg.types.json.Jsonb(given),),
     )
@@ -109,10 +115,18 @@ def texts(of: str) -> list[str | None]:
         "short": [None, "", "ü"],
         "padded": [None, "", "ab", "äöü"],
         "measure": [None, "0", "-0", "1e-320", "1.7976931348623157e308", "0.1", "Infinity", "-Infinity"],
+        "local": [None, "2000-01-01 00:00:00", "0001-01-01 00:00:00", "9999-12-31 23:59:59.999999", "2024-02-29 12:00:00.5"],
+        "hour": [None, "00:00:00", "23:59:59.999999", "12:30:00"],
+        "lasts": [None, "0", "-1 day +00:00:01", "2 years 3 months -4 days 05:06:07.000008", "-00:00:00.000001"],
+        "seal": [None, "\\x", "\\x00ff", "\\x5c78"],
+        "level": [None, "0", "-0", "0.1", "3.4028235e38", "1e-45", "NaN", "Infinity"],
     }[of]  # fmt: skip
 
 
-COLUMNS = ("small", "large", "flag", "at", "day", "name", "short", "padded", "measure")
+COLUMNS = (
+    *("small", "large", "flag", "at", "day", "name", "short", "padded", "measure"),
+    *("local", "hour", "lasts", "seal", "level"),
+)
 
 
 def test_rows_are_those_that_the_driver_makes(
@@ -143,6 +157,10 @@ def test_rows_are_those_that_the_driver_makes(
         ("day", "infinity"),
         ("day", "10000-01-01"),
         ("measure", "NaN"),
+        ("local", "infinity"),
+        ("local", "0044-03-15 00:00:00 BC"),
+        ("hour", "24:00:00"),
+        ("lasts", "170000000 years"),
     ],
 )
 def test_what_the_driver_makes_otherwise_or_refuses_is_left_to_it(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
@@ -19,7 +19,19 @@ from hypothesis import strategies as st
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.json import Json, Jsonb
 from pydantic_core import TzInfo
-from sqlalchemy import ARRAY, CHAR, JSON, BigInteger, Date, Integer, Numeric, SmallInteger, String
+from sqlalchemy import (
+    ARRAY,
+    CHAR,
+    JSON,
+    REAL,
+    BigInteger,
+    Date,
+    DateTime,
+    Integer,
+    Numeric,
+    SmallInteger,
+    String,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py.native import IS_NATIVE
@@ -42,7 +54,7 @@ class State(StrEnum):
 
 
 class TicketRecord(Record):
-    """A column of every type that C knows, and one that it does not."""
+    """A column of every type that C knows, and of those that it leaves to the driver."""
 
     __tablename__ = "ticket_records"
 
@@ -69,6 +81,11 @@ class TicketRecord(Record):
     prices: Mapped[list[Decimal] | None] = mapped_column(ARRAY(Numeric(6, 2)))
     seats: Mapped[list[int] | None]
     phase: Mapped[State | None]
+    local: Mapped[datetime | None] = mapped_column(DateTime(timezone=False))
+    hour: Mapped[time | None]
+    lasts: Mapped[timedelta | None]
+    seal: Mapped[bytes | None]
+    level: Mapped[float | None] = mapped_column(REAL)
 
 
 ATTRIBUTES = [column.attribute for column in record_shape(TicketRecord).columns]
@@ -170,6 +187,9 @@ ANYTHING = st.one_of(
     st.text(max_size=5),
     st.floats(),
     st.dates(),
+    st.times(),
+    st.timedeltas(),
+    st.binary(max_size=5),
     instants,
     st.uuids(),
     st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-1000, max_value=1000),
@@ -198,6 +218,11 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {
     "prices": st.none() | st.lists(st.decimals(-9, 9, places=2) | st.decimals(-9, 9, places=1), max_size=3),
     "phase": st.none() | st.sampled_from(State) | st.sampled_from(["NEW"]),
     "seats": st.none() | st.lists(st.integers(-5, 5) | st.none(), max_size=3),
+    "local": st.none() | st.datetimes(),
+    "hour": st.none() | st.times(),
+    "lasts": st.none() | st.timedeltas(),
+    "seal": st.none() | st.binary(max_size=5),
+    "level": st.none() | st.floats(width=32),
 }  # fmt: skip
 REQUIRED = ["aggregate_id", "number", "large", "flag", "code", "weight", "price"]
 good_rows = st.fixed_dictionaries(
@@ -347,7 +372,7 @@ WIRES = {
     "weight": "float8", "price": "numeric", "day": "date", "seen_at": "timestamptz", "made_by": "text", "serial": "int8", "state": "text",
     "padded": "text", "rate": "numeric", "extra": "jsonb", "spelt": "json", "tags": "text[]", "codes": "varchar[]", "prices": "numeric[]",
     "seats": "int8[]",
-    "phase": "text",
+    "phase": "text", "local": "timestamp", "hour": "time", "lasts": "interval", "seal": "bytea", "level": "float4",
 }  # fmt: skip
 
 

@@ -8,6 +8,10 @@ shown together with what an earlier run found:
 
     python -m bench --events 1000000 10000000 --workers 2 --rounds 1 --workloads --one-stream-events 0 --no-packages --appends 0 --beside docs/performance/results.json --docs docs
 
+An application of your own takes part as a bench.workloads.Workload: a history, its migrations, and the same tables in plain SQL, as in bench/workloads/shop. Beside hand-written SQL alone:
+
+    python -m bench --events --workloads mine.workload:MINE --other-events 300000 --one-stream-events 0 --windows --no-packages --appends 0
+
 A server is started for the run unless SEQUENT_DATABASE_URL names one, which nothing else may use meanwhile.
 """
 
@@ -31,7 +35,7 @@ from bench.report import beside, machine, markdown, results, write_between_marke
 from bench.server import DURABLE_SETTINGS, say, server
 from bench.stages import Sizes, Stage, has_packages, prepare, prove, run_rounds
 from bench.windows import run_windows
-from bench.workloads import workloads
+from bench.workloads import Workload, workload, workloads
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,7 +46,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--events", type=int, nargs="*", default=[200_000, 1_000_000])
     parser.add_argument("--other-events", type=int, nargs="*", default=[200_000])
     parser.add_argument(
-        "--workloads", nargs="*", default=["shop", "wide", "long-streams"], choices=list(workloads())
+        "--workloads",
+        type=_workload,
+        nargs="*",
+        default=[workload(name) for name in ("shop", "wide", "long-streams")],
+        help=f"{', '.join(workloads())}, or one of your own as module:NAME",
     )
     parser.add_argument(
         "--one-stream-events", type=int, default=1_000_000, help="of the store with one aggregate; 0: none"
@@ -64,6 +72,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--docs", type=Path, help="write performance.md, and figures and plots under performance/, here"
     )
     return parser.parse_args(argv)
+
+
+def _workload(name: str) -> Workload:
+    try:
+        return workload(name)
+    except LookupError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -108,8 +123,8 @@ def _prepared(
         for events in options.events
     ]
     stages += [
-        prepare(stack, url, known[name], events, sizes)
-        for name in options.workloads
+        prepare(stack, url, other, events, sizes)
+        for other in options.workloads
         for events in options.other_events
     ]
     if options.one_stream_events:

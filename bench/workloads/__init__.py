@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,3 +49,25 @@ def workloads() -> dict[str, Workload]:
     from bench.workloads.wide import WIDE
 
     return {item.name: item for item in (BANK, SHOP, WIDE, LONG_STREAMS, ONE_STREAM)}
+
+
+def workload(name: str) -> Workload:
+    """Return the workload of that name, or the one that ``module:NAME`` is.
+
+    Raises
+    ------
+    LookupError
+        There is none.
+    """
+    module_name, has_colon, attribute = name.partition(":")
+    if not has_colon:
+        if name not in workloads():
+            raise LookupError(f"{name!r} is none of {', '.join(workloads())}, nor of the form module:NAME")
+        return workloads()[name]
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"{name!r} cannot be imported: {error}") from error
+    if not isinstance(found, Workload):
+        raise LookupError(f"{name!r} is no bench.workloads.Workload")
+    return found

@@ -99,6 +99,52 @@ def test_a_contender_whose_rows_differ_from_the_events_fails_the_run(monkeypatch
         )
 
 
+def test_a_workload_of_ones_own_is_measured_beside_plain_sql(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.__main__ import main
+
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom bench.workloads.wide import WIDE\nMINE = replace(WIDE, name='mine')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    results = tmp_path / "results.json"
+    main(
+        [
+            *SMALL,
+            *("--events", "--one-stream-events", "0", "--windows", "--no-packages", "--appends", "0"),
+            *("--workloads", "mine:MINE", "--json", str(results)),
+        ]
+    )
+    (stage,) = json.loads(results.read_text(encoding="utf-8"))["stages"]
+    assert stage["name"] == "mine, 400 events"
+    assert {item["name"]: item["differences"] for item in stage["contenders"]} == {
+        "ours, 1 worker": 0,
+        "INSERT … SELECT, one session": 0,
+        "COPY of the same select, drained": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("ebank", "'ebank' is none of bank, shop, "),
+        ("no_such_module:MINE", "cannot be imported: No module named 'no_such_module'"),
+        ("bench.workloads:MINE", "cannot be imported: module 'bench.workloads' has no attribute 'MINE'"),
+        ("bench.workloads:workloads", "is no bench.workloads.Workload"),
+    ],
+)
+def test_a_workload_that_is_none_is_refused_before_anything_is_measured(
+    name: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.__main__ import arguments
+
+    with pytest.raises(SystemExit):
+        arguments(["--workloads", name])
+    assert why in capsys.readouterr().err
+
+
 def test_durable_appends_are_compared_with_durable_bare_ones(server_url: str) -> None:
     from bench.appending import measure_durable_appends
 

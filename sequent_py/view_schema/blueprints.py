@@ -8,7 +8,7 @@ same file are paired by the order in which the objects came into being, and the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sequent_py.errors import PlanChanged, TableFileError
@@ -93,6 +93,60 @@ class TableBlueprint:
                 f"The recorded names of a table cannot be read by this release: {error}.",
                 remedy="Use the release that recorded them.",
             ) from error
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of its tables as of now: itself, and partitions."""
+        return [item.name for item in self.names if item.kind == "table"]
+
+    def named_as(self, created: Sequence[CatalogObject]) -> TableBlueprint:
+        """Take over the names that objects got in earnest.
+
+        They are those of the trial unless a name that the server chose has been taken meanwhile; then the next free one was chosen, and
+        what the trial had at its place in the order of creation is meant.
+
+        Raises
+        ------
+        TableFileError
+            The files created something that they did not create in the trial.
+        """
+        plain_tables = {item.name: item.plain for item in self.names if item.kind in HOLDER_KINDS}
+        expected = {(item.kind, item.table, item.name): item for item in self.names}
+        found = {(item.kind, plain_tables.get(item.table, item.table), item.name) for item in created}
+        renamed: dict[Key, str] = {}
+        for kind, table, name in sorted(found - expected.keys()):
+            if kind in SHARABLE_KINDS:
+                continue
+            missing = [
+                key
+                for key in expected
+                if key[:2] == (kind, table) and key not in found and key not in renamed
+            ]
+            if not missing:
+                raise TableFileError(
+                    f"The files of {self.table} create the {kind} {name}, which they did not in the trial.",
+                    remedy="Begin anew: sequent migrate abort, then sequent migrate online",
+                )
+            renamed[missing[0]] = name
+        names = tuple(
+            replace(item, name=renamed.get((item.kind, item.table, item.name), item.name))
+            for item in self.names
+        )
+        return replace(self, names=names)
+
+    def without(self, suspended: Iterable[SuspendedConstraint]) -> TableBlueprint:
+        """Move suspended foreign keys from the names to where the swap finds them, under their plain names."""
+        plain_tables = {item.name: item.plain for item in self.names if item.kind == "table"}
+        moved: dict[Key, SuspendedConstraint] = {}
+        for item in suspended:
+            if item.table in plain_tables:
+                table = plain_tables[item.table]
+                plain = {known.name: known.plain for known in self.names if known.table == table}
+                moved["constraint", table, item.name] = replace(
+                    item, table=table, name=plain.get(item.name, item.name)
+                )
+        names = tuple(item for item in self.names if (item.kind, item.table, item.name) not in moved)
+        return replace(self, names=names, suspended=(*self.suspended, *moved.values()))
 
 
 @dataclass(frozen=True, slots=True)

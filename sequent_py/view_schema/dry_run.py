@@ -31,7 +31,7 @@ from sequent_py.replay.quarantine import OFFER
 from sequent_py.replay.reader import read_events
 from sequent_py.scopes import ScopedSample, scoped_samples
 from sequent_py.verification import Verification
-from sequent_py.view_schema import executor
+from sequent_py.view_schema import executor, index_builds
 from sequent_py.view_schema.context import Context, live_blueprints, replayed_projectors
 from sequent_py.view_schema.online import allows_quarantine
 from sequent_py.view_schema.planning import check_swap, current_plan
@@ -146,7 +146,7 @@ def _replay_sample(
                     events += fold.apply(raw_events)
         with naming_refusals(persistor, replayed_projectors(resolved)):
             changes = persistor.flush()
-        executor.build_indexes_here(
+        index_builds.build_indexes_here(
             connection,
             view_schema=context.config.view_schema,
             files=[item for _, item in files],

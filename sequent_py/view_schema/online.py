@@ -29,7 +29,7 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import executor, guards
+from sequent_py.view_schema import executor, guards, index_builds
 from sequent_py.view_schema.beginning import begin_or_resume
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.context import (
@@ -253,7 +253,7 @@ def _index_and_analyse(
     files = [files for _, files in context.table_files(resolved) if files.table in unindexed]
     if files:
         progress.step("building indexes")
-        executor.build_indexes(
+        index_builds.build_indexes(
             context.connect_builder,
             view_schema=view_schema,
             files=files,

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py.records import Record, RecordShape, record_shape
 from sequent_py.testing.server import embedded_binaries
-from sequent_py.view_schema import executor, swap
+from sequent_py.view_schema import executor, index_builds, swap
 from sequent_py.view_schema.blueprints import TableBlueprint
 from sequent_py.view_schema.executor import AlterScript, TrialResult
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
@@ -111,7 +111,7 @@ class Generations:
                 target_version=version,
             )
         fill(self.connection)
-        built = executor.build_indexes(
+        built = index_builds.build_indexes(
             lambda: psycopg.connect(self.url, autocommit=True),
             view_schema=self.schema,
             files=tables,

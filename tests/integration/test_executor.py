@@ -12,7 +12,7 @@ from table_generations import VIEW_SCHEMA, Generations, files, objects, shape
 from waiting import wait_until
 
 from sequent_py.errors import DefinitionError, DependentObjects, MigrationError, TableFileError
-from sequent_py.view_schema import executor
+from sequent_py.view_schema import executor, index_builds
 from sequent_py.view_schema.executor import AlterScript
 from sequent_py.view_schema.table_files import TableFiles
 
@@ -520,11 +520,11 @@ def test_indexes_are_built_in_parallel_each_with_its_mark(
         TableFileError,
         match=r"lines_b\.indexes\.sql: could not create unique index .*Key \(id\)=\(1\) is duplicated",
     ):
-        executor.build_indexes(lambda: psycopg.connect(database_url, autocommit=True), **options)
+        index_builds.build_indexes(lambda: psycopg.connect(database_url, autocommit=True), **options)
     assert sorted(generations.execute("SELECT name FROM marks")) == [("lines_a",), ("lines_c",)]
     generations.execute("DELETE FROM {schema}.lines_b_1 WHERE name = 'y'")
     options["files"] = tables[1:2]
-    executor.build_indexes(lambda: psycopg.connect(database_url, autocommit=True), **options)
+    index_builds.build_indexes(lambda: psycopg.connect(database_url, autocommit=True), **options)
     assert len(generations.execute("SELECT name FROM marks")) == 3
     assert ("i", "lines_b_1_pkey") in objects(generations.connection, VIEW_SCHEMA)
 
@@ -560,7 +560,7 @@ def test_what_is_done_while_indexes_are_built_ends_the_builds_when_it_fails(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        executor.build_indexes(
+        index_builds.build_indexes(
             lambda: psycopg.connect(database_url, autocommit=True),
             view_schema=VIEW_SCHEMA,
             files=tables,

@@ -15,6 +15,7 @@ from psycopg.pq import Format
 
 from sequent_py.column_types import ColumnType
 from sequent_py.conversions import dumper, json_text, loader, padding
+from sequent_py.cursors import SHIPPED
 from sequent_py.native import IS_NATIVE, native
 
 if TYPE_CHECKING:
@@ -152,8 +153,8 @@ def _details(column: ColumnShape) -> Details:
 def _by_driver(column_type: ColumnType) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return what makes a stored value binary, and what makes it a stored value again."""
     oid = _oid(column_type)
-    dump = psycopg.adapters.get_dumper_by_oid(oid, Format.BINARY)(object).dump
-    of_driver = psycopg.adapters.get_loader(oid, Format.BINARY)
+    dump = SHIPPED.get_dumper_by_oid(oid, Format.BINARY)(object).dump
+    of_driver = SHIPPED.get_loader(oid, Format.BINARY)
     assert of_driver is not None
     load, stored = of_driver(oid).load, loader(column_type)
     return dump, load if stored is None else lambda data: stored(load(data))

@@ -15,8 +15,10 @@ from sequent_py.replay.groups import PARTITION_COUNT, PartitionSample, events_of
 from sequent_py.replay.ledger import Connection
 from sequent_py.windows import window_condition
 
-EXACT_BYTES = 4 * 1024 * 1024
-"""A partition up to this size is counted; it takes some 3 ms, and there are sixteen while no worker has begun."""
+EXACT_BYTES = 32 * 1024 * 1024
+"""A partition up to this size is counted; it takes some 20 ms."""
+HASTY_EXACT_BYTES = 4 * 1024 * 1024
+"""The same where groups are to be cut, which sixteen counts would keep the workers waiting for."""
 SAMPLED_PAGES = 64
 """Of a partition that is not counted: some thousands of events, read in a millisecond."""
 SAMPLE_ROWS = 2_000
@@ -55,7 +57,8 @@ def estimate_history(
 ) -> tuple[dict[int, PartitionSample], bool]:
     """Size every partition's events visible in ``until``; return the samples and whether the counts are exact.
 
-    ``group_target`` tells from the sum how many events a group should have: aggregate ids are sampled where a partition has more; None: nowhere.
+    ``group_target`` tells from the sum how many events a group should have: aggregate ids are sampled where a partition has more; None: nobody is to cut
+    groups, and more partitions are counted.
     """
     samples: dict[int, PartitionSample] = {}
     tables = [sql.Identifier(schema, f"events_{partition:02d}") for partition in range(PARTITION_COUNT)]
@@ -64,11 +67,12 @@ def estimate_history(
         " FROM unnest(%s::text[]) WITH ORDINALITY AS t (name, number) JOIN pg_class c ON c.oid = t.name::regclass ORDER BY t.number",
         ([table.as_string(connection) for table in tables],),
     ).fetchall()
+    exact_bytes = EXACT_BYTES if group_target is None else HASTY_EXACT_BYTES
     sampled: dict[int, float] = {}
     for partition, row in enumerate(sizes):
         size, tuples, pages = (int(value) for value in row)  # type: ignore[call-overload]
         table = for_parameters(tables[partition])
-        if size <= EXACT_BYTES:
+        if size <= exact_bytes:
             count = _count(connection, table, until, event_type_ids)
         else:
             sampled[partition] = percent = 100.0 * SAMPLED_PAGES / (size // _PAGE_BYTES)

@@ -33,9 +33,26 @@ def event_type_ids(connection: Connection) -> list[int]:
     return ids[:1]
 
 
-def test_small_partitions_are_counted(connection: Connection, event_type_ids: list[int]) -> None:
+def test_where_no_groups_are_cut_partitions_are_counted(
+    connection: Connection, event_type_ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sequent_py.replay.estimate.HASTY_EXACT_BYTES", 0)
     samples, is_exact = estimate_history(
         connection, "sequent_schema", until=current_snapshot(connection), event_type_ids=event_type_ids
+    )
+    assert is_exact
+    assert events_of(samples) == WANTED
+
+
+def test_small_partitions_are_counted_before_a_replay_too(
+    connection: Connection, event_type_ids: list[int]
+) -> None:
+    samples, is_exact = estimate_history(
+        connection,
+        "sequent_schema",
+        until=current_snapshot(connection),
+        event_type_ids=event_type_ids,
+        group_target=lambda _events: TARGET,
     )
     assert is_exact
     assert events_of(samples) == WANTED
@@ -45,7 +62,7 @@ def test_small_partitions_are_counted(connection: Connection, event_type_ids: li
 def test_of_large_partitions_some_pages_are_read(
     connection: Connection, event_type_ids: list[int], is_analysed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sequent_py.replay.estimate.EXACT_BYTES", 0)
+    monkeypatch.setattr("sequent_py.replay.estimate.HASTY_EXACT_BYTES", 0)
     monkeypatch.setattr("sequent_py.replay.estimate.SAMPLED_PAGES", 12)
     monkeypatch.setattr("sequent_py.replay.estimate.SAMPLE_ROWS", 100)
     if is_analysed:

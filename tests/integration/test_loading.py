@@ -12,6 +12,8 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.adapt import Loader
+from psycopg.pq import Format
 from sqlalchemy import CHAR, REAL, BigInteger, DateTime, Double, SmallInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -183,6 +185,32 @@ def test_what_the_driver_makes_otherwise_or_refuses_is_left_to_it(
             connection.execute("SELECT")
     assert outcomes[0] == outcomes[1]
     assert copies == []
+
+
+class Strange(Loader):
+    """An application's own idea of a timestamp."""
+
+    format = Format.BINARY
+
+    def load(self, data: Any) -> str:
+        return "strange"
+
+
+def test_what_was_registered_for_the_whole_process_changes_nothing(
+    connection: psycopg.Connection[Any], copies: list[list[Row]]
+) -> None:
+    usual = psycopg.adapters.get_loader(psycopg.adapters.types["timestamp"].oid, Format.BINARY)
+    assert usual is not None
+    psycopg.adapters.register_loader("timestamp", Strange)
+    try:
+        table = read_table_shape(connection, record_shape(KindRecord), "public", KindRecord.__tablename__)
+        insert(connection, local="2024-02-29 12:00:00.5")
+        with connection.transaction():
+            (row,) = read(Relation(connection, table, ("public", KindRecord.__tablename__)))
+    finally:
+        psycopg.adapters.register_loader("timestamp", usual)
+    assert len(copies) == IS_NATIVE
+    assert row.local == datetime(2024, 2, 29, 12, 0, 0, 500_000)
 
 
 def test_an_error_of_the_server_is_the_drivers(

@@ -12,7 +12,7 @@ from shop import Shop1, actual_rows, expected_rows, place_orders, shop
 from table_generations import VIEW_SCHEMA, Generations, files
 
 from sequent_py.errors import TableFileError
-from sequent_py.view_schema import catalog, executor
+from sequent_py.view_schema import catalog, index_builds
 
 LINES = files(
     "lines", "CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY);", "CREATE INDEX ON lines%SUFFIX% (id);"
@@ -30,7 +30,7 @@ def generations(database_url: str) -> Iterator[Generations]:
 def test_a_relation_that_somebody_else_drops_during_an_index_build_is_not_held_against_the_file(
     store_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_script = executor.run_script
+    run_script = index_builds.run_script
     with (
         psycopg.connect(store_database_url, autocommit=True) as other,
         shop(store_database_url, Shop1) as app,
@@ -47,7 +47,7 @@ def test_a_relation_that_somebody_else_drops_during_an_index_build_is_not_held_a
                 other.execute("DROP TABLE IF EXISTS view_schema.scratch")
                 other.execute("ALTER TABLE IF EXISTS view_schema.moved SET SCHEMA public")
 
-        monkeypatch.setattr(executor, "run_script", run_and_drop)
+        monkeypatch.setattr(index_builds, "run_script", run_and_drop)
         app.view_schema.online()
         app.view_schema.offline()
         assert other.execute("SELECT to_regclass('view_schema.scratch')").fetchone() == (None,)

@@ -1,6 +1,6 @@
 """Measure what an event costs a replay, in processor seconds, log and disk: the figures that docs/scaling.md counts with.
 
-    python -m bench.scaling [--events 100000 200000 400000] [--workers 2] [--write docs/scaling.md]
+    python -m bench.scaling [--events 500000 1000000 2000000] [--workers 2] [--write docs/scaling.md]
 
 For each size, on a fresh database: the processor seconds of the workers (Python) and of the server's processes, WAL and table bytes of ``online``, and its seconds.
 The slope is a least-squares line through the sizes, so that what a command costs once (planning, processes, DDL) is not charged to the events. Processor
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=int, nargs="+", default=[100_000, 200_000, 400_000])
+    parser.add_argument("--events", type=int, nargs="+", default=[500_000, 1_000_000, 2_000_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument(

@@ -3,10 +3,10 @@
     python -m bench [--events 200000 1000000] [--other-events 200000] [--rounds 3] [--docs docs]
 
 The bank is measured at each of ``--events``; the shop, the wide and the long-stream workload at each of ``--other-events``; one aggregate of ``--one-stream-events``; the packages of PyPI, where
-they are installed, beside ours on stores of ``--package-events``. That takes some 25 minutes on two quiet cores. 10 M events are a part of their own, some twenty minutes and 20 GB, which is
+they are installed, beside ours on stores of ``--package-events``. That takes some 25 minutes on two quiet cores. 10 M events are a part of their own, half an hour and 20 GB for each store, which is
 shown together with what an earlier run found:
 
-    python -m bench --events 1000000 10000000 --workers 2 --rounds 1 --workloads --one-stream-events 0 --no-packages --appends 0 --beside docs/performance/results.json --docs docs
+    python -m bench --events 1000000 10000000 --workers 2 --rounds 1 --workloads long-streams --other-events 10000000 --one-stream-events 0 --no-packages --appends 0 --beside docs/performance/results.json --docs docs
 
 An application of your own takes part as a bench.workloads.Workload: a history, its migrations, and the same tables in plain SQL, as in bench/workloads/shop. Beside hand-written SQL alone:
 

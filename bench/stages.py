@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 import psycopg
-from psycopg import sql
 
-from bench.contenders import Contender, rows_that_differ, ruby_sequent
+from bench.contenders import Contender, ruby_sequent, schema_differences
 from bench.contenders.ours import Ours, application, has_declared
 from bench.contenders.plain_sql import Copy, Insert
 from bench.measure import Cost, Meter
@@ -144,21 +143,11 @@ def prove(stage: Stage, workers: int, tell: Callable[[str], None] = say) -> None
     report = stage.app.view_schema.verify(is_all=True, workers=workers, is_once=True)
     rate = report.events / report.seconds
     with psycopg.connect(stage.url, autocommit=True) as connection:
-        events = _count(connection)
-        differences = sum(
-            rows_that_differ(connection, table, sql.Identifier("view_schema", table.name), events)
-            for table in stage.workload.tables
-        )
+        differences = schema_differences(connection, stage.workload, "view_schema")
     if differences or not (report.is_correct and report.is_complete):
         raise TablesDiffer(f"{stage.name}: {differences} rows differ from plain SQL; verify --all: {report}")
     stage.proof = f"verify --all of {report.events:,} events ({report.seconds:.0f} s, {rate:,.0f} events/s) and plain SQL: no row differs"
     tell(f"{stage.name}: {stage.proof}")
-
-
-def _count(connection: psycopg.Connection[tuple[int]]) -> int:
-    row = connection.execute("SELECT count(*) FROM sequent_schema.events").fetchone()
-    assert row is not None
-    return row[0]
 
 
 def run_rounds(stages: Sequence[Stage], meter: Meter, rounds: int) -> None:

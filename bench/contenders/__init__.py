@@ -53,9 +53,12 @@ def store_names(events: int | None = None, after: int = 0) -> dict[str, sql.Comp
 
 
 def rows_that_differ(
-    connection: psycopg.Connection[tuple[int]], table: ReadTable, found: sql.Composable, events: int
+    connection: psycopg.Connection[tuple[int]],
+    table: ReadTable,
+    found: sql.Composable,
+    events: int | None = None,
 ) -> int:
-    """Compare a table with plain SQL over the first ``events`` events, whole rows, in both directions."""
+    """Compare a table with plain SQL over the first ``events`` events, or all, whole rows, in both directions."""
     # One aggregation over both sides: EXCEPT ALL in both directions takes twice as long, and several times the disk.
     query = sql.SQL(
         "SELECT coalesce(sum(abs(surplus)), 0)::bigint FROM (SELECT sum(side) AS surplus FROM ("
@@ -74,9 +77,9 @@ def rows_that_differ(
 
 
 def schema_differences(
-    connection: psycopg.Connection[tuple[int]], workload: Workload, schema: str, events: int
+    connection: psycopg.Connection[tuple[int]], workload: Workload, schema: str, events: int | None = None
 ) -> int:
-    """Compare a workload's tables in a schema with plain SQL over the first ``events`` events; count the rows that differ."""
+    """Compare a workload's tables in a schema with plain SQL over the first ``events`` events, or all; count the rows that differ."""
     return sum(
         rows_that_differ(connection, table, sql.Identifier(schema, table.name), events)
         for table in workload.tables

@@ -61,9 +61,10 @@ def workload(name: str) -> Workload:
     """
     module_name, has_colon, attribute = name.partition(":")
     if not has_colon:
-        if name not in workloads():
-            raise LookupError(f"{name!r} is none of {', '.join(workloads())}, nor of the form module:NAME")
-        return workloads()[name]
+        known = workloads()
+        if name not in known:
+            raise LookupError(f"{name!r} is none of {', '.join(known)}, nor of the form module:NAME")
+        return known[name]
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, Flag
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.pq import Format
 
 from sequent_py.column_types import ColumnType
@@ -161,7 +160,7 @@ def _by_driver(column_type: ColumnType) -> tuple[Callable[[Any], Any], Callable[
 
 
 def _oid(column_type: ColumnType) -> int:
-    found = psycopg.adapters.types.get(column_type.name)
+    found = SHIPPED.types.get(column_type.name)
     return 0 if found is None else found.oid
 
 

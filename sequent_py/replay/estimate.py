@@ -83,12 +83,8 @@ def estimate_history(
         for partition, sample in samples.items():
             count = sample.estimated_events
             if count > SAMPLE_ROWS and pieces_of(count, target) > 1:
-                table = for_parameters(tables[partition])
-                ids = (
-                    _ids_of_pages(connection, table, sampled[partition], event_type_ids)
-                    if partition in sampled
-                    else _ids_of_events(connection, table, count, event_type_ids)
-                )
+                some = _some_events(for_parameters(tables[partition]), count, sampled.get(partition))
+                ids = _aggregate_ids(connection, some, event_type_ids)
                 samples[partition] = PartitionSample(count, ids)
     return samples, not sampled
 
@@ -147,26 +143,21 @@ def _count(connection: Connection, table: sql.Composable, until: str, event_type
     return int(row[0])  # type: ignore[call-overload, no-any-return]
 
 
-def _ids_of_events(
-    connection: Connection, table: sql.Composable, count: int, event_type_ids: Sequence[int]
-) -> list[UUID]:
-    rows = connection.execute(
-        sql.SQL(
-            "SELECT aggregate_id FROM {} WHERE event_type_id = ANY(%s::int[]) AND position %% %s = 0"
-        ).format(table),
-        (list(event_type_ids), max(count // SAMPLE_ROWS, 1)),
+def _some_events(table: sql.Composable, count: int, percent: float | None) -> sql.Composable:
+    """Return a relation with some events of a table: those of that share of its pages, or of a counted one each so many-th."""
+    if percent is not None:
+        return sql.SQL("{} TABLESAMPLE SYSTEM ({})").format(table, sql.Literal(percent))
+    return sql.SQL("(SELECT * FROM {} WHERE position %% {} = 0) AS thinned").format(
+        table, sql.Literal(max(count // SAMPLE_ROWS, 1))
     )
-    return [row[0] for row in rows]  # type: ignore[misc]
 
 
-def _ids_of_pages(
-    connection: Connection, table: sql.Composable, percent: float, event_type_ids: Sequence[int]
+def _aggregate_ids(
+    connection: Connection, events: sql.Composable, event_type_ids: Sequence[int]
 ) -> list[UUID]:
     rows = connection.execute(
-        sql.SQL(
-            "SELECT aggregate_id FROM {} TABLESAMPLE SYSTEM (%s) WHERE event_type_id = ANY(%s::int[])"
-        ).format(table),
-        (percent, list(event_type_ids)),
+        sql.SQL("SELECT aggregate_id FROM {} WHERE event_type_id = ANY(%s::int[])").format(events),
+        (list(event_type_ids),),
     )
     return [row[0] for row in rows]  # type: ignore[misc]
 

@@ -136,11 +136,30 @@ class _Builds:
     def _build(self, connection: Connection, item: TableFiles) -> TableBlueprint:
         with connection.transaction(), lock_timeout(connection, self.lock_timeout_seconds):
             _raise_work_mem(connection, self.maintenance_work_mem_mb)
-            blueprint = _build_indexes(
-                connection, self.view_schema, item, self.blueprints, self.target_version
-            )
+            blueprint = self._build_indexes(connection, item)
             self.on_built(connection, blueprint)
         return blueprint
+
+    def _build_indexes(self, connection: Connection, item: TableFiles) -> TableBlueprint:
+        blueprint = self.blueprints[item.table]
+        if item.indexes_sql is None:
+            return blueprint
+        before = catalog.take_inventory(connection, self.view_schema)
+        _run_file(connection, self.view_schema, item, self.target_version)
+        created = catalog.created_since(
+            connection,
+            before,
+            schema=self.view_schema,
+            view_schema=self.view_schema,
+            source=table_files.indexes_file_name(item.table),
+            tables=[found.name for found in blueprint.names if found.kind in HOLDER_KINDS],
+        )
+        named = blueprint.named_as(created)
+        # References to the other tables of the plan stay.
+        every = [name for each in self.blueprints.values() for name in each.tables]
+        staying = foreign_keys.outgoing(connection, self.view_schema, every)
+        own = [found for found in staying if found.table in blueprint.tables]
+        return named.without(foreign_keys.suspend(connection, self.view_schema, own))
 
 
 def build_indexes_here(
@@ -159,45 +178,17 @@ def build_indexes_here(
     """
     for item in files:
         if item.indexes_sql is not None:
-            run_script(
-                connection,
-                with_suffix(item.indexes_sql, f"_{target_version}"),
-                source=table_files.indexes_file_name(item.table),
-                search_path=(view_schema, "public"),
-            )
+            _run_file(connection, view_schema, item, target_version)
 
 
-def _build_indexes(
-    connection: Connection,
-    view_schema: str,
-    files: TableFiles,
-    blueprints: Mapping[str, TableBlueprint],
-    target_version: int,
-) -> TableBlueprint:
-    blueprint = blueprints[files.table]
-    if files.indexes_sql is None:
-        return blueprint
-    source = table_files.indexes_file_name(files.table)
-    before = catalog.take_inventory(connection, view_schema)
-    text = with_suffix(files.indexes_sql, f"_{target_version}")
-    run_script(connection, text, source=source, search_path=(view_schema, "public"))
-    created = catalog.created_since(
+def _run_file(connection: Connection, view_schema: str, item: TableFiles, target_version: int) -> None:
+    assert item.indexes_sql is not None
+    run_script(
         connection,
-        before,
-        schema=view_schema,
-        view_schema=view_schema,
-        source=source,
-        tables=[item.name for item in blueprint.names if item.kind in HOLDER_KINDS],
+        with_suffix(item.indexes_sql, f"_{target_version}"),
+        source=table_files.indexes_file_name(item.table),
+        search_path=(view_schema, "public"),
     )
-    named = blueprint.named_as(created)
-    # References to the other tables of the plan stay.
-    every = [name for item in blueprints.values() for name in item.tables]
-    own = [
-        item
-        for item in foreign_keys.outgoing(connection, view_schema, every)
-        if item.table in blueprint.tables
-    ]
-    return named.without(foreign_keys.suspend(connection, view_schema, own))
 
 
 @contextmanager

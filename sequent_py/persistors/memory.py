@@ -10,7 +10,7 @@ every change; without one, nothing of it is paid for but the test that there is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -48,6 +48,7 @@ class MemoryTable:
         self.make_room: Callable[[MemoryTable], None] = _no_need
         self._defaults = defaults
         self._makers: dict[tuple[str, ...], Callable[[Where], Row]] = {}
+        self._undrawn_makers: dict[tuple[str, ...], Callable[[Where], Row]] = {}
         self._creators: dict[tuple[str, ...], Callable[[Where], Row]] = {}
         self._lookups: dict[tuple[str, ...], Lookup] = {}
         self._probes: dict[tuple[str, ...], Callable[[Where], Any]] = {}
@@ -219,8 +220,22 @@ class MemoryTable:
                 best = key
         return best
 
+    def keys(self, where: Where) -> list[Key]:
+        """Return the keys of all rows that match, in order."""
+        lookup = self._lookups.get(tuple(where))
+        # What a relation behind the rows has matters, unless the primary key names the row.
+        if lookup is not None and (self.residency is None or lookup.index is None):
+            found = lookup.probe(where)
+            if found is None and self.residency is not None:
+                found = self.first(where)
+            if found is None:
+                return []
+            if found is not CONVERT:
+                return list(found.ordered()) if found.__class__ is Bucket else [found]
+        return self.matches(self.operations.filters(where))
+
     def matches(self, filters: Sequence[Filter]) -> list[Key]:
-        """Return the keys of all matching rows in order."""
+        """Do as :meth:`keys` for filters that were parsed."""
         lookup = self.lookup(tuple(item.column.attribute for item in filters))
         if self.residency is not None:
             self.residency.load_all(lookup, filters)
@@ -264,6 +279,24 @@ class MemoryTable:
             maker = self._makers[names] = self.operations.compile_create(names, self._defaults.drawer)
         return maker
 
+    def make_all(self, several: Sequence[dict[str, Any]]) -> list[Row]:
+        """Make locked rows, and store them nowhere; no default is drawn before all rows are known to be sound."""
+        made = []
+        for values in several:
+            names = tuple(values)
+            maker = self._undrawn_makers.get(names)
+            if maker is None:
+                maker = self._undrawn_makers[names] = self.operations.compile_create(names, _undrawn)
+            made.append(maker(values))
+        drawn = self.operations.table.drawn_defaults
+        if drawn:
+            for values, row in zip(several, made, strict=True):
+                for name in drawn:
+                    if name not in values:
+                        # Past the lock: nobody has seen the row yet.
+                        object.__setattr__(row, name, self._defaults.draw(name))
+        return made
+
     def _build_creator(self, names: tuple[str, ...]) -> Callable[[Where], Row]:
         """Return what :meth:`_maker` and :meth:`insert` do, in one function for the indexes there are."""
         indexes = [(index.attributes, index.entries, index.collide) for index in self.indexes]
@@ -285,67 +318,13 @@ class MemoryTable:
         """Say that no row matches."""
         raise RecordNotFound(self.name, where)
 
-    def create_all(self, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-        """Make, store and return rows, all or none."""
-        operations = self.operations
-        completed = [operations.completed(values) for values in rows]
-        made = [operations.fill(values, self._defaults.draw) for values in completed]
-        keys: dict[Key, None] = {}
-        for row in made:
-            key = self._key_of(row)
-            if key in keys or key in self.rows:
-                raise operations.duplicate(row)
-            keys[key] = None
-        for row in made:
-            self.insert(row)
-        return made if self._detach is None else [self._detach(row) for row in made]
-
-    def update_all(self, filters: Sequence[Filter], values: Values) -> int:
-        """Set columns of all matching rows and return how many match."""
-        if self.residency is not None and values and not self.residency.is_narrow(filters):
-            return self.residency.update_all(filters, values)
-        keys = self.matches(filters)
-        if not values:
-            return len(keys)
-        if any(name in values for name in self.operations.key_attributes):
-            return self._move_all(keys, values)
-        for key in keys:
-            before = self.rows[key]
-            self.swap(key, before, self._with(before, values))
-        return len(keys)
-
-    def _with(self, before: Row, values: Values) -> Row:
+    def with_values(self, before: Row, values: Values) -> Row:
+        """Return a stored row as it would be with these converted values."""
         after = self.clone(before)
         for name, value in values.items():
             setattr(after, name, value)
         # Again, because one JSON value must not be shared by several rows.
         return self._lock(after if self.shares_rows else self.clone(after))
-
-    def _move_all(self, keys: Sequence[Key], values: Values) -> int:
-        """Set parts of the primary key: all rows leave before any comes back."""
-        rows = [self._with(self.rows[key], values) for key in keys]
-        moved: dict[Key, Row] = {}
-        staying = set(keys)
-        for row in rows:
-            key = self._key_of(row)
-            is_taken = key in self.rows or (self.residency is not None and self.residency.has(row))
-            if key in moved or (is_taken and key not in staying):
-                raise self.operations.duplicate(row)
-            moved[key] = row
-        for key in keys:
-            self.remove(key)
-        for row in rows:
-            self.insert(row)
-        return len(rows)
-
-    def delete_all(self, filters: Sequence[Filter]) -> int:
-        """Remove all matching rows and return how many."""
-        if self.residency is not None and not self.residency.is_narrow(filters):
-            return self.residency.delete_all(filters)
-        keys = self.matches(filters)
-        for key in keys:
-            self.remove(key)
-        return len(keys)
 
     def store(self, key: Key, before: Row, after: Row, has_moved: bool) -> None:
         """Store what an update's block made of its copy of ``before``; ``after`` is converted and about to be locked."""
@@ -370,11 +349,20 @@ class MemoryTable:
         if key is None:
             self.refuse_missing(where)
         current = self.rows[key]
-        self.swap(key, current, self._with(current, changed))
+        self.swap(key, current, self.with_values(current, changed))
 
     def draw(self, attribute: str) -> Any:
         """Return the next default of a column."""
         return self._defaults.draw(attribute)
+
+
+def _undrawn(_attribute: str) -> Callable[[], Any]:
+    """Return what leaves a default open."""
+    return _nothing
+
+
+def _nothing() -> None:
+    return None
 
 
 def _no_need(table: MemoryTable) -> None:

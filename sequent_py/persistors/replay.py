@@ -24,6 +24,7 @@ from sequent_py.persistors.ahead import AccessPaths, Coming, ReadAhead
 from sequent_py.persistors.backing import Residency, RowDelta
 from sequent_py.persistors.memory import MemoryTable
 from sequent_py.persistors.relations import Relation, Spill
+from sequent_py.persistors.several import create_all, delete, delete_all, update_all
 from sequent_py.persistors.shortcuts import shorten
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.projectors import Projector
@@ -73,7 +74,7 @@ class ReplayPersistor:
         return self._tables[record].create(values)  # type: ignore[no-any-return]
 
     def create_records(self, record: type[R], rows: Iterable[Mapping[str, Any]]) -> list[R]:
-        return self._tables[record].create_all(rows)
+        return create_all(self._tables[record], rows)
 
     def update_record(
         self, record: type[R], where: Mapping[str, Any], touched: Mapping[str, Any]
@@ -98,7 +99,7 @@ class ReplayPersistor:
 
     def find_records(self, record: type[R], where: Mapping[str, Any]) -> list[R]:
         table = self._tables[record]
-        return [table.read(key) for key in table.matches(table.operations.filters(where))]
+        return [table.read(key) for key in table.keys(where)]
 
     def last_record(self, record: type[R], where: Mapping[str, Any]) -> R | None:
         table = self._tables[record]
@@ -108,17 +109,13 @@ class ReplayPersistor:
     def update_all_records(
         self, record: type[Record], where: Mapping[str, Any], values: Mapping[str, Any]
     ) -> int:
-        table = self._tables[record]
-        filters = table.operations.filters(where)
-        return table.update_all(filters, table.operations.coerced(values))
+        return update_all(self._tables[record], where, values)
 
     def delete_record(self, record: type[R], row: R) -> int:
-        table = self._tables[record]
-        return table.delete_all(table.operations.filters(table.operations.key_filters(row)))
+        return delete(self._tables[record], row)
 
     def delete_all_records(self, record: type[Record], where: Mapping[str, Any]) -> int:
-        table = self._tables[record]
-        return table.delete_all(table.operations.filters(where))
+        return delete_all(self._tables[record], where)
 
     # What workers call
 

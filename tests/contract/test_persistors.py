@@ -136,6 +136,14 @@ def test_all_rows_are_created_or_none(persistor: Any) -> None:
     assert persistor.find_records(PlaceRecord, {}) == []
 
 
+def test_rows_with_the_same_key_are_refused_together(subject: Subject) -> None:
+    key = {"town": "x", "number": 1}
+    with pytest.raises(DuplicateRecord), subject.connection.transaction():
+        subject.persistor.create_records(PlaceRecord, [{"town": "x", "number": 2}, key, key])
+
+    assert subject.persistor.find_records(PlaceRecord, {}) == []
+
+
 @pytest.mark.parametrize("how", ["one by one", "together", "new by filter", "moved"])
 def test_a_primary_key_exists_once(subject: Subject, how: str) -> None:
     persistor = subject.persistor
@@ -633,6 +641,23 @@ def test_updating_all_may_move_keys_once(subject: Subject) -> None:
         persistor.update_all_records(PlaceRecord, {"town": ["x", "y"]}, {"town": "z", "number": 0})
 
 
+def test_what_updating_all_sets_is_checked_whether_rows_match_or_not(persistor: Any) -> None:
+    ledger(persistor, A)
+    for aggregate_id in (A, B):
+        with pytest.raises(InvalidValue, match="balance"):
+            persistor.update_all_records(LedgerRecord, {"aggregate_id": aggregate_id}, {"balance": "many"})
+        with pytest.raises(UnknownColumn, match="nonsense"):
+            persistor.update_all_records(
+                LedgerRecord, {"aggregate_id": aggregate_id}, {"balance": "many", "nonsense": 1}
+            )
+        with pytest.raises(UnknownColumn, match="nonsense"):
+            persistor.update_all_records(
+                LedgerRecord, {"aggregate_id": aggregate_id, "nonsense": 1}, {"balance": 1}
+            )
+
+    assert persistor.get_record(LedgerRecord, {"aggregate_id": A}).balance == 7
+
+
 # Deleting
 
 
@@ -709,6 +734,19 @@ def test_what_is_done_to_a_rows_json_stays_with_the_row(subject: Subject) -> Non
     assert persistor.find_records(LedgerRecord, {})[0].data == {"x": [1, 5]}
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_what_is_done_to_the_json_of_several_rows_stays_with_them(persistor: Any, rows: int) -> None:
+    given = {"x": [1]}
+    made = persistor.create_records(LedgerRecord, [{"aggregate_id": A, "data": given}] * rows)
+    made[0].data["x"].append(2)
+    assert [row.data for row in persistor.find_records(LedgerRecord, {})] == [{"x": [1]}] * rows
+    assert persistor.update_all_records(LedgerRecord, {"aggregate_id": A}, {"data": given}) == rows
+    given["x"].append(3)
+    persistor.find_records(LedgerRecord, {"aggregate_id": A})[0].data["x"].append(4)
+
+    assert [row.data for row in persistor.find_records(LedgerRecord, {})] == [{"x": [1]}] * rows
+
+
 def test_rows_are_read_only_outside_the_block_of_an_update(persistor: Any) -> None:
     created = ledger(persistor, A)
     with persistor.update_record(LedgerRecord, {"id": 1}, {}) as updated:
@@ -725,6 +763,15 @@ def test_rows_are_read_only_outside_the_block_of_an_update(persistor: Any) -> No
         persistor.update_record(LedgerRecord, {"id": 1}, {}) as row,
     ):
         row.balnce = 1
+
+
+def test_rows_are_read_only_after_all_were_updated(persistor: Any) -> None:
+    persistor.create_record(PlaceRecord, {"town": "x", "number": 1})
+    assert persistor.update_all_records(PlaceRecord, {"town": "x"}, {"rank": 2}) == 1
+    row = persistor.get_record(PlaceRecord, {"town": "x", "number": 1})
+
+    with pytest.raises(DefinitionError):
+        row.rank = 3
 
 
 def test_rows_answer_to_the_records_methods(persistor: Any) -> None:

@@ -37,7 +37,7 @@ from sequent_py import Config, Migrations, Sequent
 from sequent_py.demo.bank_check import check_bank
 from sequent_py.demo.bank_events import bank_history
 from sequent_py.demo.examples import example_directory
-from sequent_py.view_schema.golive import GoliveReport
+from sequent_py.view_schema.going_live.golive import GoliveReport
 
 SERVER = {
     "fsync": "off",

@@ -31,9 +31,9 @@ from sequent_py.health.findings import Finding, Verdict, notice, ok, problem, wo
 from sequent_py.health.store_tables import lost_tables
 from sequent_py.progress import SILENT, Progress
 from sequent_py.schema_migrations.event_store import event_store_version, latest_event_store_version
+from sequent_py.view_schema.bookkeeping.moment import settled_moment
+from sequent_py.view_schema.bookkeeping.versions import Versions
 from sequent_py.view_schema.migrations import MigrationsDefinition, definition
-from sequent_py.view_schema.moment import settled_moment
-from sequent_py.view_schema.versions import Versions
 
 __all__ = ["DoctorReport", "Finding", "Verdict", "examine"]
 

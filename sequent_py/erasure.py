@@ -31,8 +31,8 @@ from sequent_py.replay import fence
 from sequent_py.replay.ledger import Ledger
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.standstill import at_standstill
-from sequent_py.view_schema.relations import Relations, TableRole, ViewTable
-from sequent_py.view_schema.versions import Versions
+from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole, ViewTable
+from sequent_py.view_schema.bookkeeping.versions import Versions
 
 Connection = psycopg.Connection[Any]
 

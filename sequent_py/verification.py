@@ -3,7 +3,7 @@
 The fold runs through the *live* persistor, straight SQL on empty copies of the tables (through the plain one where an aggregate is very long), while the shadow rows were written by the replay
 persistor: two implementations, one log. Everything happens in one transaction on temporary tables that is rolled back; the shadow tables
 are only read. Columns whose values the database drew (serial ids, ``gen_random_uuid()``) are not compared. This is the check before a
-promotion; ``sequent migrate verify`` (:mod:`sequent_py.view_schema.verify`) looks at everything.
+promotion; ``sequent migrate verify`` (:mod:`sequent_py.view_schema.comparison.verify`) looks at everything.
 """
 
 from __future__ import annotations

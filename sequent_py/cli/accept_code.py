@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sequent_py.cli.blocks import Block, Items, Line, Tone
 from sequent_py.cli.invocation import Invocation, command
-from sequent_py.view_schema.accept_code import AcceptCodeReport
+from sequent_py.view_schema.comparison.accept_code import AcceptCodeReport
 
 
 @command

@@ -9,7 +9,7 @@ from sequent_py.cli.quarantine import left_behind, quarantined
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay.quarantine import accepting_options, waiting
-from sequent_py.view_schema.generations import Generation
+from sequent_py.view_schema.bookkeeping.generations import Generation
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.reports import (
     AbortReport,

@@ -14,7 +14,7 @@ from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.quarantine import AcceptQuarantined, left_behind
 from sequent_py.cli.replaying import MaxLoad, MaxReplicaLag, Pool, Rate, replaying
 from sequent_py.cli.verify import AcceptDifferences
-from sequent_py.view_schema.golive import GoliveReport
+from sequent_py.view_schema.going_live.golive import GoliveReport
 
 
 @command

@@ -13,7 +13,7 @@ from sequent_py.contrib.dask import DaskCluster
 from sequent_py.errors import ConfigurationError
 from sequent_py.replay.limits import Limits
 from sequent_py.replay.pools import LocalPool
-from sequent_py.view_schema.joining import PauseReport
+from sequent_py.view_schema.building.joining import PauseReport
 
 DASK = "dask:"
 

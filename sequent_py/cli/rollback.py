@@ -20,9 +20,9 @@ from sequent_py.cli.cut_over_options import (
 from sequent_py.cli.descriptions import generations
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.cli.replaying import MaxLoad, MaxReplicaLag, Pool, Rate, replaying
-from sequent_py.view_schema.prune import PruneReport
-from sequent_py.view_schema.rollback import RollbackReport
-from sequent_py.view_schema.rollback_preview import RollbackPlanReport
+from sequent_py.view_schema.retired.prune import PruneReport
+from sequent_py.view_schema.retired.rollback import RollbackReport
+from sequent_py.view_schema.retired.rollback_preview import RollbackPlanReport
 
 
 @command

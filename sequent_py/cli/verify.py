@@ -10,9 +10,9 @@ import typer
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration
 from sequent_py.cli.invocation import Invocation, command
-from sequent_py.view_schema.diff import DiffReport, TableDiff
-from sequent_py.view_schema.findings import grouped_by_tables
-from sequent_py.view_schema.verify import TableVerification, VerifyReport
+from sequent_py.view_schema.comparison.diff import DiffReport, TableDiff
+from sequent_py.view_schema.comparison.findings import grouped_by_tables
+from sequent_py.view_schema.comparison.verify import TableVerification, VerifyReport
 
 DIFFERENT = 1
 """The exit code of a verification that found something."""

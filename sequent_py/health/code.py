@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from sequent_py.health.findings import Finding, notice, ok, problem
-from sequent_py.view_schema.code_records import changed_tables, current_codes, live_codes
+from sequent_py.view_schema.bookkeeping.code_records import changed_tables, current_codes, live_codes
 from sequent_py.view_schema.fingerprints import PYTHON, affected_projectors
 from sequent_py.view_schema.migrations import MigrationsDefinition
 

@@ -10,10 +10,10 @@ import psycopg
 
 from sequent_py.gate import Gate
 from sequent_py.health.findings import Finding, notice, ok, problem
-from sequent_py.view_schema.dependents import missing_tables
-from sequent_py.view_schema.generations import Generation, generations
-from sequent_py.view_schema.relations import Relations, TableRole, ViewTable
-from sequent_py.view_schema.versions import Versions
+from sequent_py.view_schema.bookkeeping.generations import Generation, generations
+from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole, ViewTable
+from sequent_py.view_schema.bookkeeping.versions import Versions
+from sequent_py.view_schema.tables.dependents import missing_tables
 
 Connection = psycopg.Connection[Any]
 

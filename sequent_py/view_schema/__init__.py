@@ -7,17 +7,20 @@ Pure::
 
     migrations                  what an application declares, checked
     plans, planner              what a view migration will do
+    rollback_plan               what a rollback will do
     states, state_diagram       how far one can be, and what leads on
-    table_files, script         the SQL of a table, and ``%SUFFIX%``
-    blueprints, renames         what the objects of a table are called before and after the swap
+    fingerprints, guards        what code rows depend on, and what is refused at the door
 
-Effects::
+Rooms, each of which imports only from those below it::
 
-    versions, relations         own ``view_migrations`` and ``view_tables``, one each; what they share is in bookkeeping
-    catalog, trial, executor    what the server has; the DDL of a plan, tried and run
-    swap                        the one transaction that promotes
-    context, planning, passes   what every command works with
-    beginning, promotion        how a migration starts, and how it ends in a cut-over
-    online, offline, golive     the commands, which rebuild offers as one object
-    inspection, reports         what the commands say
+    rebuild                     every command of a view migration, as one object
+    inspection, lost_rows, repair   what commands say, and what can be mended without one
+    retired/                    tables that a swap has retired: rollback, prune
+    going_live/                 golive, offline, and what their cut-overs share
+    building/                   online, worker, dry-run: passes until the shadow tables are complete
+    comparison/                 verify, diff, the schema check, and what is let pass all the same
+    planning, context           what every command works with
+    bookkeeping/                owners of ``view_migrations`` and ``view_tables``
+    ddl/                        the files of tables, tried and run; the executor; the swap
+    tables/                     what the server has: names, catalogs, dependents, properties, blockers
 """

@@ -37,15 +37,16 @@ from sequent_py.schema_migrations.event_store import (
     latest_event_store_version,
     require_current_event_store,
 )
-from sequent_py.view_schema import guards, table_files
-from sequent_py.view_schema.alter_trial import AlterScript
-from sequent_py.view_schema.blockers import listed, row_holders
-from sequent_py.view_schema.blueprints import TableBlueprint
+from sequent_py.view_schema import guards
+from sequent_py.view_schema.bookkeeping.recorded import Recorded
+from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole
+from sequent_py.view_schema.bookkeeping.versions import Versions, ViewMigration
+from sequent_py.view_schema.ddl import table_files
+from sequent_py.view_schema.ddl.alter_trial import AlterScript
 from sequent_py.view_schema.migrations import Migrations, MigrationsDefinition, definition
 from sequent_py.view_schema.plans import Plan, ResolvedPlan
-from sequent_py.view_schema.recorded import Recorded
-from sequent_py.view_schema.relations import Relations, TableRole
-from sequent_py.view_schema.versions import Versions, ViewMigration
+from sequent_py.view_schema.tables.blockers import listed, row_holders
+from sequent_py.view_schema.tables.blueprints import TableBlueprint
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Context:
     event_types: EventTypes
     sys_path: tuple[str, ...] = ()
     accepts_differences: bool = False
-    """Whether this command may promote tables that fail a verification, on the record; see :mod:`sequent_py.view_schema.acceptance`."""
+    """Whether this command may promote tables that fail a verification, on the record; see :mod:`sequent_py.view_schema.comparison.acceptance`."""
     replaying: Replaying = Replaying()
 
     @property

@@ -21,17 +21,17 @@ from sequent_py.replay.estimate import current_snapshot, estimate_history
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.limits import UNLIMITED
 from sequent_py.replay.quarantine import QuarantinedAggregate, accepting_options, waiting
-from sequent_py.view_schema import dependents
-from sequent_py.view_schema.acceptance import accepted_differences
-from sequent_py.view_schema.code_records import tables_of_plan
+from sequent_py.view_schema.bookkeeping.code_records import tables_of_plan
+from sequent_py.view_schema.bookkeeping.generations import generations
+from sequent_py.view_schema.bookkeeping.moment import at_one_moment
+from sequent_py.view_schema.bookkeeping.versions import ViewMigration
+from sequent_py.view_schema.building.passes import pending_events
+from sequent_py.view_schema.comparison.acceptance import accepted_differences
 from sequent_py.view_schema.context import (
     Context,
     replayed_event_names,
     replayed_projectors,
 )
-from sequent_py.view_schema.generations import generations
-from sequent_py.view_schema.moment import at_one_moment
-from sequent_py.view_schema.passes import pending_events
 from sequent_py.view_schema.planning import (
     all_tables,
     check_swap,
@@ -41,10 +41,10 @@ from sequent_py.view_schema.planning import (
 )
 from sequent_py.view_schema.plans import Plan, ResolvedPlan, resolve
 from sequent_py.view_schema.reports import CheckReport, MigrationReport, PlanReport, StatusReport
-from sequent_py.view_schema.return_passes import pending_return
+from sequent_py.view_schema.retired.return_passes import pending_return
 from sequent_py.view_schema.rollback_plan import RollbackOutlook
 from sequent_py.view_schema.states import Command, MigrationState, next_commands, settled
-from sequent_py.view_schema.versions import ViewMigration
+from sequent_py.view_schema.tables import dependents
 
 
 def report_plan(context: Context) -> PlanReport:

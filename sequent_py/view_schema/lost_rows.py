@@ -19,11 +19,11 @@ from sequent_py.database import for_parameters
 from sequent_py.errors import InvalidTransition, LostRow, StoreNotInstalled
 from sequent_py.gate import Gate
 from sequent_py.health.store_rows import has_append_order
-from sequent_py.view_schema import serial_order
+from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole
+from sequent_py.view_schema.bookkeeping.versions import Versions
+from sequent_py.view_schema.building import serial_order
 from sequent_py.view_schema.guards import require_owner
-from sequent_py.view_schema.relations import Relations, TableRole
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import Versions
 
 Connection = psycopg.Connection[Any]
 

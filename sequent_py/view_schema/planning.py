@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from sequent_py.errors import InvalidTransition
 from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema import dependents, swap, table_files
+from sequent_py.view_schema.bookkeeping.relations import TableRole, ViewTable
 from sequent_py.view_schema.context import Context, live_blueprints
+from sequent_py.view_schema.ddl import swap, table_files
+from sequent_py.view_schema.ddl.view_trial import prove_views
 from sequent_py.view_schema.planner import plan as make_plan
 from sequent_py.view_schema.plans import Plan, resolve
-from sequent_py.view_schema.relations import TableRole, ViewTable
 from sequent_py.view_schema.rollback_plan import RollbackPlan, decide
-from sequent_py.view_schema.view_trial import prove_views
+from sequent_py.view_schema.tables import dependents
 
 
 def current_plan(context: Context, connection: Connection | None) -> Plan:

@@ -15,16 +15,18 @@ from sequent_py.replay.limits import UNLIMITED, Limits
 from sequent_py.replay.pools import LocalPool, PoolFactory
 from sequent_py.replay.quarantine import DEFAULT_LIMIT
 from sequent_py.roles.rules import RoleKind
-from sequent_py.view_schema import executor, inspection, serial_order
-from sequent_py.view_schema.accept_code import AcceptCodeReport, run_accept_code
+from sequent_py.view_schema import inspection
+from sequent_py.view_schema.building import serial_order
+from sequent_py.view_schema.building.dry_run import run_dry
+from sequent_py.view_schema.building.joining import PauseReport, run_pause, run_resume, run_worker
+from sequent_py.view_schema.building.online import run_online
+from sequent_py.view_schema.comparison.accept_code import AcceptCodeReport, run_accept_code
+from sequent_py.view_schema.comparison.diff import DiffReport, run_diff
+from sequent_py.view_schema.comparison.verify import VerifyReport, run_verify
 from sequent_py.view_schema.context import Context, Replaying, shadow_blueprints
-from sequent_py.view_schema.diff import DiffReport, run_diff
-from sequent_py.view_schema.dry_run import run_dry
-from sequent_py.view_schema.golive import CutOverLimits, GoliveReport, run_golive
-from sequent_py.view_schema.joining import PauseReport, run_pause, run_resume, run_worker
-from sequent_py.view_schema.offline import run_offline
-from sequent_py.view_schema.online import run_online
-from sequent_py.view_schema.prune import PruneReport, run_prune
+from sequent_py.view_schema.ddl import executor
+from sequent_py.view_schema.going_live.golive import CutOverLimits, GoliveReport, run_golive
+from sequent_py.view_schema.going_live.offline import run_offline
 from sequent_py.view_schema.repair import mend_transaction_ids, run_repair
 from sequent_py.view_schema.reports import (
     AbortReport,
@@ -35,10 +37,10 @@ from sequent_py.view_schema.reports import (
     PlanReport,
     StatusReport,
 )
-from sequent_py.view_schema.rollback import RollbackReport, run_rollback
-from sequent_py.view_schema.rollback_preview import RollbackPlanReport, report_rollback_plan
+from sequent_py.view_schema.retired.prune import PruneReport, run_prune
+from sequent_py.view_schema.retired.rollback import RollbackReport, run_rollback
+from sequent_py.view_schema.retired.rollback_preview import RollbackPlanReport, report_rollback_plan
 from sequent_py.view_schema.states import Command, MigrationState, require, settled
-from sequent_py.view_schema.verify import VerifyReport, run_verify
 
 
 class ViewSchema:
@@ -61,7 +63,7 @@ class ViewSchema:
         return inspection.report_plan(self._context)
 
     def dry_run(self, *, sample: int = 1_000, progress: Progress = SILENT) -> DryRunReport:
-        """Try the migration on a sample of aggregates and leave no trace; see :mod:`sequent_py.view_schema.dry_run`."""
+        """Try the migration on a sample of aggregates and leave no trace; see :mod:`sequent_py.view_schema.building.dry_run`."""
         return run_dry(self._context, sample=sample, progress=progress)
 
     def online(
@@ -80,7 +82,7 @@ class ViewSchema:
 
         ``workers`` 0 replays inside this process. ``quarantine`` sets up to ``quarantine_limit`` aggregates aside whose events cannot be
         projected, in this and every later command of the migration; None: as an earlier run said, else not. ``pool`` is where workers run, ``limits`` what they may take, ``read_from`` the URL of a standby to
-        read events from (default: the setting ``standby_url``). See :mod:`sequent_py.view_schema.online` for guarantees and errors.
+        read events from (default: the setting ``standby_url``). See :mod:`sequent_py.view_schema.building.online` for guarantees and errors.
         """
         config = self._context.config
         return run_online(
@@ -108,7 +110,7 @@ class ViewSchema:
         limits: Limits = UNLIMITED,
         progress: Progress = SILENT,
     ) -> OfflineReport:
-        """Close the gate, replay the rest, verify, swap; see :mod:`sequent_py.view_schema.offline` for guarantees and errors.
+        """Close the gate, replay the rest, verify, swap; see :mod:`sequent_py.view_schema.going_live.offline` for guarantees and errors.
 
         ``accept_quarantined`` names the aggregates that may be left behind; ``accept_differences`` promotes tables that fail the
         verification, and records what it had found.
@@ -148,7 +150,7 @@ class ViewSchema:
         limits: Limits = UNLIMITED,
         progress: Progress = SILENT,
     ) -> GoliveReport:
-        """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.golive` for guarantees and errors.
+        """Replay the rest, verify, swap, while the application runs; see :mod:`sequent_py.view_schema.going_live.golive` for guarantees and errors.
 
         ``max_seconds``: when it is to stop, at a point where nothing is lost, if it has not swapped by then; None: as long as it takes.
         ``accept_quarantined`` names the aggregates that may be left behind; ``accept_differences`` promotes tables that fail the
@@ -186,7 +188,7 @@ class ViewSchema:
         """Compare the tables with the log: the shadow tables of an unfinished migration, else the live ones, while the application writes.
 
         A sample of aggregates, those given, or ``is_all``; ``is_once`` leaves out the search for nondeterministic handlers. Differences
-        are in the report, not raised. ``workers`` 0 folds inside this process. See :mod:`sequent_py.view_schema.verify`.
+        are in the report, not raised. ``workers`` 0 folds inside this process. See :mod:`sequent_py.view_schema.comparison.verify`.
         """
         config = self._context.config
         return run_verify(
@@ -203,7 +205,7 @@ class ViewSchema:
     def diff(
         self, *, tables: Sequence[str] = (), examples: int = 5, progress: Progress = SILENT
     ) -> DiffReport:
-        """Compare the old with the new version of each rebuilt table; see :mod:`sequent_py.view_schema.diff`."""
+        """Compare the old with the new version of each rebuilt table; see :mod:`sequent_py.view_schema.comparison.diff`."""
         return run_diff(self._context, tables=tables, examples=examples, progress=progress)
 
     def abort(self) -> AbortReport:
@@ -251,7 +253,7 @@ class ViewSchema:
         limits: Limits = UNLIMITED,
         progress: Progress = SILENT,
     ) -> RollbackReport:
-        """Let this code's version serve again, with what was written since; see :mod:`sequent_py.view_schema.rollback` for guarantees and errors."""
+        """Let this code's version serve again, with what was written since; see :mod:`sequent_py.view_schema.retired.rollback` for guarantees and errors."""
         config = self._context.config
         return run_rollback(
             self._replaying(pool, limits),
@@ -288,7 +290,7 @@ class ViewSchema:
         dry_run: bool = False,
         progress: Progress = SILENT,
     ) -> PruneReport:
-        """Drop retired tables, the newest ``keep`` generations or all but one ``version`` excepted; see :mod:`sequent_py.view_schema.prune`."""
+        """Drop retired tables, the newest ``keep`` generations or all but one ``version`` excepted; see :mod:`sequent_py.view_schema.retired.prune`."""
         return run_prune(
             self._context,
             keep=keep,
@@ -346,7 +348,7 @@ class ViewSchema:
     def work(self, *, read_from: str | None = None, progress: Progress = SILENT) -> int:
         """Join the replay that is running now, from this or any other host; return how many groups this process replayed.
 
-        ``read_from`` is the URL of a standby. See :mod:`sequent_py.view_schema.joining`.
+        ``read_from`` is the URL of a standby. See :mod:`sequent_py.view_schema.building.joining`.
 
         Raises
         ------

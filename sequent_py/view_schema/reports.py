@@ -13,8 +13,8 @@ from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay.limits import Limits, Pause
 from sequent_py.replay.quarantine import QuarantinedAggregate
-from sequent_py.view_schema.acceptance import AcceptedDifferences
-from sequent_py.view_schema.generations import Generation
+from sequent_py.view_schema.bookkeeping.generations import Generation
+from sequent_py.view_schema.comparison.acceptance import AcceptedDifferences
 from sequent_py.view_schema.plans import Plan
 from sequent_py.view_schema.rollback_plan import RollbackOutlook
 

@@ -21,11 +21,11 @@ from sequent_py.errors import DefinitionError, InvalidTransition, PlanChanged
 from sequent_py.events import event_type_of
 from sequent_py.projectors import ProjectorDefinition
 from sequent_py.view_schema import planner
+from sequent_py.view_schema.bookkeeping.relations import Exchange, TableRole, ViewTable
+from sequent_py.view_schema.bookkeeping.versions import ViewMigration
 from sequent_py.view_schema.migrations import MigrationsDefinition, tables_of
 from sequent_py.view_schema.plans import LiveTable, Plan, ReplayStep
-from sequent_py.view_schema.relations import Exchange, TableRole, ViewTable
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import ViewMigration
 
 
 @dataclass(frozen=True, slots=True)

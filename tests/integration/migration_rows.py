@@ -6,11 +6,11 @@ from typing import Any
 
 import psycopg
 
-from sequent_py.view_schema.blueprints import TableBlueprint
+from sequent_py.view_schema.bookkeeping.relations import Relations
+from sequent_py.view_schema.bookkeeping.versions import Versions, ViewMigration
 from sequent_py.view_schema.plans import Plan, ReplayStep
-from sequent_py.view_schema.relations import Relations
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import Versions, ViewMigration
+from sequent_py.view_schema.tables.blueprints import TableBlueprint
 
 S = MigrationState
 Connection = psycopg.Connection[Any]

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py.records import Record, RecordShape, record_shape
 from sequent_py.testing.server import embedded_binaries
-from sequent_py.view_schema import executor, index_builds, swap
-from sequent_py.view_schema.blueprints import TableBlueprint
-from sequent_py.view_schema.executor import AlterScript, TrialResult
+from sequent_py.view_schema.ddl import executor, index_builds, swap
+from sequent_py.view_schema.ddl.executor import AlterScript, TrialResult
+from sequent_py.view_schema.ddl.table_files import TableFiles, with_suffix
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
-from sequent_py.view_schema.table_files import TableFiles, with_suffix
+from sequent_py.view_schema.tables.blueprints import TableBlueprint
 
 VIEW_SCHEMA = 'view "schema"'
 Connection = psycopg.Connection[Any]

@@ -13,9 +13,9 @@ from shop import Shop1, Shop2, place_orders, shop
 from waiting import wait_until
 
 from sequent_py.testing.server import SERVER_OPTIONS, fresh_database, roomy_memory, shared_server
-from sequent_py.view_schema import golive, offline
-from sequent_py.view_schema.autovacuum import make_way
-from sequent_py.view_schema.drops import drop_tables
+from sequent_py.view_schema.going_live import golive, offline
+from sequent_py.view_schema.tables.autovacuum import make_way
+from sequent_py.view_schema.tables.drops import drop_tables
 
 
 @pytest.fixture

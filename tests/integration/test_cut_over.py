@@ -16,8 +16,8 @@ from shop import OrderPlaced, live_shop
 from sequent_py import Sequent
 from sequent_py.errors import StallLimitExceeded, SwapLockTimeout
 from sequent_py.progress import SILENT
-from sequent_py.view_schema import cut_over as module
-from sequent_py.view_schema.cut_over import Stall, cut_over
+from sequent_py.view_schema.going_live import cut_over as module
+from sequent_py.view_schema.going_live.cut_over import Stall, cut_over
 
 TABLES = ("order_records", "line_records")
 

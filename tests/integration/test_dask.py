@@ -153,7 +153,7 @@ def test_other_code_on_a_dask_worker_is_refused_and_named(
     def other_code(*_: object) -> dict[str, object]:
         return {"library": "another release", "python": "3.11", "tables": {}}
 
-    monkeypatch.setattr("sequent_py.view_schema.passes.code_document", other_code)
+    monkeypatch.setattr("sequent_py.view_schema.building.passes.code_document", other_code)
     with pytest.raises(ConfigurationError, match="sequent_py itself is another version"):
         online(url, quiet_cluster, Notes(), workers=1)
 

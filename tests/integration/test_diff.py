@@ -23,7 +23,7 @@ from shop import (
 
 from sequent_py import Migrations, Sequent, on
 from sequent_py.errors import ConfigurationError, MigrationNotStarted
-from sequent_py.view_schema.diff import TableDiff
+from sequent_py.view_schema.comparison.diff import TableDiff
 
 Connection = psycopg.Connection[Any]
 

@@ -12,7 +12,8 @@ from shop import Shop1, actual_rows, expected_rows, place_orders, shop
 from table_generations import VIEW_SCHEMA, Generations, files
 
 from sequent_py.errors import TableFileError
-from sequent_py.view_schema import catalog, index_builds
+from sequent_py.view_schema.ddl import index_builds
+from sequent_py.view_schema.tables import catalog
 
 LINES = files(
     "lines", "CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY);", "CREATE INDEX ON lines%SUFFIX% (id);"

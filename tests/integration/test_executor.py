@@ -12,9 +12,9 @@ from table_generations import VIEW_SCHEMA, Generations, files, objects, shape
 from waiting import wait_until
 
 from sequent_py.errors import DefinitionError, DependentObjects, MigrationError, TableFileError
-from sequent_py.view_schema import executor, index_builds
-from sequent_py.view_schema.executor import AlterScript
-from sequent_py.view_schema.table_files import TableFiles
+from sequent_py.view_schema.ddl import executor, index_builds
+from sequent_py.view_schema.ddl.executor import AlterScript
+from sequent_py.view_schema.ddl.table_files import TableFiles
 
 CREATE = "CREATE TABLE lines%SUFFIX% (id bigserial PRIMARY KEY, name text NOT NULL);\n"
 LINES = files("lines", CREATE, "CREATE INDEX lines_name%SUFFIX% ON lines%SUFFIX% (name);")

@@ -54,8 +54,8 @@ from sequent_py.errors import (
     VerificationFailed,
     VersionMismatch,
 )
-from sequent_py.view_schema import golive as module
-from sequent_py.view_schema import last_window
+from sequent_py.view_schema.going_live import golive as module
+from sequent_py.view_schema.going_live import last_window
 
 pytestmark = pytest.mark.store(made_by=live_shop())
 
@@ -627,9 +627,9 @@ SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
 from shop import Shop1And2, shop
-from sequent_py.view_schema import golive, cut_over, promotion, last_window
-from sequent_py.view_schema.swap import swap
-import sequent_py.view_schema.swap as swap_module
+from sequent_py.view_schema.going_live import golive, cut_over, promotion, last_window
+from sequent_py.view_schema.ddl.swap import swap
+import sequent_py.view_schema.ddl.swap as swap_module
 def hang(*_):
     print("here", flush=True)
     sys.stdin.read()

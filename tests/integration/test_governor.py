@@ -26,7 +26,7 @@ from sequent_py.replay.limits import Limits
 from sequent_py.replay.pools import WorkerExit
 from sequent_py.replay.replayer import join_replay
 from sequent_py.replay.task import ReplayTask
-from sequent_py.view_schema.joining import _joinable
+from sequent_py.view_schema.building.joining import _joinable
 
 SCHEMA = "sequent_schema"
 GROUP_EVENTS = 20
@@ -192,7 +192,7 @@ class TestPause:
     def test_a_cut_over_that_has_begun_is_not_held_up(
         self, url: str, connection: psycopg.Connection[Any], command: str, monkeypatch: Any
     ) -> None:
-        from sequent_py.view_schema.passes import Passes
+        from sequent_py.view_schema.building.passes import Passes
 
         with resumed_at_last(url), shop(url) as app, shop(url) as operator:
             app.view_schema.online()
@@ -265,8 +265,8 @@ class TestPause:
         self, url: str, connection: psycopg.Connection[Any], pool: ThreadPoolExecutor, monkeypatch: Any
     ) -> None:
         # One pass that leaves more than it found would be enough, however short it is.
-        monkeypatch.setattr("sequent_py.view_schema.pace.LOSING_PASSES", 1)
-        monkeypatch.setattr("sequent_py.view_schema.pace.SHORT_PASS_SECONDS", 0.0)
+        monkeypatch.setattr("sequent_py.view_schema.building.pace.LOSING_PASSES", 1)
+        monkeypatch.setattr("sequent_py.view_schema.building.pace.SHORT_PASS_SECONDS", 0.0)
         notes = Notes()
         with resumed_at_last(url), shop(url) as app:
             app.view_schema.online()

@@ -40,7 +40,7 @@ from sequent_py.errors import (
     VerificationFailed,
     VersionMismatch,
 )
-from sequent_py.view_schema.promotion import Promotion
+from sequent_py.view_schema.going_live.promotion import Promotion
 
 
 def table_names(connection: psycopg.Connection[Any]) -> set[str]:

@@ -14,7 +14,7 @@ from sequent_py import Migrations
 from sequent_py.checks.clock import shifted_clock
 from sequent_py.checks.determinism import CAUSES
 from sequent_py.errors import OrderingViolated
-from sequent_py.view_schema.verify import VerifyReport
+from sequent_py.view_schema.comparison.verify import VerifyReport
 
 
 def verified(database_url: str, migrations: type[Migrations], *, workers: int = 0) -> VerifyReport:

@@ -14,8 +14,8 @@ from shop import place_orders
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import InvalidTransition, MigrationError
 from sequent_py.gate import Gate
-from sequent_py.view_schema import verify as verify_module
-from sequent_py.view_schema.relations import Relations
+from sequent_py.view_schema.bookkeeping.relations import Relations
+from sequent_py.view_schema.comparison import verify as verify_module
 
 
 @pytest.fixture

@@ -403,7 +403,7 @@ class TestSharedRows:
             unfinished.append(row[0] > 0)
             return check_orderings(*arguments, **options)
 
-        monkeypatch.setattr("sequent_py.view_schema.online.check_orderings", noted)
+        monkeypatch.setattr("sequent_py.view_schema.building.online.check_orderings", noted)
         app.view_schema.online(workers=2)
         assert unfinished == [True]
         assert actual_rows(connection, "_1") == expected_rows(connection)
@@ -432,7 +432,7 @@ class TestSharedRows:
             return check_orderings(*arguments, **options)
 
         monkeypatch.setattr(Context, "connect_builder", connected_later)
-        monkeypatch.setattr("sequent_py.view_schema.online.check_orderings", noted)
+        monkeypatch.setattr("sequent_py.view_schema.building.online.check_orderings", noted)
         app.view_schema.online(workers=workers)
         assert unfinished == [0]
         assert were_beside
@@ -535,7 +535,8 @@ class TestVerification:
         self, app: Sequent, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            "sequent_py.view_schema.promotion.Promotion.verify.__kwdefaults__", {"most_events": 100}
+            "sequent_py.view_schema.going_live.promotion.Promotion.verify.__kwdefaults__",
+            {"most_events": 100},
         )
         app.store.import_history(history(40, 2, 400), partition_keys=owners_of(40, 2))
         app.view_schema.online()

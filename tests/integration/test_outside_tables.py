@@ -31,7 +31,7 @@ from waiting import wait_until
 
 from sequent_py import Sequent
 from sequent_py.errors import MigrationError, SwapLockTimeout
-from sequent_py.view_schema.outside_tables import outside_tables, referenced_name
+from sequent_py.view_schema.tables.outside_tables import outside_tables, referenced_name
 
 Connection = psycopg.Connection[Any]
 CUSTOMERS = 4

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from sequent_py.view_schema import prepared
+from sequent_py.view_schema.tables import prepared
 
 
 @pytest.fixture

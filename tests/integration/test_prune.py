@@ -152,7 +152,7 @@ class TestWhatGoesWrong:
     def test_a_table_in_use_is_named_with_its_user_and_nothing_is_dropped(
         self, deployed: Deployments, store_database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sequent_py.view_schema.prune.LOCK_TIMEOUT_SECONDS", 0.1)
+        monkeypatch.setattr("sequent_py.view_schema.retired.prune.LOCK_TIMEOUT_SECONDS", 0.1)
         before = deployed.tables()
         with psycopg.connect(store_database_url) as reader:
             reader.execute("SELECT FROM view_schema.order_records_2")
@@ -175,7 +175,7 @@ class TestWhatGoesWrong:
     ) -> None:
         before = deployed.tables()
         with monkeypatch.context() as patched:
-            patched.setattr("sequent_py.view_schema.relations.Relations.forget", lambda *_: 1 / 0)
+            patched.setattr("sequent_py.view_schema.bookkeeping.relations.Relations.forget", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 deployed[3].view_schema.prune(keep=0)
         assert deployed.tables() == before

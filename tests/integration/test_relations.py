@@ -7,10 +7,10 @@ import pytest
 from migration_rows import FIRST, RELATIONS, SCHEMA, VERSIONS, WAYS, Connection, S, begin, replay
 
 from sequent_py.errors import InvalidTransition
-from sequent_py.view_schema.blueprints import ObjectName, TableBlueprint
+from sequent_py.view_schema.bookkeeping.relations import TableRole
+from sequent_py.view_schema.bookkeeping.versions import ViewMigration
 from sequent_py.view_schema.plans import AlterStep, LiveTable, Plan
-from sequent_py.view_schema.relations import TableRole
-from sequent_py.view_schema.versions import ViewMigration
+from sequent_py.view_schema.tables.blueprints import ObjectName, TableBlueprint
 
 
 @pytest.fixture

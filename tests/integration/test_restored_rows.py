@@ -28,7 +28,7 @@ from sequent_py.errors import (
     MaintenanceModeActive,
     StoreNotInstalled,
 )
-from sequent_py.view_schema import golive as golive_module
+from sequent_py.view_schema.going_live import golive as golive_module
 
 Connection = psycopg.Connection[Any]
 pytestmark = pytest.mark.store(made_by=live_shop(4))

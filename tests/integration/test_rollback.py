@@ -42,7 +42,7 @@ from sequent_py.errors import (
     VerificationFailed,
     VersionMismatch,
 )
-from sequent_py.view_schema.rollback import _Run
+from sequent_py.view_schema.retired.rollback import _Run
 
 
 @pytest.fixture
@@ -419,7 +419,7 @@ class TestWhatGoesWrong:
 
         for name in ("prepare", "cut_over", "_approach", "_replay", "_promote"):
             with monkeypatch.context() as patched:
-                patched.setattr(f"sequent_py.view_schema.rollback._Run.{name}", stop)
+                patched.setattr(f"sequent_py.view_schema.retired.rollback._Run.{name}", stop)
                 with pytest.raises(Stop):
                     at_2[1].view_schema.rollback()
             assert state(at_2) == ("live",)
@@ -427,7 +427,7 @@ class TestWhatGoesWrong:
             place_orders(at_2[2], next(orders))
             at_2.check(2)
         with monkeypatch.context() as patched:
-            patched.setattr("sequent_py.view_schema.versions.Versions.transition", stop)
+            patched.setattr("sequent_py.view_schema.bookkeeping.versions.Versions.transition", stop)
             with pytest.raises(Stop):
                 at_2[1].view_schema.rollback()
         at_2.check(2)
@@ -457,7 +457,7 @@ class TestWhatGoesWrong:
         self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch, orders: Iterator[range]
     ) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("sequent_py.view_schema.rollback._Run.cut_over", lambda *_: 1 / 0)
+            patched.setattr("sequent_py.view_schema.retired.rollback._Run.cut_over", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 at_2[1].view_schema.rollback()
         place_orders(at_2[2], next(orders))
@@ -490,7 +490,7 @@ class TestWhatGoesWrong:
         self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("sequent_py.view_schema.rollback._Run._verify", lambda *_: 1 / 0)
+            patched.setattr("sequent_py.view_schema.retired.rollback._Run._verify", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 at_2[1].view_schema.rollback()
         at_2.connection.execute(
@@ -536,7 +536,7 @@ class TestWhatGoesWrong:
         self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch, orders: Iterator[range]
     ) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("sequent_py.view_schema.rollback._Run.cut_over", lambda *_: 1 / 0)
+            patched.setattr("sequent_py.view_schema.retired.rollback._Run.cut_over", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 at_2[1].view_schema.rollback()
         at_2[3].view_schema.online()
@@ -566,7 +566,7 @@ class TestWhatGoesWrong:
         self, at_2: Deployments, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("sequent_py.view_schema.rollback._Run.cut_over", lambda *_: 1 / 0)
+            patched.setattr("sequent_py.view_schema.retired.rollback._Run.cut_over", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 at_2[1].view_schema.rollback()
         rows = at_2.connection.execute(

@@ -21,10 +21,11 @@ from table_generations import (
 
 from sequent_py.errors import DefinitionError, DependentObjects, MigrationError, TableFileError
 from sequent_py.testing.server import fresh_database
-from sequent_py.view_schema import catalog, dependents, executor, swap
-from sequent_py.view_schema.executor import AlterScript
-from sequent_py.view_schema.renames import Rename, rename_all
-from sequent_py.view_schema.table_files import TableFiles, with_suffix
+from sequent_py.view_schema.ddl import executor, swap
+from sequent_py.view_schema.ddl.executor import AlterScript
+from sequent_py.view_schema.ddl.table_files import TableFiles, with_suffix
+from sequent_py.view_schema.tables import catalog, dependents
+from sequent_py.view_schema.tables.renames import Rename, rename_all
 
 LINES = files(
     "lines",

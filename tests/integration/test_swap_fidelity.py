@@ -10,8 +10,9 @@ from psycopg import sql
 from table_generations import VIEW_SCHEMA, Generations, dump, files, objects, plan
 
 from sequent_py.errors import DependentObjects
-from sequent_py.view_schema import dependents, executor
-from sequent_py.view_schema.table_files import TableFiles
+from sequent_py.view_schema.ddl import executor
+from sequent_py.view_schema.ddl.table_files import TableFiles
+from sequent_py.view_schema.tables import dependents
 
 LINES = files(
     "lines",

@@ -10,9 +10,10 @@ from table_generations import VIEW_SCHEMA, Generations, create_fresh, dump, file
 
 from sequent_py.errors import DefinitionError, DependentObjects, TableFileError
 from sequent_py.testing.server import fresh_database
-from sequent_py.view_schema import dependents, executor
-from sequent_py.view_schema.executor import AlterScript
-from sequent_py.view_schema.table_files import TableFiles
+from sequent_py.view_schema.ddl import executor
+from sequent_py.view_schema.ddl.executor import AlterScript
+from sequent_py.view_schema.ddl.table_files import TableFiles
+from sequent_py.view_schema.tables import dependents
 
 LONG = "a_rather_long_table_name_that_has_exactly_55_characters"
 

@@ -14,10 +14,10 @@ from shop import Shop2, place_orders, shop
 from table_generations import VIEW_SCHEMA, Generations, dump, files, objects, plan, shape
 
 from sequent_py.errors import DependentObjects, TableFileError
-from sequent_py.view_schema import dependents
-from sequent_py.view_schema.executor import AlterScript
-from sequent_py.view_schema.table_files import TableFiles
-from sequent_py.view_schema.view_trial import prove_views
+from sequent_py.view_schema.ddl.executor import AlterScript
+from sequent_py.view_schema.ddl.table_files import TableFiles
+from sequent_py.view_schema.ddl.view_trial import prove_views
+from sequent_py.view_schema.tables import dependents
 
 LINES = files(
     "lines",

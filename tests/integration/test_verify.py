@@ -38,7 +38,7 @@ from sequent_py.event_types import stored_event_types
 from sequent_py.persistors.tables import read_table_shape
 from sequent_py.records import record_shape
 from sequent_py.verification import Verification
-from sequent_py.view_schema.verify import TableVerification, VerifyReport
+from sequent_py.view_schema.comparison.verify import TableVerification, VerifyReport
 
 Connection = psycopg.Connection[Any]
 

@@ -107,7 +107,7 @@ def test_a_process_says_so_as_well(
 ) -> None:
     let_the_server_fail(connection, "40P01", times=1_000)
     # One process per slice at most.
-    monkeypatch.setattr("sequent_py.view_schema.log_comparison.SLICE_EVENTS", 5)
+    monkeypatch.setattr("sequent_py.view_schema.comparison.log_comparison.SLICE_EVENTS", 5)
     with (
         shop(store_database_url, Shop1, workers=2) as busy,
         pytest.raises(WorkerFailed, match="DeadlockDetected: in the way") as caught,

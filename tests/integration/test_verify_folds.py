@@ -13,7 +13,7 @@ from sequent_py import Sequent
 from sequent_py.checks import plain
 from sequent_py.checks.plain import PlainPersistor, PlainTable
 from sequent_py.checks.scratch_fold import ScratchFold
-from sequent_py.view_schema.verify import VerifyReport
+from sequent_py.view_schema.comparison.verify import VerifyReport
 
 
 @pytest.fixture

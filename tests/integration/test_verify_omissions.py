@@ -27,8 +27,8 @@ from sequent_py import Migrations, Sequent, on
 from sequent_py.checks.omissions import Omissions, find_omissions
 from sequent_py.cli.blocks import Line
 from sequent_py.cli.verify import describe_verification
-from sequent_py.view_schema.findings import grouped_by_tables
-from sequent_py.view_schema.verify import TableVerification, VerifyReport
+from sequent_py.view_schema.comparison.findings import grouped_by_tables
+from sequent_py.view_schema.comparison.verify import TableVerification, VerifyReport
 
 Connection = psycopg.Connection[Any]
 POISONED = order_id(1)
@@ -100,7 +100,7 @@ def first_line(report: VerifyReport) -> str:
 def test_it_is_compared_where_it_is_whole(
     app: Sequent, connection: Connection, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("sequent_py.view_schema.log_comparison.SLICE_EVENTS", 8)
+    monkeypatch.setattr("sequent_py.view_schema.comparison.log_comparison.SLICE_EVENTS", 8)
     report = app.view_schema.verify(is_all=True, is_once=True, workers=workers)
     assert report.is_correct, report
     assert of(report, "order_records").left_out == (str(POISONED),)

@@ -19,7 +19,7 @@ from sequent_py.persistors.operations import operations_of
 from sequent_py.persistors.statements import statements_of
 from sequent_py.persistors.tables import read_table_shape
 from sequent_py.records import record_shape
-from sequent_py.view_schema.verify import VerifyReport
+from sequent_py.view_schema.comparison.verify import VerifyReport
 
 EVENTS = 3_000
 

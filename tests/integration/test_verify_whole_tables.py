@@ -85,7 +85,7 @@ def test_they_are_compared_whole(
     app: Sequent, connection: Connection, is_live: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small slices, so that a row's aggregate and the one that it names lie in different ones.
-    monkeypatch.setattr("sequent_py.view_schema.log_comparison.SLICE_EVENTS", 5)
+    monkeypatch.setattr("sequent_py.view_schema.comparison.log_comparison.SLICE_EVENTS", 5)
     suffix = "_1"
     if is_live:
         app.view_schema.offline()

@@ -14,11 +14,11 @@ from waiting import wait_until
 
 from sequent_py.errors import ConcurrentMigration, InvalidTransition, PlanChanged, StoreNotInstalled
 from sequent_py.schema_migrations.event_store import install_event_store
-from sequent_py.view_schema.bookkeeping import Bookkeeping
+from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole
+from sequent_py.view_schema.bookkeeping.statements import Bookkeeping
+from sequent_py.view_schema.bookkeeping.versions import Versions
 from sequent_py.view_schema.plans import Plan
-from sequent_py.view_schema.relations import Relations, TableRole
 from sequent_py.view_schema.states import TRANSITIONS, MigrationState, state_check
-from sequent_py.view_schema.versions import Versions
 
 
 @pytest.fixture

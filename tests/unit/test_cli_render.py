@@ -14,7 +14,7 @@ from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, duration
 from sequent_py.cli.render import Output, describe_replay
 from sequent_py.gate import GateState
 from sequent_py.progress import ReplayProgress
-from sequent_py.view_schema.generations import Generation
+from sequent_py.view_schema.bookkeeping.generations import Generation
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
 from sequent_py.view_schema.reports import (
     AbortReport,

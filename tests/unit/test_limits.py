@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sequent_py.config import Config
-from sequent_py.view_schema.cut_over import LOCK_TIMEOUT_SECONDS
+from sequent_py.view_schema.going_live.cut_over import LOCK_TIMEOUT_SECONDS
 from sequent_py.view_schema.rebuild import _limits
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sequent_py.errors import CatchUpTooSlow
 from sequent_py.replay.limits import Limits
-from sequent_py.view_schema.pace import Pace
+from sequent_py.view_schema.building.pace import Pace
 
 
 def test_passes_that_get_shorter_go_on_however_many_there_are() -> None:

@@ -10,13 +10,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py import Event, Migrations, Projector, Record, on
 from sequent_py.errors import InvalidTransition
-from sequent_py.view_schema.generations import generations
+from sequent_py.view_schema.bookkeeping.generations import generations
+from sequent_py.view_schema.bookkeeping.relations import TableRole, ViewTable
+from sequent_py.view_schema.bookkeeping.versions import ViewMigration
 from sequent_py.view_schema.migrations import definition
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
-from sequent_py.view_schema.relations import TableRole, ViewTable
 from sequent_py.view_schema.rollback_plan import RollbackPlan, decide
 from sequent_py.view_schema.states import MigrationState
-from sequent_py.view_schema.versions import ViewMigration
 
 S, R = MigrationState, TableRole
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sequent_py.errors import TableFileError
-from sequent_py.view_schema import table_files
+from sequent_py.view_schema.ddl import table_files
+from sequent_py.view_schema.ddl.table_files import read_alter_file, read_table_files, with_suffix
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
-from sequent_py.view_schema.table_files import read_alter_file, read_table_files, with_suffix
 
 CREATE = "CREATE TABLE lines%SUFFIX% (id int PRIMARY KEY);\n"
 

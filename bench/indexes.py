@@ -23,9 +23,9 @@ from psycopg import sql
 
 from sequent_py.database import connect, create_engine
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.store import EventStore
 from sequent_py.events import Event
 from sequent_py.schema_migrations.event_store import install_event_store
-from sequent_py.store import EventStore
 from sequent_py.testing.server import fresh_database, shared_server
 from sequent_py.windows import window_condition
 

@@ -19,10 +19,11 @@ from sequent_py.embedded import EmbeddedServer, directory_of, is_created
 from sequent_py.erasure import Erasure, ErasureReport
 from sequent_py.errors import ConfigurationError, StoreNotInstalled
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.gate import Gate, GateState
+from sequent_py.event_store.home import Home
+from sequent_py.event_store.store import EventStore
 from sequent_py.events import Event
-from sequent_py.gate import Gate, GateState
 from sequent_py.health.store_tables import naming_lost_tables, require_tables, require_version_table
-from sequent_py.home import Home
 from sequent_py.projection import LiveProjection
 from sequent_py.refolding import LONGEST_STALL_SECONDS, Refolding, RefoldReport
 from sequent_py.replay.loading import event_types_of, load_migrations
@@ -32,7 +33,6 @@ from sequent_py.roles.catalog import recorded_roles
 from sequent_py.roles.rules import RoleKind
 from sequent_py.roles.setup import RolesReport, set_up_roles
 from sequent_py.schema_migrations.event_store import install_event_store, require_current_event_store
-from sequent_py.store import EventStore
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.guards import require_owner
 from sequent_py.view_schema.lost_rows import restore_lost_rows

@@ -14,7 +14,7 @@ import psycopg
 from sequent_py import database
 from sequent_py.app import Sequent
 from sequent_py.errors import LostTable, SequentError
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.health import (
     code,
     coverage,

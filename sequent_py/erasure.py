@@ -27,10 +27,10 @@ from psycopg import sql
 
 from sequent_py.database import for_parameters
 from sequent_py.errors import ConcurrentMigration, MigrationError
+from sequent_py.event_store.standstill import at_standstill
 from sequent_py.replay import fence
 from sequent_py.replay.ledger import Ledger
 from sequent_py.replay.quarantine import Quarantine
-from sequent_py.standstill import at_standstill
 from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole, ViewTable
 from sequent_py.view_schema.bookkeeping.versions import Versions
 

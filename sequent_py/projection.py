@@ -23,9 +23,9 @@ from psycopg.pq import TransactionStatus
 
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import DatabaseUnavailable, ProjectionFailed
+from sequent_py.event_store.home import Home
 from sequent_py.events import Event
 from sequent_py.exchange import Exchange
-from sequent_py.home import Home
 from sequent_py.persistors.holding import Holdable, holdable_columns
 from sequent_py.persistors.lines import Failure, Foreseen, Handler, Line
 from sequent_py.persistors.live import LivePersistor

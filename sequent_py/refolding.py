@@ -9,7 +9,7 @@ at all; an edit of its events; a swap, which puts other tables under the plain n
 appends by what was. An append to another aggregate is none of these. But nothing that an append locks tells its aggregate (an expected
 version is checked by the key of ``events`` alone), so an aggregate's appends can only be kept away by keeping away all. Therefore they
 are not, while events are read and folded, however many these are: the transaction looks at the end, at a standstill of milliseconds, whether one of
-these has happened since its snapshot, and is done again if so (:mod:`sequent_py.beside_writers`). Swaps are kept away from
+these has happened since its snapshot, and is done again if so (:mod:`sequent_py.event_store.beside_writers`). Swaps are kept away from
 the beginning, by a lock on the tables that lets readers and writers pass. An append to the aggregate itself may wait for its rows
 meanwhile. Only an aggregate that is appended to all the time is folded at a standstill as a whole, and for no longer than :data:`LONGEST_STALL_SECONDS`.
 
@@ -29,11 +29,12 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from sequent_py.beside_writers import Overtaken, beside_writers
 from sequent_py.errors import MigrationError, SequentError, StallLimitExceeded
 from sequent_py.event_classes import EventTypes
-from sequent_py.event_types import stored_event_types
-from sequent_py.gate import Gate
+from sequent_py.event_store.beside_writers import Overtaken, beside_writers
+from sequent_py.event_store.event_types import stored_event_types
+from sequent_py.event_store.gate import Gate
+from sequent_py.event_store.standstill import at_standstill
 from sequent_py.persistors.deferred import read_deferred
 from sequent_py.persistors.refusals import naming_refusals
 from sequent_py.persistors.replay import ReplayPersistor
@@ -46,7 +47,6 @@ from sequent_py.replay.fold import Fold
 from sequent_py.replay.quarantine import Quarantine
 from sequent_py.replay.reader import RawEvent, aggregates_query, in_order, read_events
 from sequent_py.replay.refold import find_obstacles
-from sequent_py.standstill import at_standstill
 from sequent_py.view_schema.migrations import MigrationsDefinition, tables_of
 from sequent_py.windows import window_condition
 
@@ -160,7 +160,7 @@ class Refolding:
         StallLimitExceeded
             The aggregate is appended to all the time, and has too many events to fold while appends wait. It is as it was, those before it are done.
         MaintenanceModeActive, DrainTimeout
-            As in :func:`~sequent_py.standstill.at_standstill`.
+            As in :func:`~sequent_py.event_store.standstill.at_standstill`.
         """
         definition = self._definition_of(self._gate.read(self._connection).live_version)
         ids = tuple(dict.fromkeys(aggregate_ids))

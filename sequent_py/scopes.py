@@ -13,8 +13,8 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from sequent_py.event_store.partitions import whole_partitions
 from sequent_py.ordering import ORDERINGS, Ordering
-from sequent_py.partitions import whole_partitions
 from sequent_py.projectors import Projector, projector_definition
 from sequent_py.records import Record
 from sequent_py.replay.estimate import has_more_events

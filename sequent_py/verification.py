@@ -25,7 +25,7 @@ from sequent_py.checks.slices import Slice
 from sequent_py.database import for_parameters
 from sequent_py.errors import VerificationFailed
 from sequent_py.event_classes import EventTypes
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.persistors.live import LivePersistor
 from sequent_py.persistors.tables import TableShape
 from sequent_py.persistors.tracing import Tracer

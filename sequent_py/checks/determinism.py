@@ -28,7 +28,7 @@ from sequent_py.checks.partial_fold import PartialFold
 from sequent_py.checks.scratch import ScratchTable, create_scratch_table
 from sequent_py.errors import ProjectionFailed
 from sequent_py.event_classes import EventTypes
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.persistors.replay import ReplayPersistor
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector, projector_definition

@@ -22,8 +22,8 @@ from sequent_py.checks.omissions import NONE, Omissions, find_omissions
 from sequent_py.checks.scratch import aggregate_column
 from sequent_py.checks.slices import Slice
 from sequent_py.errors import EventsEdited, MigrationError
-from sequent_py.event_types import stored_event_types
-from sequent_py.gate import Gate
+from sequent_py.event_store.event_types import stored_event_types
+from sequent_py.event_store.gate import Gate
 from sequent_py.persistors.tables import TableShape
 from sequent_py.projectors import Projector
 from sequent_py.records import Record

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, Tone, count, duration, rate
 from sequent_py.cli.quarantine import left_behind, quarantined
-from sequent_py.gate import GateState
+from sequent_py.event_store.gate import GateState
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay.quarantine import accepting_options, waiting
 from sequent_py.view_schema.bookkeeping.generations import Generation

@@ -9,7 +9,7 @@ import typer
 from sequent_py.cli import descriptions
 from sequent_py.cli.invocation import Invocation, command
 from sequent_py.errors import StoreNotInstalled
-from sequent_py.gate import GateState
+from sequent_py.event_store.gate import GateState
 
 NO_GATE = GateState(
     is_closed=False, maintenance=False, reason=None, since=None, closed_by_migration=None, live_version=0

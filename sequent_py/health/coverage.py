@@ -21,11 +21,11 @@ from psycopg import sql
 
 from sequent_py.errors import UnknownEventType
 from sequent_py.event_classes import EventTypes, describe_cause
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
+from sequent_py.event_store.transaction_ids import LATER_THAN_WRITER
 from sequent_py.progress import SILENT, Progress, ReplayProgress
 from sequent_py.replay.groups import PARTITION_COUNT
 from sequent_py.replay.reader import RawEvent, read_events
-from sequent_py.transaction_ids import LATER_THAN_WRITER
 
 Connection = psycopg.Connection[Any]
 

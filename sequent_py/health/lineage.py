@@ -14,9 +14,9 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from sequent_py.event_store.home import IS_MARKED_HERE, Home
+from sequent_py.event_store.transaction_ids import LATER_THAN_WRITER, foreign_transaction_ids
 from sequent_py.health.findings import Finding, ok, problem
-from sequent_py.home import IS_MARKED_HERE, Home
-from sequent_py.transaction_ids import LATER_THAN_WRITER, foreign_transaction_ids
 
 Connection = psycopg.Connection[Any]
 
@@ -68,7 +68,7 @@ def check_subscriptions(connection: Connection, schema: str) -> Iterator[Finding
 def check_snapshots(connection: Connection, schema: str) -> Iterator[Finding]:
     """Find view migrations with snapshots that this cluster did not take: they were begun, or their tables retired, in another one.
 
-    Exact after a restore of a store that a phase had marked, see :mod:`sequent_py.home`. Otherwise a snapshot is known by a beginning that lies behind the
+    Exact after a restore of a store that a phase had marked, see :mod:`sequent_py.event_store.home`. Otherwise a snapshot is known by a beginning that lies behind the
     transaction that wrote its row: a transaction sees itself as running, so no snapshot that it could store begins later.
     """
     rows = connection.execute(
@@ -103,7 +103,7 @@ def check_view_schema(connection: Connection, schema: str, view_schema: str) -> 
 
 
 def _later(transaction_id: LiteralString, writer: LiteralString) -> sql.Composable:
-    """Compare by the low 32 bits, within half the circle, as :data:`~sequent_py.transaction_ids.LATER_THAN_WRITER`."""
+    """Compare by the low 32 bits, within half the circle, as :data:`~sequent_py.event_store.transaction_ids.LATER_THAN_WRITER`."""
     return sql.SQL(
         f"mod({transaction_id}::text::numeric - {writer}::text::numeric + 4294967296, 4294967296) BETWEEN 1 AND 2147483647"
     )

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.errors import LostRow
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.health.findings import Finding, problem
 
 Connection = psycopg.Connection[Any]

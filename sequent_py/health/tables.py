@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.health.findings import Finding, notice, ok, problem
 from sequent_py.view_schema.bookkeeping.generations import Generation, generations
 from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole, ViewTable

@@ -10,8 +10,8 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.database import for_parameters
+from sequent_py.event_store.store_errors import translated
 from sequent_py.replay.refold import Edits
-from sequent_py.store_errors import translated
 from sequent_py.windows import window_condition
 
 

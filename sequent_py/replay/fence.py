@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.errors import ConcurrentMigration, InsufficientPrivileges, WorkerFailed
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.roles.assume import as_login
 
 Connection = psycopg.Connection[tuple[object, ...]]

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from sequent_py.declared.groups import Compilations, FoldedInSql, fold_in_server
 from sequent_py.event_classes import EventTypes
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.persistors.ahead import AccessPaths
 from sequent_py.persistors.deferred import DeferredConstraints
 from sequent_py.persistors.replay import AGGREGATES_PER_STATEMENT, ReplayPersistor

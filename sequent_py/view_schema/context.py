@@ -15,10 +15,10 @@ from sequent_py import database
 from sequent_py.config import Config
 from sequent_py.errors import DefinitionError, MigrationError, SequentError, StoreNotInstalled
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.gate import Gate
+from sequent_py.event_store.home import Home
 from sequent_py.events import aliases_of, event_type_of
-from sequent_py.gate import Gate
 from sequent_py.health.store_tables import naming_lost_tables
-from sequent_py.home import Home
 from sequent_py.ordering import Ordering
 from sequent_py.persistors.tables import TableShape, read_table_shape
 from sequent_py.projectors import Projector, projector_definition

@@ -23,6 +23,7 @@ from sequent_py.errors import (
     UnsoundInstallation,
 )
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.home import Home
 from sequent_py.health import (
     coverage,
     coverage_findings,
@@ -34,7 +35,6 @@ from sequent_py.health import (
     store_tables,
 )
 from sequent_py.health.findings import Finding, Verdict
-from sequent_py.home import Home
 from sequent_py.progress import Progress
 from sequent_py.replay.quarantine import OFFER
 from sequent_py.view_schema.migrations import MigrationsDefinition

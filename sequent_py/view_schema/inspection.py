@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sequent_py.declared.groups import described, replayed_by_handlers
 from sequent_py.errors import SequentError
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.health import coverage, coverage_findings
 from sequent_py.health.code import check_code
 from sequent_py.health.findings import Verdict

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from sequent_py.database import for_parameters
 from sequent_py.errors import InvalidTransition, LostRow, StoreNotInstalled
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.health.store_rows import has_append_order
 from sequent_py.view_schema.bookkeeping.relations import Relations, TableRole
 from sequent_py.view_schema.bookkeeping.versions import Versions

@@ -6,13 +6,13 @@ Works as the store's owner, under the migration lock. Can be run again after a c
 from __future__ import annotations
 
 from sequent_py.errors import InvalidTransition
+from sequent_py.event_store.transaction_ids import has_foreign_transaction_ids, repair_transaction_ids
 from sequent_py.health import lineage
 from sequent_py.health.repairs import repair_objects
 from sequent_py.health.store_objects import Divergence, divergences
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.roles.rules import RoleKind
-from sequent_py.transaction_ids import has_foreign_transaction_ids, repair_transaction_ids
 from sequent_py.view_schema.context import Context
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sequent_py.gate import GateState
+from sequent_py.event_store.gate import GateState
 from sequent_py.progress import ReplayProgress
 from sequent_py.replay.limits import Limits, Pause
 from sequent_py.replay.quarantine import QuarantinedAggregate

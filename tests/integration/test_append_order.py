@@ -16,9 +16,9 @@ from waiting import wait_until
 from sequent_py.database import connect, create_engine
 from sequent_py.errors import ImportRefused, PartitionKeyConflict, StoreError, VersionMismatch
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.gate import Gate
+from sequent_py.event_store.store import EventStore
 from sequent_py.events import Event
-from sequent_py.gate import Gate
-from sequent_py.store import EventStore
 
 SCHEMA = "sequent_schema"
 

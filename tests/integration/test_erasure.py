@@ -248,7 +248,7 @@ class TestErase:
         """A writer that decided on the old version waits before it reads, and then finds a new stream."""
         order = place_secret(app)
         migrate(app)
-        monkeypatch.setattr("sequent_py.standstill.ACTION_LOCK_TIMEOUT_SECONDS", 60.0)
+        monkeypatch.setattr("sequent_py.event_store.standstill.ACTION_LOCK_TIMEOUT_SECONDS", 60.0)
         outcomes: list[object] = []
 
         def append_and_record() -> None:
@@ -306,7 +306,7 @@ class TestErase:
     ) -> None:
         order = place_secret(app)
         migrate(app)
-        monkeypatch.setattr("sequent_py.standstill.ACTION_LOCK_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr("sequent_py.event_store.standstill.ACTION_LOCK_TIMEOUT_SECONDS", 0.05)
         reports: list[ErasureReport] = []
         with psycopg.connect(store_database_url) as slow:
             slow.execute("SELECT FROM view_schema.order_records FOR UPDATE")

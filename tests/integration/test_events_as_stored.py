@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from sequent_py.database import create_engine
 from sequent_py.errors import InvalidEnvelope, InvalidEvent, ReadOnlySession
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.store import EventStore
 from sequent_py.events import Event
 from sequent_py.schema_migrations.event_store import install_event_store
-from sequent_py.store import EventStore
 from sequent_py.testing.server import fresh_database
 
 SCHEMA = "sequent_schema"

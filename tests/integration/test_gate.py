@@ -22,9 +22,9 @@ from sequent_py.errors import (
     StoreNotInstalled,
 )
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.gate import Gate
+from sequent_py.event_store.store import EventStore
 from sequent_py.events import Event
-from sequent_py.gate import Gate
-from sequent_py.store import EventStore
 
 SCHEMA = "sequent_schema"
 GATE = Gate(SCHEMA)

@@ -29,7 +29,7 @@ from standby_server import binaries_from_environment
 from sequent_py import Sequent
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import ConfigurationError, ForeignTransactionIds, InvalidTransition
-from sequent_py.home import IS_MARKED_HERE
+from sequent_py.event_store.home import IS_MARKED_HERE
 from sequent_py.testing.server import (
     SERVER_OPTIONS,
     create_database,

@@ -12,7 +12,7 @@ import pytest
 from waiting import wait_until
 
 from sequent_py.errors import ConcurrentMigration
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.replay import fence
 from sequent_py.replay.groups import Group
 from sequent_py.replay.ledger import Ledger, Pass

@@ -13,7 +13,7 @@ from shop import place_orders
 
 from sequent_py.doctor import Verdict, examine
 from sequent_py.errors import InvalidTransition, MigrationError
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.view_schema.bookkeeping.relations import Relations
 from sequent_py.view_schema.comparison import verify as verify_module
 

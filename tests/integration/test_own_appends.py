@@ -30,12 +30,12 @@ from test_callers_connections import Alarm, alarm_at_line, differences
 from sequent_py import Migrations, Projector, Sequent, on
 from sequent_py.database import create_engine
 from sequent_py.errors import DatabaseUnavailable, DuplicateRecord, ProjectionFailed
+from sequent_py.event_store.own_connections import OwnConnections
+from sequent_py.event_store.store import EventStore
 from sequent_py.events import envelope_of
 from sequent_py.exchange import SENT_TOGETHER, Exchange, Statement
 from sequent_py.kept_connections import MOST_KEPT
-from sequent_py.own_connections import OwnConnections
 from sequent_py.persistors import lookups
-from sequent_py.store import EventStore
 
 Told = list[list[str]]
 

@@ -24,8 +24,8 @@ from shop import (
 from waiting import wait_until
 
 from sequent_py import Migrations, Sequent, on
-from sequent_py.beside_writers import TRIES
 from sequent_py.errors import StallLimitExceeded
+from sequent_py.event_store.beside_writers import TRIES
 from sequent_py.refolding import Refolding, RefoldReport
 
 Connection = psycopg.Connection[Any]

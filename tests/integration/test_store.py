@@ -31,12 +31,12 @@ from sequent_py.errors import (
     WrongExpectedVersion,
 )
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.gate import Gate
+from sequent_py.event_store.own_connections import OwnConnections
+from sequent_py.event_store.store import EventStore
+from sequent_py.event_store.transaction_ids import foreign_transaction_ids, repair_transaction_ids
 from sequent_py.events import Envelope, Event, envelope_of, is_recorded
-from sequent_py.gate import Gate
-from sequent_py.own_connections import OwnConnections
 from sequent_py.schema_migrations.event_store import install_event_store
-from sequent_py.store import EventStore
-from sequent_py.transaction_ids import foreign_transaction_ids, repair_transaction_ids
 
 SCHEMA = "sequent_schema"
 

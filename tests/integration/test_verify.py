@@ -34,7 +34,7 @@ from sequent_py import Sequent
 from sequent_py.cli.blocks import Line
 from sequent_py.cli.verify import describe_verification
 from sequent_py.errors import ConfigurationError, MigrationError, VerificationFailed
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.persistors.tables import read_table_shape
 from sequent_py.records import record_shape
 from sequent_py.verification import Verification

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from sequent_py.column_types import simple_type
 from sequent_py.conversions import converter
-from sequent_py.encoding import as_jsonb_reads
 from sequent_py.errors import InvalidEvent
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.encoding import as_jsonb_reads
 from sequent_py.events import Event
 
 

@@ -12,7 +12,7 @@ import pytest
 from sequent_py.cli import descriptions
 from sequent_py.cli.blocks import Block, Facts, Grid, Items, Line, duration
 from sequent_py.cli.render import Output, describe_replay
-from sequent_py.gate import GateState
+from sequent_py.event_store.gate import GateState
 from sequent_py.progress import ReplayProgress
 from sequent_py.view_schema.bookkeeping.generations import Generation
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep

@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import AliasChoices, AliasPath, Field, ValidationError, computed_field
 
-from sequent_py.encoding import as_jsonb_reads, checked_time, encode_batch, encode_metadata
 from sequent_py.errors import (
     DefinitionError,
     EventNotRecorded,
@@ -22,6 +21,7 @@ from sequent_py.errors import (
     UnknownEventType,
 )
 from sequent_py.event_classes import EventTypes
+from sequent_py.event_store.encoding import as_jsonb_reads, checked_time, encode_batch, encode_metadata
 from sequent_py.events import (
     ENVELOPE_FIELDS,
     POSTGRES_EPOCH,

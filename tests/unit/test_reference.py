@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sequent_py.config import Config
+from sequent_py.event_store.store import EventStore
 from sequent_py.projectors import Projector
-from sequent_py.store import EventStore
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 

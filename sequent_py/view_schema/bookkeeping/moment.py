@@ -17,7 +17,7 @@ from typing import TypeVar
 import psycopg
 
 from sequent_py.errors import SequentError
-from sequent_py.gate import Gate
+from sequent_py.event_store.gate import Gate
 from sequent_py.replay.ledger import Connection
 
 MOST_READINGS = 5

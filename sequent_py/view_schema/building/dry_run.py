@@ -18,7 +18,7 @@ from psycopg import sql
 from sequent_py.checks.determinism import CLOCK_SHIFT_SECONDS, Circumstances, compare_folds, fold_sample
 from sequent_py.declared.groups import compile_tables, described
 from sequent_py.errors import InvalidPayload, MigrationError, ProjectionFailed
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
 from sequent_py.persistors.refusals import naming_refusals
 from sequent_py.persistors.replay import ReplayPersistor

@@ -25,7 +25,7 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from sequent_py.collector import collector_paused
 from sequent_py.errors import DefinitionError, SequentError
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.ordering_check import check_orderings
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection

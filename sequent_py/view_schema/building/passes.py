@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sequent_py.collector import collector_paused
 from sequent_py.errors import LostRow
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.progress import Progress
 from sequent_py.replay import fence, refold

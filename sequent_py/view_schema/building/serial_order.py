@@ -14,7 +14,7 @@ they are committed, hence visible, or rolled back, hence gone.
 Nobody records that the waits have been done: each command does them again before its first snapshot. That costs as long as the writers in
 flight take, is right whoever died where, and needs no flag that could outlive its truth.
 
-Locks: the gate's row for a moment, as :class:`~sequent_py.gate.Gate` does. A process that dies leaves appends serial at worst: slower, never wrong; the
+Locks: the gate's row for a moment, as :class:`~sequent_py.event_store.gate.Gate` does. A process that dies leaves appends serial at worst: slower, never wrong; the
 next promotion or abort sees to it.
 """
 
@@ -28,7 +28,7 @@ from psycopg import sql
 
 from sequent_py.database import for_parameters
 from sequent_py.errors import StoreNotInstalled
-from sequent_py.gate import POLL_SECONDS, Gate, Writer, drain_timeout
+from sequent_py.event_store.gate import POLL_SECONDS, Gate, Writer, drain_timeout
 from sequent_py.progress import Progress
 from sequent_py.projectors import ProjectorDefinition
 from sequent_py.replay.ledger import Connection

@@ -24,7 +24,7 @@ from sequent_py.checks.slices import Slice, cut_ranges, in_lists
 from sequent_py.checks.worker import CheckTask, InlineWorker
 from sequent_py.database import for_parameters
 from sequent_py.errors import EventsEdited
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.progress import Progress, ReplayProgress
 from sequent_py.projectors import Projector, ProjectorDefinition
 from sequent_py.records import record_shape

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 
 from sequent_py.errors import InvalidTransition, SwapLockTimeout, VerificationFailed
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.health.store_rows import require_append_order
 from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sequent_py.errors import EventsEdited, InvalidTransition
-from sequent_py.event_types import stored_event_types
+from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.progress import Progress
 from sequent_py.replay.edits import edits_in_window
 from sequent_py.replay.groups import Group

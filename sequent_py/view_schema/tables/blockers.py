@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.database import for_parameters
-from sequent_py.gate import Gate, Writer, shown_query
+from sequent_py.event_store.gate import Gate, Writer, shown_query
 from sequent_py.view_schema.tables import prepared
 from sequent_py.view_schema.tables.outside_tables import BLOCKING_MODES, OutsideTable
 

@@ -16,11 +16,11 @@ import psycopg
 from psycopg import sql
 
 from sequent_py.binary_copy import BEGINNING, TRAILER
-from sequent_py.encoding import checked_time
 from sequent_py.errors import ImportRefused, InvalidEvent, StoreError, WrongExpectedVersion
+from sequent_py.event_store.encoding import checked_time
+from sequent_py.event_store.partitions import assign_partitions, checked_partition_key, lock_partitions
+from sequent_py.event_store.store_errors import Explain, translated
 from sequent_py.events import POSTGRES_EPOCH, Event, event_type_of
-from sequent_py.partitions import assign_partitions, checked_partition_key, lock_partitions
-from sequent_py.store_errors import Explain, translated
 
 # Five fields, each with its length: created_at, aggregate_id, sequence_number, event_type_id, and jsonb's version byte before the text.
 _ROW = struct.Struct("!hiqi16siiiiiB")
@@ -40,7 +40,7 @@ def import_history(
     partition_keys: Mapping[UUID, str] | None = None,
     explain_refusal: Explain | None = None,
 ) -> int:
-    """Copy the events in the connection's transaction; see :meth:`sequent_py.store.EventStore.import_history`."""
+    """Copy the events in the connection's transaction; see :meth:`sequent_py.event_store.store.EventStore.import_history`."""
     if batch_events < 1:
         raise StoreError(f"batch_events is at least 1, not {batch_events}.")
     with translated(schema, connection, explain_refusal=explain_refusal):

@@ -1,7 +1,7 @@
 """The event store: append, load, read by range and by snapshot window.
 
 Owns ``events`` and, by triggers, ``event_edits``. Writes events through the SQL function ``append_events``, which passes the gate, checks versions and numbers the events
-(:mod:`sequent_py.appending`). Locks: those of that function, those of live projections, and none for reading.
+(:mod:`sequent_py.event_store.appending`). Locks: those of that function, those of live projections, and none for reading.
 
 Guarantees:
 
@@ -27,19 +27,19 @@ import sqlalchemy
 from psycopg import sql
 from pydantic_core import from_json
 
-from sequent_py.append_call import Call
-from sequent_py.appending import Appender, Projection
 from sequent_py.arguments import checked_aggregate_id, checked_count, checked_event_classes
 from sequent_py.cursors import EventCursor, EventServerCursor, OwnCursor
 from sequent_py.database import for_parameters, preparing, raw_connection
-from sequent_py.encoding import encode_batch
 from sequent_py.errors import InvalidEnvelope, SequentError, StoreError, WrongExpectedVersion
 from sequent_py.event_classes import EventTypes
-from sequent_py.event_types import EventTypeIds
+from sequent_py.event_store.append_call import Call
+from sequent_py.event_store.appending import Appender, Projection
+from sequent_py.event_store.encoding import encode_batch
+from sequent_py.event_store.event_types import EventTypeIds
+from sequent_py.event_store.own_connections import OwnConnections
+from sequent_py.event_store.store_errors import translated
 from sequent_py.events import Envelope, Event, aliases_of, event_type_of
-from sequent_py.own_connections import OwnConnections
 from sequent_py.roles.lacking import Deed, lacking
-from sequent_py.store_errors import translated
 from sequent_py.windows import window_condition
 
 WINDOW_FETCH_EVENTS = 2_000
@@ -161,7 +161,7 @@ class EventStore:
         InsufficientPrivileges
             Only the store's owner may.
         """
-        from sequent_py.history import import_history
+        from sequent_py.event_store.history import import_history
 
         with self._connections.lend() as own:
             return import_history(

@@ -19,15 +19,15 @@ from typing import Any, Protocol, cast, runtime_checkable
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from sequent_py.append_call import Call, call_query, noted, recorded_by
 from sequent_py.cursors import EventCursor, OwnCursor
 from sequent_py.errors import ProjectionFailed, VersionMismatch
+from sequent_py.event_store.append_call import Call, call_query, noted, recorded_by
+from sequent_py.event_store.own_connections import OwnConnections
+from sequent_py.event_store.store_errors import Explain, translated
 from sequent_py.events import Event
 from sequent_py.exchange import BEGIN, Exchange, Texts, is_lost, numbered
-from sequent_py.own_connections import OwnConnections
 from sequent_py.persistors.lines import Foreseen
 from sequent_py.persistors.lookups import Foresight
-from sequent_py.store_errors import Explain, translated
 
 
 class Projection(Protocol):

@@ -1,6 +1,6 @@
 """Work beside writers: a transaction that does its work while everybody appends, and has them wait for its commit alone.
 
-A standstill (:mod:`sequent_py.standstill`) keeps away, while a transaction does its work, everything that could make that work wrong. Where the
+A standstill (:mod:`sequent_py.event_store.standstill`) keeps away, while a transaction does its work, everything that could make that work wrong. Where the
 work is long it is cheaper to look afterwards: it is done first, and then, at a standstill of milliseconds, it is either confirmed
 that nobody was in between, and committed, or rolled back and done again.
 
@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from sequent_py.gate import POLL_SECONDS, Gate, drain_timeout
-from sequent_py.standstill import (
+from sequent_py.event_store.gate import POLL_SECONDS, Gate, drain_timeout
+from sequent_py.event_store.standstill import (
     ACTION_LOCK_TIMEOUT_SECONDS,
     LOCK_TIMEOUT_SECONDS,
     LONGEST_BACKOFF_SECONDS,

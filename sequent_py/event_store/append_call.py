@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.pq.abc import PGresult
 
 from sequent_py.database import for_parameters
-from sequent_py.encoding import Batch, array_text, jsonb_array_text
+from sequent_py.event_store.encoding import Batch, array_text, jsonb_array_text
 from sequent_py.events import POSTGRES_EPOCH, Event
 
 _ARRAY_HEADER_BYTES, _ELEMENT_BYTES = 20, 12

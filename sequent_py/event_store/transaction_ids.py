@@ -8,7 +8,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from sequent_py.store_errors import translated
+from sequent_py.event_store.store_errors import translated
 
 OLDEST_TRANSACTION_ID = "3"
 """The first ordinary transaction id of any cluster."""

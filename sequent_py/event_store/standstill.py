@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
-from sequent_py.gate import POLL_SECONDS, Gate, drain_timeout
-from sequent_py.store_errors import translated
+from sequent_py.event_store.gate import POLL_SECONDS, Gate, drain_timeout
+from sequent_py.event_store.store_errors import translated
 
 LOCK_TIMEOUT_SECONDS = 0.05
 ACTION_LOCK_TIMEOUT_SECONDS = 1.0

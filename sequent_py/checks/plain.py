@@ -27,7 +27,8 @@ from sequent_py.conversions import is_same
 from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound, RecordNotManaged
 from sequent_py.persistors import DuplicateRecord
-from sequent_py.persistors.operations import Filter, Key, RowOperations, Values, Where, operations_of
+from sequent_py.persistors.generators import Key, Values, Where
+from sequent_py.persistors.operations import Filter, RowOperations, operations_of
 from sequent_py.persistors.statements import Statements, statements_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.records import Record

@@ -24,9 +24,10 @@ from typing import Any
 
 from sequent_py.persistors.ahead import Path, ReadAhead
 from sequent_py.persistors.completeness import Completeness, Reach
+from sequent_py.persistors.generators import Key, Values, Where
 from sequent_py.persistors.indexes import CONVERT, Lookup, end_of
 from sequent_py.persistors.memory import MemoryTable
-from sequent_py.persistors.operations import Filter, Key, Values, Where
+from sequent_py.persistors.operations import Filter
 from sequent_py.persistors.relations import Relation
 from sequent_py.row_classes import Row
 

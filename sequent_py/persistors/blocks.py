@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sequent_py.persistors.operations import Key, Where
+from sequent_py.persistors.generators import Key, Where
 from sequent_py.row_classes import Row
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sequent_py.persistors.generators import Key
 from sequent_py.persistors.indexes import Lookup
-from sequent_py.persistors.operations import Key
 
 _MOST_REMEMBERED = 100_000
 """Look-ups that are remembered, at some 200 bytes each. More are forgotten all at once: remembering is only a saving."""

@@ -18,8 +18,9 @@ from typing import Any
 import psycopg
 
 from sequent_py.cursors import OwnCursor
+from sequent_py.persistors.generators import Values
 from sequent_py.persistors.lookups import LookUp
-from sequent_py.persistors.operations import RowOperations, Values
+from sequent_py.persistors.operations import RowOperations
 from sequent_py.persistors.tables import TableShape
 from sequent_py.row_classes import Row
 

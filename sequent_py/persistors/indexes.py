@@ -10,8 +10,9 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sequent_py.persistors.generators import Key, Where
 from sequent_py.persistors.native import ENTRY, KNOWN_KEY
-from sequent_py.persistors.operations import Filter, Key, RowOperations, Where
+from sequent_py.persistors.operations import Filter, RowOperations
 from sequent_py.row_classes import Row
 
 

@@ -16,11 +16,12 @@ from sequent_py.cursors import OwnCursor
 from sequent_py.errors import RecordNotFound
 from sequent_py.exchange import Statement
 from sequent_py.persistors import DuplicateRecord
+from sequent_py.persistors.generators import Values
 from sequent_py.persistors.holding import OwnRow
 from sequent_py.persistors.lines import Answer, Line
 from sequent_py.persistors.live_statements import live_statements_of
 from sequent_py.persistors.lookups import LookUp
-from sequent_py.persistors.operations import Filter, RowOperations, Values
+from sequent_py.persistors.operations import Filter, RowOperations
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.row_classes import Row
 

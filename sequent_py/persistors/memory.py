@@ -17,16 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sequent_py.errors import RecordNotFound
 from sequent_py.native import native
 from sequent_py.persistors.blocks import MemoryUpdate, MemoryUpsert
+from sequent_py.persistors.generators import Key, Storing, Values, Where
 from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup, end_of
-from sequent_py.persistors.operations import (
-    Filter,
-    Key,
-    RowOperations,
-    Storing,
-    Values,
-    Where,
-    operations_of,
-)
+from sequent_py.persistors.operations import Filter, RowOperations, operations_of
 from sequent_py.persistors.tables import DefaultSource, TableShape
 from sequent_py.row_classes import Row
 

@@ -18,9 +18,10 @@ from psycopg.rows import tuple_row
 
 from sequent_py.persistors import DuplicateRecord
 from sequent_py.persistors.copying import copier_of
+from sequent_py.persistors.generators import Values
 from sequent_py.persistors.loading import NotLoaded, load_rows
 from sequent_py.persistors.native import native_table
-from sequent_py.persistors.operations import Filter, Values, operations_of
+from sequent_py.persistors.operations import Filter, operations_of
 from sequent_py.persistors.statements import Statements
 from sequent_py.persistors.tables import TableShape
 from sequent_py.records import ColumnShape

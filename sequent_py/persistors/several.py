@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sequent_py.persistors.generators import Key, Values, Where
 from sequent_py.persistors.memory import MemoryTable
-from sequent_py.persistors.operations import Key, Values, Where
 from sequent_py.row_classes import Row
 
 

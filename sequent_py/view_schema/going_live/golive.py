@@ -27,9 +27,6 @@ import psycopg
 
 from sequent_py.errors import SwapLockTimeout, TimeLimitReached
 from sequent_py.progress import Progress
-from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema.bookkeeping.versions import ViewMigration
-from sequent_py.view_schema.building.passes import Passes
 from sequent_py.view_schema.building.time_limit import TimeLimit
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.ddl import swap
@@ -44,7 +41,6 @@ from sequent_py.view_schema.going_live.promotion import (
     resumed,
 )
 from sequent_py.view_schema.planning import current_plan
-from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.reports import PromotionReport
 from sequent_py.view_schema.states import Command, MigrationState
 
@@ -108,29 +104,21 @@ def run_golive(
             return GoliveReport(
                 from_version=plan.from_version, target_version=plan.target_version, is_noop=True
             )
-        migration, resolved, passes = resumed(
+        promotion = resumed(
             context,
             connection,
             plan,
             Command.GOLIVE,
+            MigrationState.GOLIVE_RUNNING,
             workers=workers,
             group_target_events=group_target_events,
+            watch=watch,
             progress=progress,
+            accept_quarantined=accept_quarantined,
             limit=limit,
         )
-        golive = _Golive(
-            context,
-            connection,
-            migration,
-            resolved,
-            passes,
-            watch,
-            progress,
-            limits,
-            limit,
-            accept_quarantined,
-        )
-        with context.noting_errors(connection, migration.id), golive.saying_how_far():
+        golive = _Golive(promotion, limits, limit)
+        with context.noting_errors(connection, promotion.migration.id), golive.saying_how_far():
             golive.verify()
             result, stall = golive.cut_over()
         return golive.report(result, stall)
@@ -139,44 +127,16 @@ def run_golive(
 class _Golive:
     """The steps, and what they found."""
 
-    def __init__(
-        self,
-        context: Context,
-        connection: Connection,
-        migration: ViewMigration,
-        resolved: ResolvedPlan,
-        passes: Passes,
-        watch: Stopwatch,
-        progress: Progress,
-        limits: CutOverLimits,
-        limit: TimeLimit,
-        accept_quarantined: frozenset[UUID],
-    ) -> None:
-        self._context = context
-        self._connection = connection
-        self._migration = migration
-        self._plan = resolved.plan
-        self._has_replays = bool(resolved.plan.replays)
-        self._passes = passes
-        self._watch = watch
-        self._progress = progress
-        self._limits = limits
-        self._limit = limit
+    def __init__(self, promotion: Promotion, limits: CutOverLimits, limit: TimeLimit) -> None:
+        self._promotion = promotion
+        self._context, self._connection = promotion.context, promotion.connection
+        self._plan = promotion.resolved.plan
+        self._has_replays = bool(self._plan.replays)
+        self._passes, self._watch, self._progress = promotion.passes, promotion.watch, promotion.progress
+        self._limits, self._limit = limits, limit
         self._window_events = 0
         self._is_window_checked = False
         self._warnings: tuple[str, ...] = ()
-        self._promotion = Promotion(
-            context,
-            connection,
-            migration,
-            resolved,
-            passes,
-            command=Command.GOLIVE,
-            state=MigrationState.GOLIVE_RUNNING,
-            watch=watch,
-            progress=progress,
-            accept_quarantined=accept_quarantined,
-        )
 
     def verify(self) -> None:
         """Catch up and compare with the log, while the application goes on."""
@@ -207,9 +167,9 @@ class _Golive:
             doing = self._watch.latest
             came = f"{self._promotion.catch_up_events:,} events were caught up"
             ledger = self._context.ledger
-            if self._has_replays and ledger.has_unfinished(self._connection, self._migration.id):
+            if self._has_replays and ledger.has_unfinished(self._connection, self._promotion.migration.id):
                 latest = self._passes.last()
-                done = ledger.progress(self._connection, self._migration.id, latest.number)
+                done = ledger.progress(self._connection, self._promotion.migration.id, latest.number)
                 came += f", {done.groups_done} of {done.groups_total} groups of the next pass are done"
             if self._has_replays:
                 came += f", and {self._passes.pending_events():,} more are pending"
@@ -329,10 +289,10 @@ class _Golive:
         with suppress(psycopg.Error):
             # Whatever becomes of this note.
             self._context.versions.record_stall(
-                self._connection, self._migration.id, stall.writers_milliseconds
+                self._connection, self._promotion.migration.id, stall.writers_milliseconds
             )
         return GoliveReport(
-            migration_id=self._migration.id,
+            migration_id=self._promotion.migration.id,
             from_version=self._plan.from_version,
             target_version=self._plan.target_version,
             is_noop=False,
@@ -340,7 +300,7 @@ class _Golive:
             window_events=self._window_events,
             verified_aggregates=self._promotion.verified,
             is_window_checked=self._is_window_checked,
-            rows=self._context.ledger.row_counts(self._connection, self._migration.id),
+            rows=self._context.ledger.row_counts(self._connection, self._promotion.migration.id),
             retired_tables=tuple(result.retired),
             seconds=self._watch.seconds_in_all,
             tries=stall.tries,

@@ -21,14 +21,10 @@ from psycopg import errors as pg
 
 from sequent_py.errors import SwapLockTimeout
 from sequent_py.progress import Progress
-from sequent_py.replay.ledger import Connection
-from sequent_py.view_schema.bookkeeping.versions import ViewMigration
-from sequent_py.view_schema.building.passes import Passes
 from sequent_py.view_schema.context import Context
 from sequent_py.view_schema.ddl import executor, swap
 from sequent_py.view_schema.going_live.promotion import SMALL_WINDOW_EVENTS, Promotion, Stopwatch, resumed
 from sequent_py.view_schema.planning import current_plan
-from sequent_py.view_schema.plans import ResolvedPlan
 from sequent_py.view_schema.reports import OfflineReport
 from sequent_py.view_schema.states import Command, MigrationState
 from sequent_py.view_schema.tables.autovacuum import make_way
@@ -76,19 +72,20 @@ def run_offline(
             return OfflineReport(
                 from_version=plan.from_version, target_version=plan.target_version, is_noop=True
             )
-        migration, resolved, passes = resumed(
+        promotion = resumed(
             context,
             connection,
             plan,
             Command.OFFLINE,
+            MigrationState.OFFLINE_RUNNING,
             workers=workers,
             group_target_events=group_target_events,
+            watch=watch,
             progress=progress,
+            accept_quarantined=accept_quarantined,
         )
-        cut_over = _CutOver(
-            context, connection, migration, resolved, passes, watch, progress, accept_quarantined
-        )
-        with context.noting_errors(connection, migration.id):
+        cut_over = _CutOver(promotion)
+        with context.noting_errors(connection, promotion.migration.id):
             cut_over.approach(verify_sample)
             with cut_over.gate_closed(drain_timeout_seconds):
                 cut_over.finish_replay(verify_sample)
@@ -102,36 +99,11 @@ def run_offline(
 class _CutOver:
     """The part of ``offline`` that the gate's closing divides."""
 
-    def __init__(
-        self,
-        context: Context,
-        connection: Connection,
-        migration: ViewMigration,
-        resolved: ResolvedPlan,
-        passes: Passes,
-        watch: Stopwatch,
-        progress: Progress,
-        accept_quarantined: frozenset[UUID],
-    ) -> None:
-        self._context = context
-        self._connection = connection
-        self._migration = migration
-        self._resolved = resolved
-        self._passes = passes
-        self._watch = watch
-        self._progress = progress
-        self._promotion = Promotion(
-            context,
-            connection,
-            migration,
-            resolved,
-            passes,
-            command=Command.OFFLINE,
-            state=MigrationState.OFFLINE_RUNNING,
-            watch=watch,
-            progress=progress,
-            accept_quarantined=accept_quarantined,
-        )
+    def __init__(self, promotion: Promotion) -> None:
+        self._promotion = promotion
+        self._context, self._connection = promotion.context, promotion.connection
+        self._resolved, self._passes = promotion.resolved, promotion.passes
+        self._watch, self._progress = promotion.watch, promotion.progress
         self._window_events = 0
         self._warnings: tuple[str, ...] = ()
         self._closing = Stopwatch()
@@ -164,7 +136,7 @@ class _CutOver:
         self._passes.hurry()
         with self._connection.transaction():
             self._promotion.begin()
-            gate.close_for_migration(self._connection, self._migration.id)
+            gate.close_for_migration(self._connection, self._promotion.migration.id)
         try:
             with self._watch.step("draining writers", self._progress):
                 gate.drain(self._connection, drain_timeout_seconds)
@@ -221,7 +193,7 @@ class _CutOver:
             )
             result = self._promotion.promote()
             self._context.versions.record_stall(
-                connection, self._migration.id, self._closing.seconds_in_all * 1000
+                connection, self._promotion.migration.id, self._closing.seconds_in_all * 1000
             )
         return result
 
@@ -249,7 +221,7 @@ class _CutOver:
         """Say what was done; the version is live and the gate open."""
         plan = self._resolved.plan
         return OfflineReport(
-            migration_id=self._migration.id,
+            migration_id=self._promotion.migration.id,
             from_version=plan.from_version,
             target_version=plan.target_version,
             is_noop=False,

@@ -77,13 +77,18 @@ def resumed(
     connection: Connection,
     plan: Plan,
     command: Command,
+    state: MigrationState,
     *,
     workers: int,
     group_target_events: int,
+    watch: Stopwatch,
     progress: Progress,
+    accept_quarantined: Collection[UUID],
     limit: TimeLimit | None = None,
-) -> tuple[ViewMigration, ResolvedPlan, Passes]:
-    """Return the unfinished migration that a cut-over promotes, with its classes and passes; changes nothing but a state to be settled.
+) -> Promotion:
+    """Return the promotion of the unfinished migration; changes nothing but a state to be settled.
+
+    ``state`` is the one in which ``command`` cuts over; ``accept_quarantined`` names the aggregates that may be left behind, set aside as they are.
 
     Raises
     ------
@@ -111,7 +116,9 @@ def resumed(
         progress=progress,
         limit=limit,
     )
-    return migration, resolved, passes
+    return Promotion(
+        context, connection, migration, resolved, passes, command, state, watch, progress, accept_quarantined
+    )
 
 
 class Promotion:
@@ -124,25 +131,18 @@ class Promotion:
         migration: ViewMigration,
         resolved: ResolvedPlan,
         passes: Passes,
-        *,
         command: Command,
         state: MigrationState,
         watch: Stopwatch,
         progress: Progress,
-        accept_quarantined: Collection[UUID] = (),
+        accept_quarantined: Collection[UUID],
     ) -> None:
-        """``accept_quarantined`` names the aggregates that may be left behind, set aside as they are."""
+        self.context, self.connection, self.migration = context, connection, migration
+        self.resolved, self.passes = resolved, passes
+        self.watch, self.progress = watch, progress
+        self._command, self._state = command, state
         self._accept_quarantined = frozenset(accept_quarantined)
         self.left_behind: tuple[QuarantinedAggregate, ...] = ()
-        self._context = context
-        self._connection = connection
-        self._migration = migration
-        self._resolved = resolved
-        self._passes = passes
-        self._command = command
-        self._state = state
-        self._watch = watch
-        self._progress = progress
         self.catch_up_events = 0
         self.verified = 0
         self.rows: dict[str, int] = {}
@@ -164,12 +164,12 @@ class Promotion:
         AggregatesQuarantined, EventsEdited, DependentObjects, DefinitionError
             What is in the way.
         """
-        self._passes.take_over()
+        self.passes.take_over()
         self.require_accepted()
-        self._passes.require_unedited()
-        with self._watch.step("checking", self._progress):
+        self.passes.require_unedited()
+        with self.watch.step("checking", self.progress):
             # Checked at the door again: views, keys and names can have come since online.
-            return check_swap(self._context, self._connection, self._resolved.plan)
+            return check_swap(self.context, self.connection, self.resolved.plan)
 
     def require_accepted(self) -> None:
         """Refuse a promotion that would leave behind what nobody has accepted by name.
@@ -179,18 +179,16 @@ class Promotion:
         AggregatesQuarantined
             Naming them.
         """
-        self._context.quarantine.require_accepted(
-            self._connection, self._migration.id, self._accept_quarantined
-        )
+        self.context.quarantine.require_accepted(self.connection, self.migration.id, self._accept_quarantined)
 
     def catch_up(self, is_enough: Callable[[], bool]) -> bool:
         """Replay window after window until ``is_enough``; False when it was not so after :data:`MOST_CATCH_UP_PASSES`."""
-        with self._watch.step("catching up", self._progress):
-            self.catch_up_events += self._passes.finish()
+        with self.watch.step("catching up", self.progress):
+            self.catch_up_events += self.passes.finish()
             for _ in range(MOST_CATCH_UP_PASSES):
                 if is_enough():
                     return True
-                self.catch_up_events += self._passes.catch_up()
+                self.catch_up_events += self.passes.catch_up()
             return is_enough()
 
     def verify(self, *, until: str, since: str | None, size: int, most_events: int = SAMPLED_EVENTS) -> None:
@@ -205,16 +203,16 @@ class Promotion:
             return
         verification = self._verification()
         aggregates = verification.sample(
-            self._connection,
+            self.connection,
             until=until,
             size=size,
             since=since,
             most_events=most_events,
             is_any_length=since is None,
         )
-        with self._context.connect("verifying") as reader, self.accepting():
+        with self.context.connect("verifying") as reader, self.accepting():
             self.verified += verification.check_aggregates(
-                self._connection, reader, aggregates, until=until, most_events=most_events
+                self.connection, reader, aggregates, until=until, most_events=most_events
             )
         if since is None:
             self.not_compared = verification.not_compared
@@ -229,21 +227,21 @@ class Promotion:
         """
         with self.accepting():
             self.rows = self._verification().check_counts(
-                self._connection, self._context.ledger.row_counts(self._connection, self._migration.id)
+                self.connection, self.context.ledger.row_counts(self.connection, self.migration.id)
             )
 
     def accepting(self) -> AbstractContextManager[None]:
         """Let a failed verification inside the block pass, on the record, if this command accepts differences."""
-        return accepting(self._context, self._connection, self._migration.id, self._progress)
+        return accepting(self.context, self.connection, self.migration.id, self.progress)
 
     def _verification(self) -> Verification:
         return Verification(
-            event_store_schema=self._context.schema,
-            projectors=replayed_projectors(self._resolved),
-            tables=self._context.shadow_tables(self._connection, self._resolved),
-            event_types=self._context.event_types,
-            stored_types=stored_event_types(self._connection, self._context.schema),
-            left_out=self._passes.set_aside(),
+            event_store_schema=self.context.schema,
+            projectors=replayed_projectors(self.resolved),
+            tables=self.context.shadow_tables(self.connection, self.resolved),
+            event_types=self.context.event_types,
+            stored_types=stored_event_types(self.connection, self.context.schema),
+            left_out=self.passes.set_aside(),
         )
 
     # The cut-over
@@ -258,24 +256,24 @@ class Promotion:
         SwapLockTimeout
             Somebody holds a table that the files refer to.
         """
-        self._shadows = shadow_blueprints(self._context, self._connection, self._migration.id)
-        self._live = live_blueprints(self._context, self._connection)
-        self._alters = self._context.alter_scripts(self._resolved)
+        self._shadows = shadow_blueprints(self.context, self.connection, self.migration.id)
+        self._live = live_blueprints(self.context, self.connection)
+        self._alters = self.context.alter_scripts(self.resolved)
         self._views = swap.serving_views(
-            self._connection,
-            view_schema=self._context.config.view_schema,
-            tables=[step.table_name for step in self._resolved.plan.replays],
+            self.connection,
+            view_schema=self.context.config.view_schema,
+            tables=[step.table_name for step in self.resolved.plan.replays],
             live=self._live,
         )
         self._outside = swap.outside(
-            self._connection,
-            view_schema=self._context.config.view_schema,
-            plan=self._resolved.plan,
+            self.connection,
+            view_schema=self.context.config.view_schema,
+            plan=self.resolved.plan,
             shadows=self._shadows,
             live=self._live,
         )
         with self.accepting(), self._naming_holders():
-            require_shadow_schemas(self._context, self._connection, self._resolved)
+            require_shadow_schemas(self.context, self.connection, self.resolved)
 
     @contextmanager
     def _naming_holders(self) -> Iterator[None]:
@@ -284,7 +282,7 @@ class Promotion:
             yield
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             found = blockers.outside_holders(
-                self._connection, event_store_schema=self._context.schema, outside=self._outside
+                self.connection, event_store_schema=self.context.schema, outside=self._outside
             )
             raise SwapLockTimeout(
                 "The table files could not be tried, for they refer to tables that somebody holds; nothing was swapped. In the way:"
@@ -294,43 +292,43 @@ class Promotion:
 
     def rehearse(self) -> None:
         """Plan the statements of the swap, so that they are quick when everybody waits for them; for this session's life."""
-        prepared.keep_plans(self._connection)
+        prepared.keep_plans(self.connection)
         swap.rehearse(
-            self._connection,
-            view_schema=self._context.config.view_schema,
+            self.connection,
+            view_schema=self.context.config.view_schema,
             shadows=self._shadows,
             live=self._live,
         )
 
     def begin(self) -> None:
         """Enter the state of the command, in the caller's transaction."""
-        self._context.versions.transition(
-            self._connection, self._migration.id, (MigrationState.ONLINE_DONE,), self._state
+        self.context.versions.transition(
+            self.connection, self.migration.id, (MigrationState.ONLINE_DONE,), self._state
         )
 
     def give_up(self, error: BaseException) -> None:
         """Go back to ``online_done`` and open the gate; where the connection is lost it is open already, for the lock died with it."""
         try:
-            with self._connection.transaction():
-                self._context.gate.reopen(self._connection)
-                self._context.versions.transition(
-                    self._connection,
-                    self._migration.id,
+            with self.connection.transaction():
+                self.context.gate.reopen(self.connection)
+                self.context.versions.transition(
+                    self.connection,
+                    self.migration.id,
                     (self._state,),
                     MigrationState.ONLINE_DONE,
                     error=str(error) or type(error).__name__,
                 )
         except (psycopg.Error, InvalidTransition):
-            self._progress.note("The state could not be written back; the next command settles it.")
+            self.progress.note("The state could not be written back; the next command settles it.")
 
     def serving_tables(self) -> list[str]:
         """Return the physical names of the tables that serve and will retire or be altered; one that somebody dropped keeps nobody from anything."""
-        present = dependents.present_tables(self._connection, self._context.config.view_schema)
-        return [name for name in swap.serving_tables(self._resolved.plan, self._live) if name in present]
+        present = dependents.present_tables(self.connection, self.context.config.view_schema)
+        return [name for name in swap.serving_tables(self.resolved.plan, self._live) if name in present]
 
     def shadow_tables(self) -> list[str]:
         """Return the physical names of the tables that will serve."""
-        return [step.shadow_name for step in self._resolved.plan.replays]
+        return [step.shadow_name for step in self.resolved.plan.replays]
 
     def serving_views(self) -> Sequence[tuple[str, str]]:
         """Return schema and name of the views that read those tables, in the order in which they must be locked, before the tables."""
@@ -352,14 +350,14 @@ class Promotion:
         LostRow
             Appends formed no line.
         """
-        context, connection, plan = self._context, self._connection, self._resolved.plan
-        if context.ledger.has_unfinished(connection, self._migration.id):
+        context, connection, plan = self.context, self.connection, self.resolved.plan
+        if context.ledger.has_unfinished(connection, self.migration.id):
             raise VerificationFailed(
                 "Groups of the replay are unfinished; nothing was promoted.",
                 remedy=f"Run: sequent migrate {self._command}",
             )
         require_append_order(connection, context.schema)
-        self.left_behind = context.quarantine.accept(connection, self._migration.id, self._accept_quarantined)
+        self.left_behind = context.quarantine.accept(connection, self.migration.id, self._accept_quarantined)
         result = swap.swap(
             connection,
             view_schema=context.config.view_schema,
@@ -370,12 +368,12 @@ class Promotion:
             view_locks=self._views,
             outside_locks=self._outside,
         )
-        context.relations.promote(connection, self._migration.id, plan)
-        code_records.hand_over(connection, context.schema, self._migration.id)
-        context.versions.record_cut_over(connection, self._migration.id)
+        context.relations.promote(connection, self.migration.id, plan)
+        code_records.hand_over(connection, context.schema, self.migration.id)
+        context.versions.record_cut_over(connection, self.migration.id)
         for blueprint in (*result.live, *result.retired_blueprints):
             context.relations.record_names(connection, blueprint.physical_name, blueprint.to_json())
         context.gate.go_live(connection, plan.target_version)
-        context.versions.transition(connection, self._migration.id, (self._state,), MigrationState.LIVE)
+        context.versions.transition(connection, self.migration.id, (self._state,), MigrationState.LIVE)
         serial_order.release(context, connection)
         return result

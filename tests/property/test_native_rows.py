@@ -35,9 +35,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sequent_py.native import IS_NATIVE
+from sequent_py.persistors.generators import Storing
 from sequent_py.persistors.indexes import CONVERT, Bucket, Index, Lookup
 from sequent_py.persistors.memory import MemoryTable
-from sequent_py.persistors.generators import Storing
 from sequent_py.persistors.operations import RowOperations
 from sequent_py.persistors.tables import TableShape
 from sequent_py.records import Record, record_shape

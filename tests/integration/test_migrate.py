@@ -344,7 +344,7 @@ class TestOffline:
         promote = Promotion.promote
 
         def promoted(self: Promotion) -> Any:
-            seen.append(self._connection.execute("SHOW lock_timeout").fetchone())
+            seen.append(self.connection.execute("SHOW lock_timeout").fetchone())
             return promote(self)
 
         monkeypatch.setattr(Promotion, "promote", promoted)

@@ -34,10 +34,11 @@ $(READY): pyproject.toml hatch_build.py sequent_py/_native.c $(wildcard sequent_
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(INSTALL)
 	@touch $(READY)
 
-check: $(READY) ## format, lint, types, direction of imports
+check: $(READY) ## format, lint, types, names that tests use, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
 
 format: $(READY) ## let ruff write what check asks for

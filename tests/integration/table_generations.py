@@ -18,6 +18,7 @@ from sequent_py.records import Record, RecordShape, record_shape
 from sequent_py.testing.server import embedded_binaries
 from sequent_py.view_schema.ddl import executor, index_builds, swap
 from sequent_py.view_schema.ddl.executor import AlterScript, TrialResult
+from sequent_py.view_schema.ddl.swap import SwapResult
 from sequent_py.view_schema.ddl.table_files import TableFiles, with_suffix
 from sequent_py.view_schema.plans import AlterStep, Plan, ReplayStep
 from sequent_py.view_schema.tables.blueprints import TableBlueprint
@@ -30,7 +31,7 @@ def shape(table: str, **columns: Any) -> RecordShape:
     """Return the shape of a record; ``id`` and ``name`` unless said otherwise."""
     columns = columns or {"id": int, "name": str}
     fields: dict[str, Any] = {name: mapped_column(primary_key=name == "id") for name in columns}
-    annotations = {name: Mapped[kind] for name, kind in columns.items()}
+    annotations = {name: Mapped[kind] for name, kind in columns.items()}  # type: ignore[valid-type]
     return record_shape(
         type("TestRecord", (Record,), {**fields, "__tablename__": table, "__annotations__": annotations})
     )
@@ -132,7 +133,7 @@ class Generations:
         leaving: Mapping[str, str] | None = None,
         lock_timeout: str = "2s",
         interruption: Exception | None = None,
-    ) -> swap.SwapResult:
+    ) -> SwapResult:
         """Promote shadow tables; with an ``interruption``, right before the commit."""
         version = version or self.version + 1
         alters = list(alters)
@@ -156,7 +157,7 @@ class Generations:
         self.retired = {item.physical_name: item for item in done.retired_blueprints}
         return done
 
-    def migrate(self, *tables: TableFiles, **options: Any) -> swap.SwapResult:
+    def migrate(self, *tables: TableFiles, **options: Any) -> SwapResult:
         """Build and promote."""
         return self.swap(self.build(*tables, **options), version=options.get("version"))
 

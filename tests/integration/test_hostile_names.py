@@ -63,7 +63,9 @@ class Life:
         self._url, self._directory = database_url, directory
         self._write_files()
         events = self._events(name)
-        self.opened, self.added = events
+        # Made at run time: no type knows their fields.
+        self.opened: Any = events[0]
+        self.added: Any = events[1]
         self._declare(name, events)
 
     def _write_files(self) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -25,6 +25,7 @@ from shop import (
     expected_rows,
     shop,
 )
+from sqlalchemy.pool import QueuePool
 from test_callers_connections import Alarm, alarm_at_line, differences
 
 from sequent_py import Migrations, Projector, Sequent, on
@@ -583,9 +584,11 @@ def test_an_append_s_connection_is_kept_and_not_the_pool_s_any_more(
     aggregate_id = placed(app, lines=2)
     with own_connection(app) as own:
         pid = own.info.backend_pid
-    assert app.engine.pool.checkedout() == 0
+    assert cast(QueuePool, app.engine.pool).checkedout() == 0
     with app.engine.connect() as connection, connection.begin():
-        assert connection.connection.driver_connection.info.backend_pid != pid
+        pooled = connection.connection.driver_connection
+        assert pooled is not None
+        assert pooled.info.backend_pid != pid
         # It has the pool's to itself.
         app.store.append(aggregate_id, [line()], 3)
     with own_connection(app) as own:

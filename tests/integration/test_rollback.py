@@ -27,7 +27,7 @@ from shop import (
     shop,
 )
 
-from sequent_py import Migrations, Sequent, alter_table, on
+from sequent_py import Migrations, Projector, Sequent, alter_table, on
 from sequent_py.errors import (
     CatchUpTooSlow,
     ConcurrentMigration,
@@ -360,7 +360,7 @@ class TestWhatAMigrationDid:
             def line_added(self, event: LineAdded) -> None:
                 pass
 
-        class PlacedOnly(OrderProjector.__mro__[1]):  # type: ignore[misc]
+        class PlacedOnly(Projector):
             manages_tables = (OrderRecord,)
 
             @on(OrderPlaced)

@@ -22,6 +22,8 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 FENCE_TIMEOUT_SECONDS = 30.0
 """A terminated backend ends within milliseconds unless it is stuck in the kernel; past this we refuse to go on beside it."""
+PATIENCE_SECONDS = 1.0
+"""How long the migration lock is waited for: the session of a coordinator that was killed outlives it by some milliseconds, and whoever starts it anew may be faster."""
 _POLL_SECONDS = 0.02
 
 _HOLDERS = """
@@ -54,18 +56,25 @@ def become_coordinator(connection: Connection, schema: str) -> None:
     Raises
     ------
     ConcurrentMigration
-        Another session holds it; named where it can be seen.
+        Another session has held it for :data:`PATIENCE_SECONDS`; named where it can be seen.
     """
-    row = connection.execute(
-        sql.SQL("SELECT pg_try_advisory_lock({}.migration_key())").format(sql.Identifier(schema))
-    ).fetchone()
-    if row is None or row[0] is not True:
-        raise ConcurrentMigration(coordinator(connection, schema) or "")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not _has_taken_lock(connection, schema):
+        if time.monotonic() > deadline:
+            raise ConcurrentMigration(coordinator(connection, schema) or "")
+        time.sleep(_POLL_SECONDS)
     gate = Gate(schema)
     if gate.read(connection).closed_by_migration is not None:
         # Who may not is told by the guards, with the grant that is missing.
         with suppress(psycopg.errors.InsufficientPrivilege):
             gate.reopen(connection)
+
+
+def _has_taken_lock(connection: Connection, schema: str) -> bool:
+    row = connection.execute(
+        sql.SQL("SELECT pg_try_advisory_lock({}.migration_key())").format(sql.Identifier(schema))
+    ).fetchone()
+    return row is not None and row[0] is True
 
 
 def resign(connection: Connection, schema: str) -> None:

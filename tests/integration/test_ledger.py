@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -118,12 +120,23 @@ def test_one_coordinator_at_a_time_and_its_death_is_enough(
         fence.become_coordinator(two, SCHEMA)
     assert "the coordinator" in (fence.coordinator(three, SCHEMA) or "")
     holder.close()
-    pause = threading.Event()
-    for _ in range(200):
-        if fence.coordinator(three, SCHEMA) is None:
-            break
-        pause.wait(0.02)
+    wait_until(lambda: fence.coordinator(three, SCHEMA) is None)
     fence.become_coordinator(two, SCHEMA)
+
+
+def test_who_is_faster_than_the_end_of_a_killed_coordinator_s_session_waits_for_it(
+    store_database_url: str, connections: list[psycopg.Connection[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, two, three = connections
+    holder = psycopg.connect(store_database_url, autocommit=True)
+    fence.become_coordinator(holder, SCHEMA)
+    # The session ends only after the lock has been asked for in vain.
+    monkeypatch.setattr(
+        fence, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: holder.close())
+    )
+    fence.become_coordinator(two, SCHEMA)
+    assert holder.closed
+    assert fence.coordinator(three, SCHEMA) is not None
 
 
 def test_a_coordinator_takes_back_the_closing_of_one_that_died(

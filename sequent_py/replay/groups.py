@@ -23,8 +23,10 @@ SINGLE_GROUP_EVENTS = 5_000
 """Below this many events the fixed cost of a group outweighs parallel work: the pass is one group."""
 
 WINDOW_GROUP_EVENTS = 20_000
-"""A window's groups are not made smaller: each begins with nothing in memory and reads what it needs, in a few statements if they serve many events.
-As many are caught up in the coordinator's process, one group after another."""
+"""The groups of a window that has more for each worker are not made smaller: each begins with nothing in memory and reads what it needs, in a few statements if they serve many events."""
+
+SMALLEST_WINDOW_GROUP_EVENTS = 2_500
+"""Nor are those of a shorter window, of which each worker gets one, made smaller than this: less is done before another worker has begun."""
 
 MANY_IDS = 10
 """So many sampled ids for each piece tell long aggregates from others."""
@@ -135,11 +137,16 @@ def cut_window(
     """Cut a window into ranges of aggregates across all partitions, the largest first.
 
     A window is read by the transactions that wrote it, so that a partition is no shorter way to its events, and sixteen small groups only cost
-    sixteen times what every group costs. There are two for each worker if they are not too small, so that one that finishes early finds another.
+    sixteen times what every group costs. There are two for each worker if they are not too small, so that one that finishes early finds another; of a
+    short window, one.
     """
     total = events_of(samples)
-    per_worker = -(-total // (SLICES_PER_WORKER * max(workers, 1)))
-    pieces = max(1, round(total / min(target_events, max(WINDOW_GROUP_EVENTS, per_worker))))
+    share = -(-total // max(workers, 1))
+    if share <= WINDOW_GROUP_EVENTS:
+        size = max(SMALLEST_WINDOW_GROUP_EVENTS, share)
+    else:
+        size = max(WINDOW_GROUP_EVENTS, -(-share // SLICES_PER_WORKER))
+    pieces = max(1, round(total / min(target_events, size)))
     aggregate_ids = [each for sample in samples.values() for each in sample.aggregate_ids]
     edges: list[UUID | None] = [None, *_boundaries(aggregate_ids, pieces), None]
     share = total // (len(edges) - 1)

@@ -154,8 +154,8 @@ class EarlyWorkers:
     """
 
     def __init__(self, start: EarlyStart, count: int, sockets: Collection[int] | None = None) -> None:
-        is_copied = sockets is not None and may_fork(sockets)
-        self._workers = _fork(count, sockets or ()) if is_copied else [_start() for _ in range(count)]
+        self._are_copies = sockets is not None and may_fork(sockets)
+        self._workers = _fork(count, sockets or ()) if self._are_copies else [_start() for _ in range(count)]
         for worker in self._workers:
             worker.tell(start.to_json())
 
@@ -169,6 +169,11 @@ class EarlyWorkers:
         _stop(self._workers)
         self._workers = []
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether copies of this process are waiting."""
+        return self._are_copies and bool(self._workers)
+
     def take(self) -> _Worker | None:
         """Return one that still runs, for good; None when there is none."""
         while self._workers:
@@ -178,6 +183,11 @@ class EarlyWorkers:
             # Killed meanwhile; nothing was lost with it.
             _exit_of(worker)
         return None
+
+
+def has_copies(pool: PoolFactory) -> bool:
+    """Whether a pool has copies of this process waiting, which begin at once."""
+    return isinstance(pool, EarlyWorkers) and pool.has_copies
 
 
 def _start() -> _Worker:

@@ -20,15 +20,18 @@ from sequent_py.replay.governor import LOOK_SECONDS, Governor, Listener, note_ho
 from sequent_py.replay.group_replayer import GroupDone, GroupReplayer, connect_worker, require_code_of_run
 from sequent_py.replay.ledger import Connection, Ledger, Pass
 from sequent_py.replay.limits import Hold
-from sequent_py.replay.pools import LocalPool, PoolFactory, WorkerExit
+from sequent_py.replay.pools import LocalPool, PoolFactory, WorkerExit, has_copies
 from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema.migrations import Migrations
 
 INLINE_EVENTS = 20_000
 """Passes up to this size run in the calling process: starting a worker takes as long as replaying about this many events."""
 
+COPIED_WINDOW_EVENTS = 4_000
+"""Windows only up to this one where workers are waiting that are copies of the calling process: those begin at once, and each event of a window costs several times as much."""
+
 HELPED_TIMES = 10
-"""Up to so many times that size the calling process replays, too, and one worker fewer is started: it would be done before that one is up. Larger passes it only watches."""
+"""Up to so many times the former size the calling process replays, too, and one worker fewer is started: it would be done before that one is up. Larger passes it only watches."""
 
 POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.1
@@ -46,9 +49,17 @@ REPLACEMENTS_PER_WORKER = 2
 Meanwhile = Callable[[Callable[[], object]], object]
 
 
-def processes_of(events: int, workers: int) -> int:
-    """How many processes of their own a pass of so many events has for its workers on this machine: the calling process may be one of them."""
-    if workers == 0 or events <= INLINE_EVENTS:
+def inline_events(*, are_copied: bool, is_window: bool) -> int:
+    """Up to how many events of a pass the calling process replays alone; ``are_copied``: the workers would be copies of it."""
+    return min(INLINE_EVENTS, COPIED_WINDOW_EVENTS) if are_copied and is_window else INLINE_EVENTS
+
+
+def processes_of(events: int, workers: int, inline: int) -> int:
+    """How many processes of their own a pass of so many events has for its workers on this machine: the calling process may be one of them.
+
+    ``inline``: what :func:`inline_events` says of it.
+    """
+    if workers == 0 or events <= inline:
         return 0
     return workers - (events <= INLINE_EVENTS * HELPED_TIMES)
 
@@ -97,7 +108,8 @@ class Replayer:
         self.was_held = False
         watch = _Watch(self._ledger, connection, which, progress, check)
         if self._ledger.has_unfinished(connection, which.migration_id):
-            if workers == 0 or which.estimated_events <= INLINE_EVENTS:
+            inline = inline_events(are_copied=has_copies(self._pool), is_window=which.since is not None)
+            if workers == 0 or which.estimated_events <= inline:
                 self._run_inline(connection, progress, lambda: watch.look(1), check)
             else:
                 self._run_pool(
@@ -107,7 +119,7 @@ class Replayer:
                     watch,
                     check,
                     meanwhile,
-                    may_help=processes_of(which.estimated_events, workers) < workers,
+                    may_help=processes_of(which.estimated_events, workers, inline) < workers,
                 )
         return watch.report(0)
 

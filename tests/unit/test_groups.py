@@ -56,7 +56,11 @@ def test_a_window_is_cut_into_few_groups_across_partitions() -> None:
     ids = [UUID(int=number << 96) for number in range(2_000)]
     small = {number: PartitionSample(1_250, ids) for number in range(PARTITION_COUNT)}
     large = {number: PartitionSample(12_500, ids) for number in range(PARTITION_COUNT)}
-    assert cut_window(small, target_events=100_000, workers=2) == (Group(None, None, None, 20_000),)
+    assert cut_window(small, target_events=100_000, workers=1) == (Group(None, None, None, 20_000),)
+    assert [group.estimated_events for group in cut_window(small, target_events=100_000, workers=2)] == [
+        10_000
+    ] * 2
+    assert len(cut_window(small, target_events=100_000, workers=99)) == 8
     groups = cut_pass({"aggregate": large}, target_events=100_000, workers=2, is_window=True)
     assert len(groups) == 4
     assert {group.partition for group in groups} == {None}

@@ -26,8 +26,9 @@ from sequent_py.replay.governor import Governor, note_hold
 from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of, group_target
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.limits import UNLIMITED, LagHistory
+from sequent_py.replay.pools import has_copies
 from sequent_py.replay.refold import Edits
-from sequent_py.replay.replayer import Meanwhile, Replayer
+from sequent_py.replay.replayer import Meanwhile, Replayer, inline_events
 from sequent_py.replay.same_code import code_document
 from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema.bookkeeping.code_records import (
@@ -223,7 +224,10 @@ class Passes:
         samples = {
             ordering: sampled for ordering, sampled in samples.items() if events_of(sampled) or specials
         }
-        groups = cut_pass(samples, target_events=self._target, workers=self._workers, is_window=True)
+        # What this process will replay alone is cut for it alone.
+        inline = inline_events(are_copied=has_copies(self._context.replaying.pool), is_window=True)
+        workers = self._workers if total > inline else 1
+        groups = cut_pass(samples, target_events=self._target, workers=workers, is_window=True)
         new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
         self._create(new, groups, specials)
         return new

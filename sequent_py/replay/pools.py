@@ -170,9 +170,9 @@ class EarlyWorkers:
         self._workers = []
 
     @property
-    def has_copies(self) -> bool:
-        """Whether copies of this process are waiting."""
-        return self._are_copies and bool(self._workers)
+    def copies(self) -> int:
+        """How many copies of this process are waiting."""
+        return len(self._workers) if self._are_copies else 0
 
     def take(self) -> _Worker | None:
         """Return one that still runs, for good; None when there is none."""
@@ -185,9 +185,9 @@ class EarlyWorkers:
         return None
 
 
-def has_copies(pool: PoolFactory) -> bool:
-    """Whether a pool has copies of this process waiting, which begin at once."""
-    return isinstance(pool, EarlyWorkers) and pool.has_copies
+def waiting_copies(pool: PoolFactory) -> int:
+    """Return how many copies of this process a pool has waiting, which begin at once."""
+    return pool.copies if isinstance(pool, EarlyWorkers) else 0
 
 
 def _start() -> _Worker:

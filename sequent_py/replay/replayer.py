@@ -20,7 +20,7 @@ from sequent_py.replay.governor import LOOK_SECONDS, Governor, Listener, note_ho
 from sequent_py.replay.group_replayer import GroupDone, GroupReplayer, connect_worker, require_code_of_run
 from sequent_py.replay.ledger import Connection, Ledger, Pass
 from sequent_py.replay.limits import Hold
-from sequent_py.replay.pools import LocalPool, PoolFactory, WorkerExit, has_copies
+from sequent_py.replay.pools import LocalPool, PoolFactory, WorkerExit, waiting_copies
 from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema.migrations import Migrations
 
@@ -108,7 +108,9 @@ class Replayer:
         self.was_held = False
         watch = _Watch(self._ledger, connection, which, progress, check)
         if self._ledger.has_unfinished(connection, which.migration_id):
-            inline = inline_events(are_copied=has_copies(self._pool), is_window=which.since is not None)
+            inline = inline_events(
+                are_copied=waiting_copies(self._pool) > 0, is_window=which.since is not None
+            )
             if workers == 0 or which.estimated_events <= inline:
                 self._run_inline(connection, progress, lambda: watch.look(1), check)
             else:

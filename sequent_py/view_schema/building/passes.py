@@ -26,7 +26,7 @@ from sequent_py.replay.governor import Governor, note_hold
 from sequent_py.replay.groups import Group, PartitionSample, cut_pass, events_of, group_target
 from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.limits import UNLIMITED, LagHistory
-from sequent_py.replay.pools import has_copies
+from sequent_py.replay.pools import waiting_copies
 from sequent_py.replay.refold import Edits
 from sequent_py.replay.replayer import Meanwhile, Replayer, inline_events
 from sequent_py.replay.same_code import code_document
@@ -224,9 +224,10 @@ class Passes:
         samples = {
             ordering: sampled for ordering, sampled in samples.items() if events_of(sampled) or specials
         }
-        # What this process will replay alone is cut for it alone.
-        inline = inline_events(are_copied=has_copies(self._context.replaying.pool), is_window=True)
-        workers = self._workers if total > inline else 1
+        workers = self._workers
+        if total <= inline_events(are_copied=False, is_window=True):
+            # It is worth no other process than those that are there, which earlier passes have not taken.
+            workers = min(workers, 1 + waiting_copies(self._context.replaying.pool))
         groups = cut_pass(samples, target_events=self._target, workers=workers, is_window=True)
         new = Pass(self._migration.id, last.number + 1, last.until, until, total, True)
         self._create(new, groups, specials)

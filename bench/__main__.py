@@ -3,7 +3,7 @@
     python -m bench [--events 200000 1000000 10000000] [--other-events 200000] [--rounds 3] [--docs docs]
 
 The bank is measured at each of ``--events``; the shop, the wide and the long-stream workload at each of ``--other-events``; one aggregate of ``--one-stream-events``; the packages of PyPI, where
-they are installed, beside ours on stores of ``--package-events``. That takes a little more than an hour on two quiet cores, and 25 GB;
+they are installed, beside ours on stores of ``--package-events``. That takes a little more than an hour on two quiet cores;
 without the 10 M some 25 minutes. A thousand aggregates of 10,000 events are a part of their own, a quarter of an hour, which is shown together with what an earlier run found:
 
     python -m bench --events --workloads long-streams --other-events 10000000 --one-stream-events 0 --windows --no-packages --appends 0 --workers 2 --beside docs/performance/results.json --docs docs

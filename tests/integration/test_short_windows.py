@@ -7,11 +7,10 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
-from shop import SQL_DIRECTORY, LineAdded, OrderPlaced, actual_rows, expected_rows, shop
+from shop import SQL_DIRECTORY, LineAdded, OrderPlaced, actual_rows, expected_rows, order_id, shop
 
 from sequent_py.replay.groups import SMALLEST_WINDOW_GROUP_EVENTS
 from sequent_py.replay.replayer import COPIED_WINDOW_EVENTS, INLINE_EVENTS
@@ -43,7 +42,7 @@ def online(url: str, *, copied: bool, workers: int) -> None:
 def append(url: str, orders: range) -> None:
     with shop(url, as_login=False) as app:
         app.store.import_history(
-            (UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128), event, None)
+            (order_id(number), event, None)
             for number in orders
             for event in (
                 OrderPlaced(customer=f"c{number}"),

@@ -18,7 +18,7 @@ from sequent_py.errors import LostRow
 from sequent_py.event_store.event_types import stored_event_types
 from sequent_py.ordering import ORDERINGS, Ordering
 from sequent_py.progress import Progress
-from sequent_py.replay import fence, refold
+from sequent_py.replay import fence, refold, replayer
 from sequent_py.replay.control import require_statistics, take_readings
 from sequent_py.replay.edits import count_events, edits_in_window
 from sequent_py.replay.estimate import current_snapshot, estimate_history, estimate_window
@@ -28,7 +28,7 @@ from sequent_py.replay.ledger import Connection, Pass
 from sequent_py.replay.limits import UNLIMITED, LagHistory
 from sequent_py.replay.pools import waiting_copies
 from sequent_py.replay.refold import Edits
-from sequent_py.replay.replayer import Meanwhile, Replayer, inline_events
+from sequent_py.replay.replayer import Meanwhile, Replayer
 from sequent_py.replay.same_code import code_document
 from sequent_py.replay.task import ReplayTask
 from sequent_py.view_schema.bookkeeping.code_records import (
@@ -225,7 +225,7 @@ class Passes:
             ordering: sampled for ordering, sampled in samples.items() if events_of(sampled) or specials
         }
         workers = self._workers
-        if total <= inline_events(are_copied=False, is_window=True):
+        if total <= replayer.INLINE_EVENTS:
             # It is worth no other process than those that are there, which earlier passes have not taken.
             workers = min(workers, 1 + waiting_copies(self._context.replaying.pool))
         groups = cut_pass(samples, target_events=self._target, workers=workers, is_window=True)
@@ -297,10 +297,10 @@ class Passes:
 
     def finish(self, meanwhile: Meanwhile = lambda _report: None) -> int:
         """Replay the unfinished groups of the newest pass; return the events replayed by this run."""
-        replayer = Replayer(
+        replaying = Replayer(
             self.task(), self._context.migrations, self._context.event_types, self._context.replaying.pool
         )
-        done = replayer.run(
+        done = replaying.run(
             self._connection,
             self.last(),
             workers=self._workers,
@@ -308,7 +308,7 @@ class Passes:
             check=self._limit.require,
             meanwhile=meanwhile,
         )
-        self.was_held = replayer.was_held
+        self.was_held = replaying.was_held
         return done.events_done
 
     def task(self) -> ReplayTask:

@@ -42,7 +42,7 @@ from sequent_py.view_schema.going_live.promotion import (
 )
 from sequent_py.view_schema.planning import current_plan
 from sequent_py.view_schema.reports import PromotionReport
-from sequent_py.view_schema.states import Command, MigrationState
+from sequent_py.view_schema.states import Command
 
 MAX_DELTA_EVENTS = SMALL_WINDOW_EVENTS
 MAX_LAG_SECONDS = 0.05
@@ -109,7 +109,6 @@ def run_golive(
             connection,
             plan,
             Command.GOLIVE,
-            MigrationState.GOLIVE_RUNNING,
             workers=workers,
             group_target_events=group_target_events,
             watch=watch,

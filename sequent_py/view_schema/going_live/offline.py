@@ -26,7 +26,7 @@ from sequent_py.view_schema.ddl import executor, swap
 from sequent_py.view_schema.going_live.promotion import SMALL_WINDOW_EVENTS, Promotion, Stopwatch, resumed
 from sequent_py.view_schema.planning import current_plan
 from sequent_py.view_schema.reports import OfflineReport
-from sequent_py.view_schema.states import Command, MigrationState
+from sequent_py.view_schema.states import Command
 from sequent_py.view_schema.tables.autovacuum import make_way
 from sequent_py.view_schema.tables.blockers import listed, outside_holders, row_holders
 
@@ -77,7 +77,6 @@ def run_offline(
             connection,
             plan,
             Command.OFFLINE,
-            MigrationState.OFFLINE_RUNNING,
             workers=workers,
             group_target_events=group_target_events,
             watch=watch,

@@ -21,7 +21,7 @@ from sequent_py.progress import Progress
 from sequent_py.replay.ledger import Connection
 from sequent_py.replay.quarantine import QuarantinedAggregate
 from sequent_py.verification import SAMPLED_EVENTS, Verification
-from sequent_py.view_schema import guards
+from sequent_py.view_schema import guards, states
 from sequent_py.view_schema.bookkeeping import code_records
 from sequent_py.view_schema.bookkeeping.versions import ViewMigration
 from sequent_py.view_schema.building import serial_order
@@ -77,7 +77,6 @@ def resumed(
     connection: Connection,
     plan: Plan,
     command: Command,
-    state: MigrationState,
     *,
     workers: int,
     group_target_events: int,
@@ -88,7 +87,7 @@ def resumed(
 ) -> Promotion:
     """Return the promotion of the unfinished migration; changes nothing but a state to be settled.
 
-    ``state`` is the one in which ``command`` cuts over; ``accept_quarantined`` names the aggregates that may be left behind, set aside as they are.
+    ``accept_quarantined`` names the aggregates that may be left behind, set aside as they are.
 
     Raises
     ------
@@ -117,7 +116,7 @@ def resumed(
         limit=limit,
     )
     return Promotion(
-        context, connection, migration, resolved, passes, command, state, watch, progress, accept_quarantined
+        context, connection, migration, resolved, passes, command, watch, progress, accept_quarantined
     )
 
 
@@ -132,7 +131,6 @@ class Promotion:
         resolved: ResolvedPlan,
         passes: Passes,
         command: Command,
-        state: MigrationState,
         watch: Stopwatch,
         progress: Progress,
         accept_quarantined: Collection[UUID],
@@ -140,7 +138,9 @@ class Promotion:
         self.context, self.connection, self.migration = context, connection, migration
         self.resolved, self.passes = resolved, passes
         self.watch, self.progress = watch, progress
-        self._command, self._state = command, state
+        self._command = command
+        self._state = states.require(MigrationState.ONLINE_DONE, command).to_state
+        """In which the command cuts over."""
         self._accept_quarantined = frozenset(accept_quarantined)
         self.left_behind: tuple[QuarantinedAggregate, ...] = ()
         self.catch_up_events = 0
